@@ -1,0 +1,63 @@
+# Everything runs in .venv, made once from constraints.txt and refreshed when the requirements change.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := constraints.txt setup.cfg setup.py pyproject.toml
+FAST := not slow and not multiprocess
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+
+# The build backend comes first and builds without isolation: nothing outside constraints.txt is ever installed.
+$(VENV)/.installed: $(REQUIREMENTS) | $(BIN)/python
+	@echo "Installing the pinned requirements into $(VENV): a few minutes the first time ..."
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(BIN)/python -c 'import cv2' \
+	  || { echo "OpenCV lacks a system library: apt-get install libgl1 libglib2.0-0, then run make again"; exit 2; }
+	@touch $@
+
+$(VENV)/.linters: $(VENV)/.installed
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.installed ## create .venv and install the pinned requirements
+
+.PHONY: demo
+demo: setup ## the whole story on generated videos: data, two training stages, edits, report
+	$(BIN)/icve demo $(ARGS)
+
+.PHONY: test
+test: setup ## the fast tests
+	$(BIN)/python -m pytest -q -m '$(FAST)' $(ARGS)
+
+.PHONY: test-slow
+test-slow: setup ## the slow and multi-process tests alone
+	$(BIN)/python -m pytest -q --durations=10 -m 'not ($(FAST))' $(ARGS)
+
+.PHONY: test-all
+test-all: test test-slow ## every test
+
+.PHONY: lint
+lint: $(VENV)/.linters ## check formatting and style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(VENV)/.linters ## apply formatting and safe style fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## remove builds and caches (not .venv, not runs/)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find icve tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
