@@ -1,0 +1,5 @@
+"""Codecs between pixels and latents; every codec has the same `encode`/`decode` contract (see `icve.codec.dct`)."""
+
+from icve.codec.dct import DCTCodec
+
+__all__ = ["DCTCodec"]

@@ -1,0 +1,160 @@
+"""A codec without weights: a fixed orthonormal 3-D DCT that keeps 16 of the 768 coefficients of a 4x8x8 colour block.
+
+Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, hxw = H/8 x W/8, P = 3*4*8*8 pixels of a block.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+# Orthonormal opponent colours: luma (R+G+B)/sqrt(3), orange-blue (R-B)/sqrt(2), magenta-green (R-2G+B)/sqrt(6).
+OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+
+# (colour, t, y, x) frequency and scale of each latent channel; DCTCodec's docstring says how they were measured.
+DEFAULT_CHANNELS = (
+    ((0, 0, 0, 0), 11.2),
+    ((0, 0, 0, 1), 2.35),
+    ((0, 0, 1, 0), 2.5),
+    ((0, 0, 1, 1), 1.2),
+    ((0, 0, 0, 2), 1.2),
+    ((0, 0, 2, 0), 1.3),
+    ((0, 0, 1, 2), 0.77),
+    ((0, 0, 2, 1), 0.77),
+    ((0, 0, 0, 3), 0.7),
+    ((0, 0, 3, 0), 0.79),
+    ((1, 0, 0, 0), 4.3),
+    ((1, 0, 0, 1), 0.8),
+    ((1, 0, 1, 0), 0.8),
+    ((2, 0, 0, 0), 1.6),
+    ((0, 1, 0, 0), 1.5),
+    ((0, 1, 0, 1), 0.8),
+)
+
+
+def dct_matrix(size: int) -> Tensor:
+    """Orthonormal DCT-II, (size, size) float64, row = frequency."""
+    frequency = torch.arange(size, dtype=torch.float64)[:, None]
+    position = torch.arange(size, dtype=torch.float64)[None, :]
+    matrix = torch.cos(math.pi * (position + 0.5) * frequency / size) * math.sqrt(2.0 / size)
+    matrix[0] /= math.sqrt(2.0)
+    return matrix
+
+
+def block_basis(coefficients: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of the orthonormal (3x4x8x8)-block transform, (len(coefficients), 768) float64; a row is one (colour, t, y, x)."""
+    colours = torch.tensor(OPPONENT_COLOURS, dtype=torch.float64)
+    colours = colours / colours.norm(dim=1, keepdim=True)
+    time, space = dct_matrix(4), dct_matrix(8)
+    rows = [
+        torch.einsum("c,t,y,x->ctyx", colours[c], time[t], space[y], space[x]).flatten() for c, t, y, x in coefficients
+    ]
+    return torch.stack(rows)
+
+
+class DCTCodec(ModelMixin, ConfigMixin):
+    """Fixed 3-D DCT codec: 8x8 pixels x 4 frames x 3 colours (768 numbers) to 16, with no trainable parameter.
+
+    Blocks of 4 frames follow a first frame that is encoded alone, as if shown four times, so that latent frame 0 depends on
+    frame 0 only and its temporal channels are exactly zero before normalisation. `decode` is the least-squares inverse, so
+    that `decode(encode(x))` is the orthogonal projection of x onto what 16 channels can hold.
+
+    Args:
+        coefficients: (colour, t, y, x) frequencies of the latent channels, colour in 0..2, t in 0..3, y and x in 0..7.
+        scales: per channel; a latent is coefficient / scale, which gives it about unit variance.
+    """
+
+    latent_channels = 16
+    spatial_factor = 8
+    temporal_factor = 4
+
+    @register_to_config
+    def __init__(
+        self,
+        coefficients: Sequence[Sequence[int]] = tuple(channel[0] for channel in DEFAULT_CHANNELS),
+        scales: Sequence[float] = tuple(channel[1] for channel in DEFAULT_CHANNELS),
+    ):
+        super().__init__()
+        rows = [tuple(row) for row in coefficients]
+        if len(set(rows)) != len(rows) or len(rows) != len(scales):
+            raise ValueError("DCTCodec needs distinct coefficients and exactly one scale for each of them.")
+        if any(len(row) != 4 or any(not 0 <= i < n for i, n in zip(row, (3, 4, 8, 8), strict=True)) for row in rows):
+            raise ValueError("A DCT coefficient is (colour, t, y, x) with colour in 0..2, t in 0..3, y and x in 0..7.")
+        if min(scales) <= 0:
+            raise ValueError("Every scale must be positive.")
+        self.latent_channels = len(rows)
+        self._register_constants(torch.device("cpu"))
+        # diffusers does not load a folder without a weights file, and writes none for an empty state dict.
+        self.register_buffer("anchor", torch.zeros(1))
+
+    def _register_constants(self, device: torch.device) -> None:
+        basis = block_basis(self.config.coefficients)
+        # Buffers rather than parameters, and not persistent: the configuration determines them completely.
+        self.register_buffer("basis_CP", basis.to(device, torch.float32), persistent=False)
+        scale = torch.tensor(list(self.config.scales), dtype=torch.float32, device=device)
+        self.register_buffer("scale_C", scale, persistent=False)
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        # A cast of the whole pipeline to half precision must not round the basis: only the device is followed.
+        self._register_constants(self.basis_CP.device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Pixels to latents.
+
+        Args:
+            video: (B, 3, F, H, W) floating point in [-1, 1], F = 4k+1, H and W multiples of 8.
+
+        Returns:
+            (B, 16, k+1, H/8, W/8) in the dtype of `video` (computed in float32), about unit variance per channel.
+
+        Raises:
+            ValueError: for another shape or an integer dtype.
+        """
+        if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
+            raise ValueError(
+                f"DCTCodec.encode needs a floating point video (B, 3, F, H, W) in [-1, 1], got {video.dtype} {tuple(video.shape)}."
+            )
+        batch, _, frames, height, width = video.shape
+        if frames % 4 != 1 or height % 8 or width % 8 or not height or not width:
+            raise ValueError(
+                f"DCTCodec.encode needs 4k+1 frames and a height and width that are multiples of 8, got {frames} frames of {height}x{width}."
+            )
+        T, h, w = (frames + 3) // 4, height // 8, width // 8
+        with torch.autocast(video.device.type, enabled=False):
+            x = video.float()
+            x = torch.cat([x[:, :, :1].expand(-1, -1, 4, -1, -1), x[:, :, 1:]], dim=2)
+            x_BThwP = x.reshape(batch, 3, T, 4, h, 8, w, 8).permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, T, h, w, -1)
+            z_BThwC = x_BThwP @ self.basis_CP.T / self.scale_C
+        return z_BThwC.permute(0, 4, 1, 2, 3).contiguous().to(video.dtype)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels: the least-squares inverse of `encode`, linear, hence not clamped to [-1, 1].
+
+        Args:
+            latents: (B, 16, T, h, w) floating point. Temporal channels of latent frame 0 have no effect.
+
+        Returns:
+            (B, 3, 4(T-1)+1, 8h, 8w) in the dtype of `latents` (computed in float32).
+
+        Raises:
+            ValueError: for another number of dimensions or channels.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.is_floating_point():
+            raise ValueError(
+                f"DCTCodec.decode needs floating point latents (B, {self.latent_channels}, T, h, w), got {latents.dtype} {tuple(latents.shape)}."
+            )
+        batch, _, T, h, w = latents.shape
+        with torch.autocast(latents.device.type, enabled=False):
+            z_BThwC = latents.float().permute(0, 2, 3, 4, 1) * self.scale_C
+            x = (z_BThwC @ self.basis_CP).reshape(batch, T, h, w, 3, 4, 8, 8)
+            x = x.permute(0, 4, 1, 5, 2, 6, 3, 7).reshape(batch, 3, 4 * T, 8 * h, 8 * w)
+            # Least squares for a frame seen four times is the mean of the four reconstructions.
+            x = torch.cat([x[:, :, :4].mean(dim=2, keepdim=True), x[:, :, 4:]], dim=2)
+        return x.to(latents.dtype)
