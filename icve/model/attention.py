@@ -1,0 +1,110 @@
+"""Attention over the packed sequence [source | target | text], and the layout that says where its segments lie.
+
+Every block packs its queries, keys and values in this order and calls `packed_attention`, the one place where the
+sequence is seen as a whole: sequence parallelism exchanges heads for tokens here and nowhere else.
+
+Shape legend: B batch, N packed tokens, H heads, D head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Segment lengths of a packed sequence, and how many text tokens of each sample are real.
+
+    Attributes:
+        source: source-video tokens, 0 in plain text-to-video.
+        target: target-video tokens.
+        text: text tokens, trimmed to the longest valid length of the batch.
+        text_lengths: valid text tokens per sample, or None when every sample fills `text`.
+        key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding; None with `text_lengths`.
+    """
+
+    source: int
+    target: int
+    text: int
+    text_lengths: tuple[int, ...] | None = None
+    key_bias: torch.Tensor | None = None
+
+    @property
+    def visual(self) -> int:
+        return self.source + self.target
+
+    @property
+    def total(self) -> int:
+        return self.visual + self.text
+
+
+def valid_text_lengths(mask_BL: torch.Tensor) -> tuple[int, ...]:
+    """Valid tokens per sample of a right-padded mask.
+
+    Reads the mask on the host; pass it as a CPU tensor to spare an accelerator the synchronisation.
+
+    Raises:
+        ValueError: a sample has no valid token, or its valid tokens do not come first.
+    """
+    mask = mask_BL.bool().cpu()
+    lengths = mask.sum(1)
+    if empty := (lengths == 0).nonzero().flatten().tolist():
+        raise ValueError(
+            f"Sample {empty[0]} of the batch has no valid text token: encode an empty instruction as at least one "
+            "(null) token."
+        )
+    if not torch.equal(mask, torch.arange(mask.shape[1]) < lengths[:, None]):
+        raise ValueError("encoder_attention_mask must be right-padded: valid tokens first, padding after them.")
+    return tuple(lengths.tolist())
+
+
+def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> torch.Tensor:
+    """Additive key bias (B, 1, 1, before + text): -inf on each sample's padded text tokens, 0 elsewhere."""
+    valid = torch.arange(text, device=device) < torch.tensor(lengths, device=device)[:, None]
+    bias = torch.zeros(len(lengths), 1, 1, before + text, device=device, dtype=dtype)
+    bias[:, 0, 0, before:].masked_fill_(~valid, float("-inf"))
+    return bias
+
+
+def packed_layout(source: int, target: int, lengths: tuple[int, ...], device, dtype) -> PackedLayout:
+    """Layout of a batch whose samples have `lengths` valid text tokens; the bias exists only where they differ."""
+    text = max(lengths)
+    if min(lengths) == text:
+        return PackedLayout(source, target, text)
+    bias = text_key_bias(lengths, source + target, text, device, dtype)
+    return PackedLayout(source, target, text, lengths, bias)
+
+
+def packed_attention(
+    query_BNHD: torch.Tensor, key_BNHD: torch.Tensor, value_BNHD: torch.Tensor, layout: PackedLayout
+) -> torch.Tensor:
+    """Softmax attention of every token to every real token of its sample.
+
+    Padding is cut off where all samples are equally long. Where lengths differ, padded keys get a bias that is
+    broadcast over heads and queries (never a B×N×N mask); long sequences on an accelerator are attended sample by
+    sample instead, which keeps the fused kernels that take no bias.
+
+    Returns:
+        (B, N, H·D). Rows of padded text hold finite values without meaning.
+    """
+    query, key, value = (x.transpose(1, 2) for x in (query_BNHD, key_BNHD, value_BNHD))
+    if layout.key_bias is not None and attends_by_sample(query):
+        out = _attend_by_sample(query, key, value, layout)
+    else:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=layout.key_bias)
+    return out.transpose(1, 2).flatten(2)
+
+
+def attends_by_sample(query_BHND: torch.Tensor) -> bool:
+    """Whether kernels without bias, one launch per sample, are the faster way: long sequences off the CPU."""
+    return query_BHND.device.type != "cpu" and query_BHND.shape[2] >= 1024
+
+
+def _attend_by_sample(query, key, value, layout: PackedLayout) -> torch.Tensor:
+    outputs = []
+    for i, length in enumerate(layout.text_lengths):
+        n = layout.visual + length
+        out = F.scaled_dot_product_attention(query[i : i + 1, :, :n], key[i : i + 1, :, :n], value[i : i + 1, :, :n])
+        outputs.append(F.pad(out, (0, 0, 0, layout.text - length)))
+    return torch.cat(outputs)

@@ -1,0 +1,93 @@
+"""Three-dimensional rotary position embedding, and the RMS-normalised rotation of queries and keys.
+
+Shape legend: B batch, N tokens, H heads, D head width.
+"""
+
+import torch
+
+
+def rotary_frequencies(
+    grid: tuple[int, int, int],
+    axes_dim: tuple[int, int, int],
+    theta: float = 256.0,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """Unit complex rotations of every token of a (frames, height, width) grid, in row-major order (methods §1.1).
+
+    Args:
+        grid: tokens along time, height and width.
+        axes_dim: how many of the head's channels turn with each axis; all even, their sum is the head width.
+        theta: base of the geometric series of frequencies.
+
+    Returns:
+        complex64 (frames·height·width, sum(axes_dim)/2).
+    """
+    # The series is evaluated in float64: in float32 the CPU and CUDA results differ in the last bits.
+    axes = [
+        torch.arange(size, dtype=torch.float64)[:, None]
+        * theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        for size, dim in zip(grid, axes_dim, strict=True)
+    ]
+    views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
+    angles = [a.view(*view, a.shape[-1]).expand(*grid, -1) for a, view in zip(axes, views, strict=True)]
+    angles = torch.cat(angles, dim=-1).flatten(0, 2)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """At least float32, the precision that norms and rotations are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def rotate(x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor) -> torch.Tensor:
+    """Turn neighbouring channel pairs (2i, 2i+1) of float32 or float64 `x` by `frequencies` (complex (N, D/2))."""
+    pairs = torch.view_as_complex(x_BNHD.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * frequencies_ND[:, None]).flatten(-2)
+
+
+class _NormRotate(torch.autograd.Function):
+    """RMS norm and rotation as one step that keeps only its input for backward.
+
+    As separate operations autograd keeps two more copies of every query and key, and on a CPU the composite RMS norm
+    alone costs more than the attention projections.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, frequencies, eps):
+        x32 = _wide(x)
+        rstd = torch.rsqrt(torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps))
+        ctx.save_for_backward(x, weight, frequencies, rstd)
+        return rotate((x32 * rstd).mul_(_wide(weight)), frequencies).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, frequencies, rstd = ctx.saved_tensors
+        grad = rotate(_wide(grad).contiguous(), frequencies.conj())
+        normed = _wide(x) * rstd
+        product = grad * normed
+        grad_weight = product.flatten(0, -2).sum(0)
+        mean = (product @ _wide(weight)).div_(x.shape[-1]).unsqueeze_(-1)
+        grad_x = grad.mul_(_wide(weight)).sub_(normed.mul_(mean)).mul_(rstd)
+        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
+
+
+def norm_rotate(
+    x_BNHD: torch.Tensor, weight_D: torch.Tensor, frequencies_ND: torch.Tensor, eps: float = 1e-6
+) -> torch.Tensor:
+    """RMS-normalise queries or keys over the head width, scale by `weight`, then rotate them.
+
+    Args:
+        x_BNHD: (B, N, H, D), any floating dtype; the arithmetic is float32 or wider.
+        weight_D: (D,) learned scale.
+        frequencies_ND: complex (N, D/2); 1 for a token that has no position (text).
+
+    Returns:
+        (B, N, H, D) in the dtype of `x`.
+    """
+    if torch.compiler.is_compiling():  # the compiler fuses the plain composition, and knows no complex numbers
+        x32 = _wide(x_BNHD)
+        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * _wide(weight_D)
+        even, odd = x32.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = torch.view_as_real(frequencies_ND)[:, None].unbind(-1)
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x_BNHD.dtype)
+    return _NormRotate.apply(x_BNHD, weight_D, frequencies_ND, eps)
