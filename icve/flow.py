@@ -26,7 +26,7 @@ def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor:
 
 
 def shift_sigma(sigma, shift: float):
-    """s*sigma / (1 + (s-1)*sigma): moves a noise level in [0, 1] (float or tensor) towards 1 for shift > 1, fixing 0 and 1."""
+    """s*sigma / (1 + (s-1)*sigma): moves a noise level (float or tensor) towards 1 for shift > 1, fixing 0 and 1."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
@@ -89,8 +89,8 @@ def flow_loss(
         x0, noise: (B, C, T, h, w).
         sigma: (B,) noise levels. Neither target depends on them; objectives that weight by noise level need them.
         objective: what the model predicts: "velocity" (noise - x0) or "epsilon" (noise, the paper's Eq. 3).
-        weight: None or (B, 1|C, T, h, w) non-negative; scaled to mean 1 per sample, so that the size of an edited region
-            does not change the size of the loss.
+        weight: None or (B, 1|C, T, h, w) non-negative; scaled to mean 1 per sample, so that the size of an edited
+            region does not change the size of the loss.
 
     Returns:
         (B,) float32.

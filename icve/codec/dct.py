@@ -1,6 +1,7 @@
 """A codec without weights: a fixed orthonormal 3-D DCT that keeps 16 of the 768 coefficients of a 4x8x8 colour block.
 
-Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, hxw = H/8 x W/8, P = 3*4*8*8 pixels of a block.
+Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8,
+P = 3*4*8*8 numbers of a block.
 """
 
 import math
@@ -45,7 +46,7 @@ def dct_matrix(size: int) -> Tensor:
 
 
 def block_basis(coefficients: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of the orthonormal (3x4x8x8)-block transform, (len(coefficients), 768) float64; a row is one (colour, t, y, x)."""
+    """The rows (colour, t, y, x) of the orthonormal transform of a 3x4x8x8 block: (len(coefficients), 768) float64."""
     colours = torch.tensor(OPPONENT_COLOURS, dtype=torch.float64)
     colours = colours / colours.norm(dim=1, keepdim=True)
     time, space = dct_matrix(4), dct_matrix(8)
@@ -58,9 +59,9 @@ def block_basis(coefficients: Sequence[Sequence[int]]) -> Tensor:
 class DCTCodec(ModelMixin, ConfigMixin):
     """Fixed 3-D DCT codec: 8x8 pixels x 4 frames x 3 colours (768 numbers) to 16, with no trainable parameter.
 
-    Blocks of 4 frames follow a first frame that is encoded alone, as if shown four times, so that latent frame 0 depends on
-    frame 0 only and its temporal channels are exactly zero before normalisation. `decode` is the least-squares inverse, so
-    that `decode(encode(x))` is the orthogonal projection of x onto what 16 channels can hold.
+    Blocks of 4 frames follow a first frame that is encoded alone, as if shown four times, so that latent frame 0
+    depends on frame 0 only and its temporal channels are exactly zero. `decode` is the least-squares inverse, so that
+    `decode(encode(x))` is the orthogonal projection of x onto what the channels can hold.
 
     Args:
         coefficients: (colour, t, y, x) frequencies of the latent channels, colour in 0..2, t in 0..3, y and x in 0..7.
@@ -103,7 +104,6 @@ class DCTCodec(ModelMixin, ConfigMixin):
         self._register_constants(self.basis_CP.device)
         return self
 
-    @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Pixels to latents.
 
@@ -118,12 +118,14 @@ class DCTCodec(ModelMixin, ConfigMixin):
         """
         if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
             raise ValueError(
-                f"DCTCodec.encode needs a floating point video (B, 3, F, H, W) in [-1, 1], got {video.dtype} {tuple(video.shape)}."
+                f"DCTCodec.encode needs a floating point video (B, 3, F, H, W) in [-1, 1], "
+                f"got {video.dtype} {tuple(video.shape)}."
             )
         batch, _, frames, height, width = video.shape
         if frames % 4 != 1 or height % 8 or width % 8 or not height or not width:
             raise ValueError(
-                f"DCTCodec.encode needs 4k+1 frames and a height and width that are multiples of 8, got {frames} frames of {height}x{width}."
+                f"DCTCodec.encode needs 4k+1 frames and a height and width that are multiples of 8, "
+                f"got {frames} frames of {height}x{width}."
             )
         T, h, w = (frames + 3) // 4, height // 8, width // 8
         with torch.autocast(video.device.type, enabled=False):
@@ -133,7 +135,6 @@ class DCTCodec(ModelMixin, ConfigMixin):
             z_BThwC = x_BThwP @ self.basis_CP.T / self.scale_C
         return z_BThwC.permute(0, 4, 1, 2, 3).contiguous().to(video.dtype)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pixels: the least-squares inverse of `encode`, linear, hence not clamped to [-1, 1].
 
@@ -148,7 +149,8 @@ class DCTCodec(ModelMixin, ConfigMixin):
         """
         if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.is_floating_point():
             raise ValueError(
-                f"DCTCodec.decode needs floating point latents (B, {self.latent_channels}, T, h, w), got {latents.dtype} {tuple(latents.shape)}."
+                f"DCTCodec.decode needs floating point latents (B, {self.latent_channels}, T, h, w), "
+                f"got {latents.dtype} {tuple(latents.shape)}."
             )
         batch, _, T, h, w = latents.shape
         with torch.autocast(latents.device.type, enabled=False):

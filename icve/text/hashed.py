@@ -7,6 +7,7 @@ import hashlib
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def split_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=65536)
 def hashed_signs(key: str, size: int, purpose: str) -> np.ndarray:
-    """(size,) float32 of +1/-1 from blake2b(key): equal on every platform, nearly orthogonal between keys (cos ~ size^-1/2)."""
+    """(size,) float32 of +1/-1 from blake2b(key): equal on every platform, nearly orthogonal (cosine ~ size^-1/2)."""
     blocks = []
     for counter in range(-(-size // 512)):
         message = key.encode("utf-8", "surrogatepass")
@@ -66,7 +67,7 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         if min(text_dim, pooled_dim, max_tokens) < 1:
             raise ValueError("text_dim, pooled_dim and max_tokens of HashedTextEncoder must be at least 1.")
-        # Carries the device and dtype of the module; stored because diffusers does not load a folder without a weights file.
+        # Carries device and dtype; stored because diffusers does not load a folder without a weights file.
         self.register_buffer("anchor", torch.zeros(1))
 
     def _embed(self, words: list[str]) -> np.ndarray:
@@ -79,7 +80,7 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
         size = self.config.pooled_dim
         total = np.sum([hashed_signs(word, size, "icve pooled") for word in words], axis=0)
         # Pairs of neighbours tell "the red circle blue" from "the blue circle red".
-        for pair in zip(words, words[1:], strict=False):
+        for pair in pairwise(words):
             total = total + BIGRAM_RMS * hashed_signs(" ".join(pair), size, "icve bigram")
         return total / max(float(np.sqrt(np.mean(total**2))), 1e-6)
 
@@ -91,8 +92,9 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
             texts: B strings.
 
         Returns:
-            embeddings (B, L, Dt), about unit variance per component, zero where padded; mask (B, L) bool, True for words,
-            right padded; pooled (B, Dp), unit mean square. Floating tensors have the module's dtype; all are on its device.
+            embeddings (B, L, Dt), about unit variance per component, zero where padded;
+            mask (B, L) bool, True for words, right padded;
+            pooled (B, Dp), unit mean square. All on the module's device, floating ones in its dtype.
 
         Raises:
             ValueError: if `texts` is a single string or empty.
