@@ -1,0 +1,1 @@
+"""Data: manifests, videos, buckets and the two training data modules."""

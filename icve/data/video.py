@@ -1,0 +1,359 @@
+"""Pixels from and to video files: one decoder and one error policy for training, editing and curation.
+
+decord decodes the codecs it was verified on; PyAV decodes the rest, and everything where decord has no wheel
+(Linux on aarch64). Which of the two reads a file depends on the file's header alone, so neither ever salvages part of a
+file that the other refused: whatever cannot be delivered exactly as asked raises :class:`VideoError`.
+A reader is opened per call and never kept: a decord reader carried across ``fork`` hangs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache, lru_cache
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+
+# Frame-exact in decord 0.6 with the same pixels as PyAV; it was built without an AV1 decoder.
+DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mpeg2video", "mjpeg", "prores", "ffv1", "png"})
+_CHUNK = 16  # frames held at full resolution while resizing
+
+
+class VideoError(ValueError):
+    """A video that cannot be read as asked. ``path`` names it, ``reason`` says why in one sentence."""
+
+    def __init__(self, path: str | os.PathLike, reason: str) -> None:
+        super().__init__(str(path), reason)
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's packets say about its video stream, without decoding it.
+
+    ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
+    (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
+    already applied by :func:`read_frames`.
+    """
+
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration: float
+    rotation: int
+    codec: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """Packet index of one file, in presentation order."""
+
+    info: VideoInfo
+    pts: np.ndarray | None  # (F,) int64 in time_base units; None where packets do not carry unique timestamps
+    seconds: np.ndarray  # (F,) float64, first frame at 0
+    keys: np.ndarray  # positions of key frames
+    decoder: str
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Size, rate and length of a video, from its packets (nothing is decoded, except one frame for its rotation).
+
+    Raises:
+        VideoError: the file is missing, empty, not a video, without a video stream, or truncated.
+    """
+    return _index(path).info
+
+
+def timestamps(path: str | os.PathLike) -> np.ndarray:
+    """Presentation times in seconds, (F,) float64, ascending, the first frame at 0. Raises as :func:`probe`."""
+    return _index(path).seconds.copy()
+
+
+def sample_indices(seconds: np.ndarray, fps: float, start: int = 0, count: int | None = None) -> np.ndarray:
+    """Frames of a (possibly variable-rate) timeline that stand nearest to a constant rate.
+
+    Sample k is the frame nearest in time to ``seconds[start] + k / fps`` (the earlier one of a tie).
+
+    Args:
+        seconds: presentation times, (F,), ascending.
+        fps: rate to sample at, > 0.
+        start: frame the samples begin at.
+        count: number of samples; None takes all up to the last frame.
+
+    Returns:
+        (count,) int64 frame numbers, fewer where the timeline ends before (callers decide whether that is an error).
+    """
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, not {fps}.")
+    timeline = np.asarray(seconds, dtype=np.float64)[start:]
+    if timeline.size == 0:
+        return np.empty(0, dtype=np.int64)
+    # Timestamps are rounded to the container's time base (1 ms in Matroska): allow that much at the end.
+    available = int(np.floor((timeline[-1] - timeline[0] + 1e-3) * fps)) + 1
+    wanted = timeline[0] + np.arange(available if count is None else min(count, available)) / fps
+    after = np.clip(np.searchsorted(timeline, wanted), 1, max(timeline.size - 1, 1))
+    before = after - 1
+    after = np.minimum(after, timeline.size - 1)
+    nearest = np.where(wanted - timeline[before] <= timeline[after] - wanted + 1e-9, before, after)
+    return (nearest + start).astype(np.int64)
+
+
+def read_frames(
+    path: str | os.PathLike,
+    indices: Sequence[int] | np.ndarray | None = None,
+    *,
+    start: int = 0,
+    count: int | None = None,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    shape: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Decode frames of a video, upright.
+
+    Args:
+        path: video file.
+        indices: frame numbers of the file in any order, repeats allowed; excludes ``start``, ``count`` and ``fps``.
+        start: first frame.
+        count: number of frames; None reads to the end.
+        fps: resample to this rate by timestamp (see :func:`sample_indices`); None keeps the file's own frames.
+        size: (height, width) to return, see :func:`resize_crop`; None keeps the file's size.
+        shape: (height, width) the picture is stretched to before the crop of ``size``, see :func:`resize_crop`.
+
+    Returns:
+        (F, H, W, 3) uint8 RGB, contiguous.
+
+    Raises:
+        VideoError: the file is missing, empty, not a video, without video, truncated, corrupt, or has too few frames.
+        ValueError: contradictory arguments.
+    """
+    if indices is not None and (start != 0 or count is not None or fps is not None):
+        raise ValueError("Give read_frames either indices, or start, count and fps.")
+    if start < 0 or (count is not None and count < 1):
+        raise ValueError(f"start must be at least 0 and count at least 1, not {start} and {count}.")
+    index = _index(path)
+    frames = index.info.frames
+    if indices is None:
+        if start >= frames:
+            raise VideoError(path, f"it has {frames} frames, so it cannot be read from frame {start}.")
+        if fps is None:
+            indices = np.arange(start, frames if count is None else min(frames, start + count))
+        else:
+            indices = sample_indices(index.seconds, fps, start, count)
+        if count is not None and len(indices) < count:
+            rate = "" if fps is None else f" at {fps:g} fps"
+            raise VideoError(path, f"it gives {len(indices)} frames{rate} from frame {start} on, fewer than {count}.")
+    wanted = np.asarray(indices, dtype=np.int64)
+    if wanted.ndim != 1 or wanted.size == 0:
+        raise ValueError("indices must be a non-empty list of frame numbers.")
+    if wanted.min() < 0 or wanted.max() >= frames:
+        outside = int(wanted.max() if wanted.max() >= frames else wanted.min())
+        raise VideoError(path, f"it has {frames} frames, so there is no frame {outside}.")
+
+    unique, inverse = np.unique(wanted, return_inverse=True)
+    read = _read_decord if index.decoder == "decord" else _read_pyav
+    chunks = [chunk if size is None else resize_crop(chunk, size, shape) for chunk in read(path, index, unique)]
+    result = np.concatenate(chunks)
+    return result if np.array_equal(unique, wanted) else result[inverse]
+
+
+def cover_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Smallest (height, width) with the proportions of ``shape`` that covers ``size``, both (height, width)."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    return max(size[0], round(shape[0] * scale)), max(size[1], round(shape[1] * scale))
+
+
+def resize_crop(frames: np.ndarray, size: tuple[int, int], shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Scale frames to cover ``size`` and cut the centre out.
+
+    Shrinking averages areas (no aliasing), enlarging is bicubic.
+
+    Args:
+        frames: (F, H, W, C) uint8.
+        size: (height, width) wanted.
+        shape: (height, width) to stretch the picture to first (in one resampling); None keeps its proportions. An
+            edited copy that was rendered at another size stays aligned with its source when given the source's.
+
+    Returns:
+        (F, *size, C) uint8, contiguous.
+    """
+    height, width = size
+    scaled = cover_size(shape or frames.shape[1:3], size)
+    top, left = (scaled[0] - height) // 2, (scaled[1] - width) // 2
+    if scaled == frames.shape[1:3]:
+        return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
+    shrinks = scaled[0] * scaled[1] < frames.shape[1] * frames.shape[2]
+    result = np.empty((len(frames), height, width, frames.shape[3]), dtype=np.uint8)
+    for frame, out in zip(frames, result, strict=True):
+        resized = cv2.resize(frame, scaled[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+        out[:] = resized.reshape(*scaled, -1)[top : top + height, left : left + width]
+    return result
+
+
+def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, crf: int = 18) -> None:
+    """Write frames as H.264 MP4 (yuv420p, BT.709, index in front), whole or not at all.
+
+    Args:
+        path: file to write; its folder is created, an existing file is replaced.
+        frames: (F, H, W, 3) uint8 RGB. Odd sizes grow by one replicated row or column, as yuv420p needs even ones.
+        fps: frame rate; floats are taken as the nearest fraction with a denominator up to 1001 (23.976 → 24000/1001).
+        crf: x264 quality, 0 (best) to 51.
+
+    Raises:
+        ValueError: frames of another shape or type, or a rate that is not positive.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or frames.size == 0:
+        raise ValueError(f"write_video needs uint8 frames (F, H, W, 3), not {frames.dtype} {frames.shape}.")
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise ValueError(f"fps must be positive, not {fps}.")
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream = container.add_stream("libx264", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+            # One thread: the same bytes on every machine, and callers parallelise over files.
+            stream.options = {"crf": str(crf), "threads": "1"}
+            context = stream.codec_context
+            # Tagged, because players guess the matrix of untagged files from their height.
+            context.colorspace = context.color_primaries = context.color_trc = 1
+            context.color_range = 1
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                picture = picture.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _index(path: str | os.PathLike) -> _Index:
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
+    if os.path.isdir(path):
+        raise VideoError(path, "it is a folder, not a video file.")
+    if stat.st_size == 0:
+        raise VideoError(path, "it is empty.")
+    return _indexed(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _indexed(path: str, modified: int, file_size: int) -> _Index:
+    """Demux the file once; `modified` and `file_size` make a replaced file a new entry."""
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise VideoError(path, "it has no video stream.")
+            stream = container.streams.video[0]
+            # A file cut exactly between two samples demuxes without complaint: compare its index with its size.
+            if any(entry.pos + entry.size > file_size for entry in stream.index_entries):
+                raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            average, time_base, codec = stream.average_rate, stream.time_base, stream.codec_context.codec.canonical_name
+        # Rotation is only given with decoded frames.
+        with av.open(path) as container:
+            container.streams.video[0].thread_count = 1
+            first = next(container.decode(video=0), None)
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
+    if any(packet.is_corrupt for packet in packets):
+        raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
+    shown = [packet for packet in packets if not packet.is_discard]
+    if not shown or first is None:
+        raise VideoError(path, "it has no frames.")
+
+    pts = [packet.pts for packet in shown]
+    order = sorted(range(len(shown)), key=lambda i: (pts[i] is None, pts[i] if pts[i] is not None else i))
+    known = None not in pts and len(set(pts)) == len(pts)
+    fps = float(average) if average else 0.0
+    if known:
+        stamps = np.array([pts[i] for i in order], dtype=np.int64)
+        seconds = (stamps - stamps[0]) * float(time_base)
+        if not fps and len(seconds) > 1:
+            fps = (len(seconds) - 1) / seconds[-1]
+    fps = fps or 25.0
+    if not known:
+        stamps, seconds = None, np.arange(len(shown)) / fps
+    rotation = round(first.rotation / 90) % 4 * 90
+    width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
+    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec)
+    # decord counts frames that an edit list hides, which shifts its frame numbers.
+    decord = codec in DECORD_CODECS and len(shown) == len(packets) and _has_decord()
+    keys = np.flatnonzero([shown[i].is_keyframe for i in order])
+    return _Index(info, stamps, seconds, keys, "decord" if decord else "pyav")
+
+
+@cache
+def _has_decord() -> bool:
+    return importlib.util.find_spec("decord") is not None
+
+
+def _read_decord(path: str | os.PathLike, index: _Index, wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield (n, H, W, 3) chunks of ascending frame numbers."""
+    import decord
+
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        reader = decord.VideoReader(os.fspath(path), num_threads=1)
+        if len(reader) != index.info.frames:
+            raise VideoError(path, f"it is damaged: {index.info.frames} packets but {len(reader)} frames.")
+        for chunk in np.split(wanted, range(_CHUNK, len(wanted), _CHUNK)):
+            yield reader.get_batch(chunk.tolist()).asnumpy()
+    except (RuntimeError, decord.DECORDError) as error:  # DECORDError is no RuntimeError
+        raise VideoError(path, "it is damaged: frames asked for do not decode.") from error
+
+
+def _read_pyav(path: str | os.PathLike, index: _Index, wanted: np.ndarray, seek: bool = True) -> Iterator[np.ndarray]:
+    """Yield (n, H, W, 3) chunks of ascending frame numbers."""
+    # Decoding starts at the last key frame shown at or before the first wanted frame; what an open group of pictures
+    # shows before its key frame is never wanted then.
+    keys = index.keys[index.keys <= wanted[0]]
+    key = int(keys[-1]) if seek and len(keys) and index.pts is not None else 0
+    chunk: list[np.ndarray] = []
+    done = 0
+    try:
+        with av.open(os.fspath(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_count = 1
+            if key:
+                container.seek(int(index.pts[key]), stream=stream)
+            for number, frame in enumerate(container.decode(stream)):
+                if index.pts is not None:
+                    number = int(np.searchsorted(index.pts, frame.pts))
+                if number != wanted[done]:
+                    continue
+                chunk.append(_upright(frame, index.info.rotation))
+                done += 1
+                if len(chunk) == _CHUNK or done == len(wanted):
+                    yield np.stack(chunk)
+                    chunk = []
+                if done == len(wanted):
+                    return
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"it is damaged: frame {int(wanted[done])} does not decode.") from error
+    if key and not done:  # the container's seek went too far
+        yield from _read_pyav(path, index, wanted, seek=False)
+        return
+    raise VideoError(path, f"it is damaged: frame {int(wanted[done])} of {index.info.frames} does not decode.")
+
+
+def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:
+    return np.rot90(frame.to_ndarray(format="rgb24"), k=rotation // 90)
