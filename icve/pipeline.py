@@ -1,0 +1,210 @@
+"""EditPipeline: source video and instruction to edited video, as a diffusers pipeline that lives in one folder.
+
+Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 latent frames of hxw.
+"""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+# diffusers resolves the components named in a folder only among modules that are imported already.
+import icve.codec
+import icve.model
+import icve.text  # noqa: F401
+from icve.flow import sampling_sigmas, to_velocity
+
+# Used where a folder's own `defaults` say nothing: the released model's sampling settings (methods: ICVE, objective).
+DEFAULTS: dict[str, Any] = {
+    "steps": 50,
+    "guidance_scale": 6.0,
+    "shift": 7.0,
+    "negative_prompt": "",
+    "num_frames": 77,
+    "height": 240,
+    "width": 384,
+    "fps": None,
+}
+
+
+class EditPipeline(DiffusionPipeline):
+    """Instruction-based video editing in context: the transformer sees the source's clean latents while it denoises.
+
+    Args:
+        codec: `encode`/`decode` between pixels and latents, see `icve.codec.dct.DCTCodec`.
+        text_encoder: `encode(list[str])`, see `icve.text.hashed.HashedTextEncoder`.
+        scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
+        transformer: in-context DiT, called as `icve.model.HunyuanVideoInContextTransformer3DModel`.
+        objective: what the transformer predicts, "velocity" or "epsilon".
+        defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of steps,
+            guidance_scale, shift, negative_prompt, num_frames, height, width (pixels), fps.
+    """
+
+    model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
+
+    def __init__(
+        self,
+        codec: ModelMixin,
+        text_encoder: ModelMixin,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        transformer: ModelMixin,
+        objective: str = "velocity",
+        defaults: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        if objective not in ("velocity", "epsilon"):
+            raise ValueError(f"The objective must be 'velocity' or 'epsilon', got {objective!r}.")
+        for name in defaults or {}:
+            if name not in DEFAULTS:
+                near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.0)[0]
+                raise ValueError(f"Unknown default {name!r} of EditPipeline; did you mean {near!r}?")
+        self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
+        self.register_to_config(objective=objective, defaults=dict(defaults or {}))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EditPipeline":
+        """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder."""
+        return super().from_pretrained(
+            pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
+        )
+
+    def default(self, name: str) -> Any:
+        """The model's default of a setting (a key of `DEFAULTS`)."""
+        value = self.config.defaults.get(name)
+        return DEFAULTS[name] if value is None else value
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        video: Tensor,
+        instruction: str | Sequence[str],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        shift: float | None = None,
+        negative_prompt: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        embedded_guidance_scale: float = 1.0,
+        output_type: Literal["pt", "uint8", "latent"] = "pt",
+    ) -> Tensor:
+        """Edit B videos of one size.
+
+        Args:
+            video: source (B, 3, F, H, W), floating point in [-1, 1] or uint8, F = 4k+1, H and W multiples of 16 (8x8
+                codecs, 2x2 patches).
+            instruction: one for all, or one per video.
+            num_inference_steps, shift, negative_prompt: None takes the model's default.
+            guidance_scale: classifier-free guidance; 1 skips the negative branch and halves the cost.
+            generator: one per item makes an item's result independent of what it is batched with; a single one is drawn
+                from item after item.
+            embedded_guidance_scale: guidance fed to models with a guidance embedding (times 1000).
+            output_type: "pt" for floating point in [-1, 1], "uint8" for pixels in 0..255, "latent" for (B, C, T, h, w).
+
+        Returns:
+            (B, 3, F, H, W) float32 or uint8, or float32 latents.
+
+        Raises:
+            ValueError: if the numbers of videos, instructions and generators disagree or a setting is out of range.
+        """
+        steps = self.default("steps") if num_inference_steps is None else num_inference_steps
+        guidance_scale = self.default("guidance_scale") if guidance_scale is None else guidance_scale
+        shift = self.default("shift") if shift is None else shift
+        negative_prompt = self.default("negative_prompt") if negative_prompt is None else negative_prompt
+        if shift <= 0:
+            raise ValueError(f"shift must be positive, got {shift}.")
+        if output_type not in ("pt", "uint8", "latent"):
+            raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
+        if video.ndim != 5:
+            raise ValueError(f"EditPipeline needs a video of shape (B, 3, F, H, W), got {tuple(video.shape)}.")
+        instructions = [instruction] * len(video) if isinstance(instruction, str) else list(instruction)
+        if len(instructions) != len(video):
+            raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
+
+        source = self.encode_video(video)
+        latents = draw_noise(source.shape, generator).to(source.device)
+        condition = self._condition(instructions, negative_prompt if guidance_scale != 1 else None)
+        latents = self._denoise(latents, source, condition, steps, shift, guidance_scale, embedded_guidance_scale)
+        self.maybe_free_model_hooks()
+        return latents if output_type == "latent" else self.decode_latents(latents, output_type)
+
+    def encode_video(self, video: Tensor) -> Tensor:
+        """(B, 3, F, H, W) uint8 or float in [-1, 1] -> latents (B, C, T, h, w) float32 on the execution device."""
+        video = video.to(self._execution_device)
+        video = video.float() / 127.5 - 1 if video.dtype == torch.uint8 else video.float()
+        return self.codec.encode(video).float()
+
+    def decode_latents(self, latents: Tensor, output_type: Literal["pt", "uint8"] = "pt") -> Tensor:
+        """Latents (B, C, T, h, w) -> (B, 3, F, H, W), float32 clamped to [-1, 1] or rounded uint8."""
+        video = self.codec.decode(latents.float()).float().clamp(-1, 1)
+        return ((video + 1) * 127.5).round().to(torch.uint8) if output_type == "uint8" else video
+
+    def _condition(self, instructions: list[str], negative_prompt: str | None) -> dict[str, Tensor]:
+        texts = instructions if negative_prompt is None else [negative_prompt] * len(instructions) + instructions
+        embeddings, mask, pooled = self.text_encoder.encode(texts)
+        device, dtype = self._execution_device, self.transformer.dtype
+        return {
+            "encoder_hidden_states": embeddings.to(device, dtype),
+            "encoder_attention_mask": mask.to(device),
+            "pooled_projections": pooled.to(device, dtype),
+        }
+
+    def _denoise(
+        self,
+        latents: Tensor,
+        source: Tensor,
+        condition: dict[str, Tensor],
+        steps: int,
+        shift: float,
+        guidance_scale: float,
+        embedded_guidance_scale: float,
+    ) -> Tensor:
+        """Euler integration in float32 from noise to clean latents, whatever precision the transformer has."""
+        objective = self.config.objective
+        self.scheduler.set_shift(shift)
+        self.scheduler.set_timesteps(sigmas=sampling_sigmas(steps, shift, objective), device=latents.device)
+
+        dtype = self.transformer.dtype
+        # The batch is [negative, positive] under guidance; the source is present in both branches.
+        branches = len(condition["pooled_projections"]) // len(latents)
+        source = source.to(dtype).repeat(branches, 1, 1, 1, 1)
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            guidance = torch.full((len(source),), 1000.0 * embedded_guidance_scale, device=latents.device)
+
+        with self.progress_bar(total=steps) as progress:
+            for index, timestep in enumerate(self.scheduler.timesteps):
+                prediction = self.transformer(
+                    hidden_states=latents.to(dtype).repeat(branches, 1, 1, 1, 1),
+                    source_hidden_states=source,
+                    timestep=timestep.expand(len(source)),
+                    guidance=guidance,
+                    **condition,
+                ).float()
+                if branches == 2:
+                    negative, positive = prediction.chunk(2)
+                    prediction = negative + guidance_scale * (positive - negative)
+                velocity = to_velocity(prediction, latents, self.scheduler.sigmas[index], objective)
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                progress.update()
+        return latents
+
+
+def draw_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
+    """Standard normal noise (B, ...) float32, every item drawn by itself so that batching does not change it.
+
+    Raises:
+        ValueError: if a list of generators has not one per item.
+    """
+    generators = list(generator) if isinstance(generator, Sequence) else [generator] * shape[0]
+    if len(generators) != shape[0]:
+        raise ValueError(f"Got {shape[0]} videos and {len(generators)} generators.")
+    # Drawn on the generator's own device, the CPU unless told otherwise: the same seed edits alike on every machine.
+    return torch.stack(
+        [
+            torch.randn(shape[1:], generator=item, device=item.device if item is not None else "cpu")
+            for item in generators
+        ]
+    )
