@@ -1,9 +1,9 @@
-"""What setup.cfg cannot say: the YAML files of configs/ are installed as the folder icve/configs."""
+"""What setup.cfg cannot say: configs/ is installed as icve/configs, and which files beside Python ones are installed."""
 
 from setuptools import find_packages, setup
 
 setup(
     packages=[*find_packages(include=["icve", "icve.*"]), "icve.configs"],
     package_dir={"icve.configs": "configs"},
-    package_data={"icve.configs": ["**/*.yaml"]},
+    package_data={"icve.configs": ["**/*.yaml"], "icve.evaluation": ["*.css", "*.js"]},
 )
