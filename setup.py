@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: configs/ is installed as icve/configs, and which files beside Python ones are installed."""
+"""What setup.cfg cannot say: configs/ is installed as icve/configs."""
 
 from setuptools import find_packages, setup
 

@@ -194,7 +194,7 @@ def test_wheel_holds_the_package_and_its_configurations(tmp_path):
         tmp_path,
         copy,
     ]
-    subprocess.run(command, check=True, timeout=180)
+    subprocess.run([*build, "--wheel-dir", tmp_path, copy], check=True, timeout=180)
     (wheel,) = tmp_path.glob("icve-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     sources = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("icve/**/*") if p.is_file() and p.suffix != ".pyc"}
