@@ -182,18 +182,7 @@ def test_wheel_holds_the_package_and_its_configurations(tmp_path):
         shutil.copy(ROOT / name, copy)
     for folder in ("icve", "configs"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path,
-        copy,
-    ]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, copy], check=True, timeout=180)
     (wheel,) = tmp_path.glob("icve-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
