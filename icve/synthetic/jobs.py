@@ -1,0 +1,40 @@
+"""Run independent jobs, here or in a pool of processes, with a progress bar; results come in the order of the jobs."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import cv2
+from rich.console import Console
+from rich.progress import Progress
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, title: str) -> list[Result]:
+    """Apply a module-level function to every job.
+
+    Args:
+        function: what to do; it must depend on its argument alone, so that ``workers`` changes nothing but the time.
+        jobs: arguments, picklable.
+        workers: number of processes; 0 and 1 work in this one.
+        title: what the progress bar says.
+    """
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=len(jobs))
+        if workers <= 1:
+            return [_advance(function(job), progress, task) for job in jobs]
+        # Spawned, because forking a process that has running threads (torch's, for one) can hang.
+        context = multiprocessing.get_context("spawn")
+        with context.Pool(min(workers, len(jobs)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            chunk = max(1, min(16, len(jobs) // (4 * workers)))
+            return [_advance(result, progress, task) for result in pool.imap(function, jobs, chunksize=chunk)]
+
+
+def _advance(result: Result, progress: Progress, task: Any) -> Result:
+    progress.advance(task)
+    return result

@@ -1,0 +1,143 @@
+"""Paired edits as files: MP4 videos, masks and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from icve.data.manifest import write_manifest
+from icve.data.video import write_video
+from icve.synthetic.jobs import run_jobs
+from icve.synthetic.masks import save_mask
+from icve.synthetic.pairs import SPLITS, WORLD, Pair, make_pair
+from icve.synthetic.vocabulary import is_held_out
+
+CRF = 12  # of the written videos: artefacts well below the pictures' grain
+
+
+@dataclass(frozen=True)
+class _Job:
+    output: Path
+    split: str
+    seed: int
+    index: int
+    height: int
+    width: int
+    frames: int
+    fps: float
+
+    @property
+    def name(self) -> str:
+        """File name without suffix; it names everything the content depends on, so an existing file is the right one."""
+        content = (WORLD, self.split, self.seed, self.index, self.height, self.width, self.frames, self.fps)
+        return f"{self.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}"
+
+
+def synthesize_pairs(
+    output: str | Path,
+    count: int,
+    split: str = "test",
+    seed: int = 0,
+    height: int = 64,
+    width: int = 64,
+    frames: int = 9,
+    fps: float = 8.0,
+    workers: int = 1,
+) -> Path:
+    """Write ``count`` paired edits, the six edit types in turn, and return the path of their manifest.
+
+    Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), in split "test" ``distractors/``
+    with the targets of four wrong instructions per pair, and last ``manifest.parquet``. Pair number i depends on the
+    other arguments alone: not on ``count`` or ``workers``. Files that exist are kept, so an interrupted run goes on.
+
+    Args:
+        output: folder, created if need be.
+        count: number of pairs, at least 1.
+        split: "train" or "test"; they share no scene, and held-out wordings and combinations are in "test" only.
+        seed: selects another set of pairs.
+        height: in pixels, a multiple of 16.
+        width: in pixels, a multiple of 16.
+        frames: frames per clip, at least 1 (codecs want 4k + 1).
+        fps: frame rate of the files.
+        workers: processes to use.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    check_arguments(count, split, height, width, frames, fps)
+    output = Path(output)
+    for folder in ("sources", "targets", "masks", *(("distractors",) if split == "test" else ())):
+        (output / folder).mkdir(parents=True, exist_ok=True)
+    jobs = [_Job(output, split, seed, index, height, width, frames, fps) for index in range(count)]
+    rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")
+    return write_manifest(rows, output / "manifest.parquet")
+
+
+def check_arguments(count: int, split: str, height: int, width: int, frames: int, fps: float) -> None:
+    """Raise a ValueError that says what to change if the arguments of a synthesize function are out of range."""
+    if split not in SPLITS:
+        raise ValueError(f"The split must be train or test, not {split!r}.")
+    if count < 1:
+        raise ValueError(f"The count must be at least 1, not {count}.")
+    if height < 32 or width < 32 or height % 16 or width % 16:
+        raise ValueError(f"Height and width must be multiples of 16 and at least 32, not {height}x{width}.")
+    if not 0.5 <= width / height <= 2.0:
+        raise ValueError(f"One side must be at most twice the other, not {height}x{width}: objects would not fit.")
+    if frames < 1:
+        raise ValueError(f"A clip needs at least 1 frame, not {frames}.")
+    if not fps > 0:
+        raise ValueError(f"The frame rate must be above 0, not {fps}.")
+
+
+def _write_pair(job: _Job) -> dict[str, Any]:
+    pair = make_pair(job.split, job.seed, job.index, job.height, job.width, job.frames)
+    videos = {f"sources/{job.name}.mp4": pair.source, f"targets/{job.name}.mp4": pair.target}
+    wrong = {f"distractors/{job.name}-{n}.mp4": frames for n, frames in enumerate(pair.distractors)}
+    for path, frames in {**videos, **wrong}.items():
+        if not (job.output / path).exists():
+            write_video(job.output / path, frames, job.fps, crf=CRF)
+    mask_path = f"masks/{job.name}.npz"
+    if not (job.output / mask_path).exists():
+        save_mask(job.output / mask_path, pair.mask)
+    source_path, target_path = videos
+    row = {
+        "source_path": source_path,
+        "source_start": 0,
+        "source_frames": job.frames,
+        "target_path": target_path,
+        "target_start": 0,
+        "target_frames": job.frames,
+        "width": job.width,
+        "height": job.height,
+        "fps": float(job.fps),
+        "instruction": pair.instruction,
+        "edit_type": pair.edit.edit_type,
+        "mask_path": mask_path,
+        **_description(job, pair),
+    }
+    if wrong:
+        row |= {"distractor_paths": list(wrong), "distractor_instructions": list(pair.distractor_instructions)}
+    return row
+
+
+def _description(job: _Job, pair: Pair) -> dict[str, Any]:
+    edit = pair.edit
+    return {
+        "split": job.split,
+        "scene_seed": pair.scene_seed,
+        "template": pair.template,
+        "held_out_template": "/test/" in pair.template,
+        "held_out_combination": edit.combination is not None and is_held_out(*edit.combination),
+        "changed": float(pair.mask.mean()),
+        "objects": [" ".join(reversed(obj.look)) for obj in pair.scene.objects],
+        "background": pair.scene.background,
+        "shape": edit.shape,
+        "colour": edit.colour,
+        "new_shape": edit.new_shape,
+        "new_colour": edit.new_colour,
+        "position": edit.position,
+        "new_background": edit.background,
+        "style": edit.style,
+    }
