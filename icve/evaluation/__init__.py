@@ -1,0 +1,1 @@
+"""Measuring editors: the held-out synthetic benchmark and the report page."""

@@ -1,0 +1,224 @@
+"""The report page of a run: loss curves, figures per edit type, and edits that play in step beside source and target.
+
+One HTML file with everything inside (styles, script, clips as WebP sprite sheets), so that it opens from a folder, a
+mail or an archive without a server. A sheet holds one example's clips as columns and their frames as rows; all canvases
+are drawn by one clock, which keeps every clip in step without video codecs or buffering.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icve.evaluation.curves import Curve, curve_chart
+
+_READING = (
+    "<p class='note'>Success: nearer to the true target than to the source and to four distractor targets. "
+    "PSNR in dB against the true target, mean over edits; inside and outside the edit mask. "
+    "<em>copy</em>: the source returned unchanged; <em>codec</em>: the codec's reconstruction of the target.</p>"
+)
+_COLUMNS = (  # heading, key, what the cell shows
+    ("PSNR", "psnr", "psnr"),
+    ("copy", "psnr_copy", "reference"),
+    ("codec", "psnr_codec", "reference"),
+    ("inside", "psnr_inside", "psnr"),
+    ("copy", "psnr_copy_inside", "reference"),
+    ("codec", "psnr_codec_inside", "reference"),
+    ("outside", "psnr_outside", "psnr"),
+    ("copy", "psnr_copy_outside", "reference"),
+    ("codec", "psnr_codec_outside", "reference"),
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage: ``curves`` by name (step, value) and, when it was evaluated, the benchmark's ``figures``.
+
+    ``train`` curves are noisy and drawn smoothed over their raw values, ``validation`` curves as they are.
+    """
+
+    name: str
+    figures: Mapping[str, Any] | None = None
+    train: Mapping[str, Curve] = field(default_factory=dict)
+    validation: Mapping[str, Curve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One edit to play: ``clips`` by label in the order shown, uint8 (F,H,W,3) of one shape; the first is the source.
+
+    ``figures`` is the row of :func:`icve.evaluation.synthetic.measure_edit` for the final result.
+    """
+
+    instruction: str
+    edit_type: str
+    clips: Mapping[str, np.ndarray]
+    figures: Mapping[str, Any]
+
+
+def write_report(
+    path: str | Path,
+    stages: Sequence[Stage],
+    examples: Sequence[Example],
+    settings: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    title: str = "In-context video editing",
+    introduction: str = "",
+    fps: float = 8.0,
+) -> Path:
+    """Write the page (whole or not at all) and return its path.
+
+    ``settings`` is shown as given (nested mappings and multi-line strings allowed), ``seconds`` as a table of times.
+    Every text is escaped; nothing in the page is loaded from elsewhere.
+    """
+    path = Path(path)
+    assets = resources.files("icve.evaluation")
+    body = [
+        f"<header><h1>{html.escape(title)}</h1>",
+        f"<p>{html.escape(introduction)}</p>" if introduction else "",
+        _READING if any(stage.figures for stage in stages) else "",
+        "</header><main>",
+        *(_stage_section(stage) for stage in stages),
+        _examples_section(examples, fps),
+        _times_section(seconds),
+        _settings_section(settings),
+        "</main>",
+    ]
+    page = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{html.escape(title)}</title><style>{assets.joinpath('report.css').read_text(encoding='utf-8')}</style>"
+        f"</head><body>{''.join(body)}"
+        f"<script>{assets.joinpath('report.js').read_text(encoding='utf-8')}</script></body></html>"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def figures_table(figures: Mapping[str, Any]) -> str:
+    """HTML table of the benchmark's figures, all edits first, then one row per edit type."""
+    groups = {"all": figures} | dict(figures.get("per_edit_type", {}))
+    columns = [column for column in _COLUMNS if any(group.get(column[1]) is not None for group in groups.values())]
+    head = "".join(f'<th class="{kind}">{html.escape(heading)}</th>' for heading, _, kind in columns)
+    rows = []
+    for name, group in groups.items():
+        cells = "".join(f'<td class="{kind}">{_decibels(group.get(key))}</td>' for _, key, kind in columns)
+        share = float(group["success_ratio"])
+        rows.append(
+            f'<tr class="{"all" if name == "all" else "kind"}"><th>{html.escape(name)}</th><td>{group["count"]}</td>'
+            f'<td class="share"><meter min="0" max="1" value="{share:.4f}"></meter> {share:.0%}</td>{cells}</tr>'
+        )
+    return (
+        '<div class="scroll"><table class="figures"><thead><tr><th>edit type</th><th>edits</th><th>success</th>'
+        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def sprite_sheet(clips: Sequence[np.ndarray], quality: int = 85) -> str:
+    """Data URL of a WebP image: one column per clip, one row per frame. Clips are uint8 (F,H,W,3) of one shape."""
+    from PIL import Image
+
+    sheet = np.concatenate([clip.reshape(-1, *clip.shape[2:]) for clip in clips], axis=1)
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(sheet)).save(stream, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def _stage_section(stage: Stage) -> str:
+    charts = []
+    if stage.train:
+        charts.append(curve_chart(stage.train, "training loss", smoothed=True))
+    if stage.validation:
+        charts.append(curve_chart(stage.validation, "validation loss at fixed noise"))
+    table = figures_table(stage.figures) if stage.figures else ""
+    return f'<section><h2>{html.escape(stage.name)}</h2>{table}<div class="charts">{"".join(charts)}</div></section>'
+
+
+def _examples_section(examples: Sequence[Example], fps: float) -> str:
+    if not examples:
+        return ""
+    kinds = sorted({example.edit_type for example in examples})
+    options = "".join(f"<option>{html.escape(kind)}</option>" for kind in kinds)
+    return (
+        f'<section id="examples" data-fps="{fps:g}"><h2>Edits of videos never seen in training</h2>'
+        '<form class="controls" autocomplete="off">'
+        '<button type="button" id="play">Pause</button><button type="button" id="step">Next frame</button>'
+        '<label>speed <select id="speed"><option value="0.25">¼×</option><option value="0.5">½×</option>'
+        '<option value="1" selected>1×</option></select></label>'
+        f'<label>type <select id="kind"><option value="">all</option>{options}</select></label>'
+        '<label>result <select id="outcome"><option value="">all</option><option value="1">succeeded</option>'
+        '<option value="0">failed</option></select></label>'
+        '<label>sort <select id="order"><option value="index">as made</option>'
+        '<option value="gain">PSNR gain, best first</option><option value="-gain">PSNR gain, worst first</option>'
+        '<option value="psnr">PSNR, best first</option></select></label>'
+        '<label><input type="checkbox" id="heat"> difference to the source</label>'
+        '<output id="shown"></output></form>'
+        f'<div id="cards">{"".join(_card(index, example) for index, example in enumerate(examples))}</div></section>'
+    )
+
+
+def _card(index: int, example: Example) -> str:
+    frames, height, width, _ = next(iter(example.clips.values())).shape
+    figures = example.figures
+    gain = figures["psnr"] - figures["psnr_copy"]
+    outcome = "success" if figures["success"] else "failed"
+    nearest = figures["nearest"].replace("_", " ")
+    canvases = "".join(
+        f'<figure><canvas width="{width}" height="{height}" data-column="{column}"></canvas>'
+        f"<figcaption>{html.escape(label)}</figcaption></figure>"
+        for column, label in enumerate(example.clips)
+    )
+    facts = "".join(
+        f"<dt>{label}</dt><dd>{_decibels(figures[key])} <small>copy {_decibels(figures[copy])}</small></dd>"
+        for label, key, copy in (
+            ("PSNR", "psnr", "psnr_copy"),
+            ("inside", "psnr_inside", "psnr_copy_inside"),
+            ("outside", "psnr_outside", "psnr_copy_outside"),
+        )
+    )
+    return (
+        f'<article data-index="{index}" data-kind="{html.escape(example.edit_type, quote=True)}"'
+        f' data-outcome="{int(figures["success"])}" data-psnr="{figures["psnr"]:.4f}" data-gain="{gain:.4f}"'
+        f' data-frames="{frames}"><h3>{html.escape(example.instruction)}</h3>'
+        f'<div class="clips">{canvases}'
+        f'<dl><dt>type</dt><dd>{html.escape(example.edit_type)}</dd><dt>result</dt><dd class="{outcome}">{outcome}</dd>'
+        f"<dt>nearest</dt><dd>{html.escape(nearest)}</dd>{facts}</dl></div>"
+        f'<img alt="" hidden src="{sprite_sheet(list(example.clips.values()))}"></article>'
+    )
+
+
+def _times_section(seconds: Mapping[str, float]) -> str:
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{_duration(value)}</td></tr>" for name, value in seconds.items()
+    )
+    return f'<section><h2>Time</h2><table class="times"><tbody>{rows}</tbody></table></section>' if rows else ""
+
+
+def _settings_section(settings: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in settings.items():
+        text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
+        parts.append(f"<details><summary>{html.escape(str(name))}</summary><pre>{html.escape(text)}</pre></details>")
+    return f"<section><h2>Settings</h2>{''.join(parts)}</section>" if parts else ""
+
+
+def _decibels(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"

@@ -1,0 +1,323 @@
+"""The held-out synthetic benchmark: does an edit reach the true target, and how closely?
+
+The test set (``icve synthesize pairs --split test``) knows for every edit the true target, the exact edit mask and the
+targets of four *distractor* instructions on the same scene, two of them the nearest wrong edits. So an edit can be
+judged without a judge model:
+
+- *success*: the result is strictly nearer (mean squared pixel error over the clip) to the true target than to the
+  source and to each of the four distractor targets;
+- PSNR against the true target: over the clip, inside and outside the edit mask, each beside two references,
+  *copy* (returning the source unchanged) and *codec* (the codec's own reconstruction of the true target, the best
+  any editor in its latent space can do).
+
+Every clip is compared as uint8 RGB (F,H,W,3) on the 0..255 scale, so edits straight from a pipeline and edits decoded
+from files are measured alike. :func:`measure_edit` and :func:`summarise` are pure functions on arrays and rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from icve.data.manifest import read_manifest, resolve_path
+from icve.data.video import read_frames, write_video
+from icve.synthetic.masks import load_mask
+from icve.synthetic.vocabulary import EDIT_TYPES
+
+PSNR_CAP = 60.0
+"""dB. Rounding to 8 bits alone costs 1/12 of a squared level (58.9 dB): nothing above is a difference worth averaging,
+and without a cap one edit with identical pixels would make every mean infinite."""
+
+REGIONS = ("", "_inside", "_outside")
+SUBJECTS = ("psnr", "psnr_copy", "psnr_codec")
+FIGURES = tuple(subject + region for subject in SUBJECTS for region in REGIONS)
+
+Clip = np.ndarray
+Editor = Callable[[Any, list[str], list[Any]], Any]
+"""(source uint8 (B,3,F,H,W), instructions, one torch.Generator per edit) -> edited float (B,3,F,H,W) in [-1,1]."""
+
+
+@dataclass(frozen=True)
+class HeldOutEdit:
+    """One test edit. Clips are uint8 (F,H,W,3) RGB, the mask is bool (F,H,W), true where the edit may change pixels."""
+
+    id: str
+    instruction: str
+    edit_type: str
+    source: Clip
+    target: Clip
+    mask: np.ndarray
+    distractors: tuple[Clip, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``figures``: the benchmark's means; ``edits``: a row of figures per edit; ``results``: uint8 clips by edit id."""
+
+    figures: dict[str, Any]
+    edits: list[dict[str, Any]]
+    results: dict[str, Clip]
+
+
+def psnr(result: Clip, reference: Clip, region: np.ndarray | None = None) -> float | None:
+    """Peak signal-to-noise ratio in dB of two uint8 clips (F,H,W,3), at most :data:`PSNR_CAP`.
+
+    ``region`` (F,H,W) bool limits it to those pixels of all frames together; None when the region is empty, because no
+    pixel is neither a good nor a bad one.
+    """
+    error = _squared_error(result, reference)
+    if region is not None:
+        if not region.any():
+            return None
+        error = error[region]
+    mean = float(error.mean(dtype=np.float64))
+    return PSNR_CAP if mean == 0.0 else min(PSNR_CAP, 10.0 * math.log10(255.0**2 / mean))
+
+
+def measure_edit(result: Clip, edit: HeldOutEdit, reconstruction: Clip | None = None) -> dict[str, Any]:
+    """Figures of one edit: ``success``, ``nearest`` and PSNRs of the result, of copying and of the codec.
+
+    ``result`` and ``reconstruction`` (the codec's decode(encode(target)); its figures are None without it) are uint8
+    (F,H,W,3). ``nearest`` names the clip the result is nearest to: target, source or distractor_0..3; a tie is never
+    a success. Raises ValueError when the result's shape is not the target's.
+    """
+    for name, clip in (("result", result), ("reconstruction", reconstruction)):
+        if clip is not None and (clip.shape != edit.target.shape or clip.dtype != np.uint8):
+            raise ValueError(
+                f"The {name} of edit {edit.id} is {clip.dtype} {clip.shape}, its target uint8 {edit.target.shape}: "
+                "give uint8 clips with the target's number of frames, height and width."
+            )
+    rivals = {"source": edit.source} | {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
+    distances = {name: float(_squared_error(result, clip).mean(dtype=np.float64)) for name, clip in rivals.items()}
+    to_target = float(_squared_error(result, edit.target).mean(dtype=np.float64))
+    nearest_rival = min(distances, key=distances.__getitem__)
+    success = to_target < distances[nearest_rival]
+    row: dict[str, Any] = {
+        "id": edit.id,
+        "edit_type": edit.edit_type,
+        "instruction": edit.instruction,
+        "success": success,
+        "nearest": "target" if success else nearest_rival,
+    }
+    regions = dict(zip(REGIONS, (None, edit.mask, ~edit.mask), strict=True))
+    for subject, clip in zip(SUBJECTS, (result, edit.source, reconstruction), strict=True):
+        for name, region in regions.items():
+            row[subject + name] = None if clip is None else psnr(clip, edit.target, region)
+    return row
+
+
+def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over edits, overall and under ``per_edit_type``: success ratio, the nine PSNRs of :data:`FIGURES`, count.
+
+    ``psnr*`` are means of decibels over edits. An edit without a region (a style edit has no outside) is left out of
+    that region's mean; a mean over nothing is None. ``nearest_to_source`` and ``nearest_to_distractor`` split the
+    failures into copies and wrong edits (shares of all edits). Raises ValueError for no edits.
+    """
+    if not edits:
+        raise ValueError("There is no edit to summarise: the test manifest is empty.")
+    present = {edit["edit_type"] for edit in edits}
+    order = [kind for kind in EDIT_TYPES if kind in present] + sorted(present.difference(EDIT_TYPES))
+    figures = _means(edits)
+    figures["per_edit_type"] = {kind: _means([e for e in edits if e["edit_type"] == kind]) for kind in order}
+    return figures
+
+
+def load_edit(row: Mapping[str, Any], root: Path) -> HeldOutEdit:
+    """Decode one row of a test manifest whose paths are relative to ``root``.
+
+    Raises ValueError for a row without the benchmark's columns (a training manifest, say).
+    """
+    missing = [key for key in ("target_path", "mask_path", "distractor_paths", "edit_type") if not row.get(key)]
+    if missing:
+        raise ValueError(
+            f"Row {row['id']} of the test manifest has no {', '.join(missing)}: "
+            "make a test set with `icve synthesize pairs --split test`."
+        )
+    return HeldOutEdit(
+        id=row["id"],
+        instruction=row["instruction"],
+        edit_type=row["edit_type"],
+        source=decode_clip(row, "source", root),
+        target=decode_clip(row, "target", root),
+        mask=load_mask(resolve_path(root, row["mask_path"])),
+        distractors=tuple(read_frames(resolve_path(root, path)) for path in row["distractor_paths"]),
+    )
+
+
+def decode_clip(row: Mapping[str, Any], role: str, root: Path) -> Clip:
+    """The ``source`` or ``target`` clip of a manifest row, uint8 (F,H,W,3)."""
+    start, count = row.get(f"{role}_start") or 0, row.get(f"{role}_frames")
+    return read_frames(resolve_path(root, row[f"{role}_path"]), start=start, count=count)
+
+
+def evaluate(
+    editor: Any,
+    manifest: str | Path,
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    limit: int | None = None,
+    codec: Any = None,
+    progress: bool = True,
+    description: str = "edit held-out set",
+    **sampling: Any,
+) -> Evaluation:
+    """Edit a held-out set and measure every edit.
+
+    Args:
+        editor: an :class:`icve.pipeline.EditPipeline`, a callable (:data:`Editor`), or results made elsewhere: a
+            mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video.
+        manifest: test manifest with masks and distractors; its paths are relative to its root.
+        batch_size: edits sampled together (of equal shape). Noise depends on (seed, edit id) only, so the batch size
+            and the order of the rows change nothing but rounding.
+        seed: of the initial noise.
+        limit: only the first so many rows.
+        codec: for ``psnr_codec``; by default the pipeline's own. Without one those figures are None.
+        sampling: options of the pipeline's call (num_inference_steps, guidance_scale, shift, negative_prompt).
+
+    Returns figures with ``seconds_edit`` (sampling alone, all edits) and ``seconds_per_edit`` added.
+    """
+    held_out = read_manifest(manifest)
+    rows = held_out[:limit]
+    given = editor if isinstance(editor, Mapping) else None
+    codec = codec if codec is not None else getattr(editor, "codec", None)
+    edits: list[dict[str, Any]] = []
+    results: dict[str, Clip] = {}
+    seconds = 0.0
+    with tqdm(total=len(rows), desc=description, unit="edit", disable=not progress) as bar:
+        for batch in _batches((load_edit(row, held_out.root) for row in rows), batch_size):
+            started = time.perf_counter()
+            if given is not None:
+                clips = [_given_result(given, edit.id) for edit in batch]
+            else:
+                clips = _edit_batch(editor, batch, seed, sampling)
+            seconds += time.perf_counter() - started
+            decoded = _reconstruct(codec, batch) if codec is not None else [None] * len(batch)
+            for edit, clip, reconstruction in zip(batch, clips, decoded, strict=True):
+                edits.append(measure_edit(clip, edit, reconstruction))
+                results[edit.id] = clip
+            bar.update(len(batch))
+    figures = summarise(edits)
+    if given is None:
+        figures |= {"seconds_edit": round(seconds, 3), "seconds_per_edit": round(seconds / len(edits), 4)}
+    return Evaluation(figures, edits, results)
+
+
+def save_evaluation(evaluation: Evaluation, folder: str | Path, fps: float) -> Path:
+    """Write ``edits.jsonl`` (a row per edit), the edited videos ``edits/0000.mp4`` … and, last, ``figures.json``.
+
+    The videos are for looking at: H.264 costs a little quality, the figures were taken before. Returns the folder.
+    """
+    folder = Path(folder)
+    rows = []
+    for index, row in enumerate(tqdm(evaluation.edits, desc="write edited videos", unit="video", leave=False)):
+        name = f"edits/{index:04d}.mp4"
+        write_video(folder / name, evaluation.results[row["id"]], fps, crf=10)
+        rows.append(row | {"result_path": name})
+    _write_text(folder / "edits.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    _write_text(folder / "figures.json", json.dumps(evaluation.figures, indent=2, allow_nan=False) + "\n")
+    return folder
+
+
+def load_evaluation(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Figures and per-edit rows of :func:`save_evaluation`; ``result_path`` is made absolute.
+
+    Raises FileNotFoundError when the folder holds no finished evaluation.
+    """
+    folder = Path(folder).absolute()
+    if not (folder / "figures.json").is_file():
+        raise FileNotFoundError(f"{folder} holds no finished evaluation: evaluate the model into it first.")
+    figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in (folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
+    return figures, [row | {"result_path": str(folder / row["result_path"])} for row in rows]
+
+
+def noise_generator(seed: int, edit_id: str) -> Any:
+    """CPU torch.Generator that is a pure function of (seed, edit id)."""
+    import torch
+
+    digest = hashlib.blake2b(f"{seed}/{edit_id}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def clip_to_tensor(clips: Sequence[Clip]) -> Any:
+    """uint8 clips (F,H,W,3) -> uint8 tensor (B,3,F,H,W)."""
+    import torch
+
+    return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).contiguous()
+
+
+def tensor_to_clips(video: Any) -> list[Clip]:
+    """float tensor (B,3,F,H,W) in [-1,1] -> uint8 clips (F,H,W,3), rounded to the nearest level and clamped."""
+    levels = video.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
+    return list(levels.byte().permute(0, 2, 3, 4, 1).contiguous().cpu().numpy())
+
+
+def _squared_error(a: Clip, b: Clip) -> np.ndarray:
+    difference = a.astype(np.float32) - b.astype(np.float32)
+    return difference * difference
+
+
+def _means(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    count = len(edits)
+    means: dict[str, Any] = {"count": count, "success_ratio": sum(bool(e["success"]) for e in edits) / count}
+    for name in FIGURES:
+        values = [e[name] for e in edits if e[name] is not None]
+        means[name] = round(float(np.mean(values)), 4) if values else None
+    means["nearest_to_source"] = sum(e["nearest"] == "source" for e in edits) / count
+    means["nearest_to_distractor"] = sum(e["nearest"].startswith("distractor") for e in edits) / count
+    return means
+
+
+def _batches(edits: Iterator[HeldOutEdit], batch_size: int) -> Iterator[list[HeldOutEdit]]:
+    """Runs of edits with one shape, at most ``batch_size`` long: only a batch at a time is held decoded."""
+    for _, group in itertools.groupby(edits, key=lambda edit: edit.source.shape):
+        while batch := list(itertools.islice(group, batch_size)):
+            yield batch
+
+
+def _given_result(results: Mapping[str, Any], edit_id: str) -> Clip:
+    if edit_id not in results:
+        raise ValueError(f"There is no result for edit {edit_id}: give one for every row of the test manifest.")
+    result = results[edit_id]
+    return read_frames(result) if isinstance(result, str | Path) else np.asarray(result)
+
+
+def _edit_batch(editor: Any, batch: list[HeldOutEdit], seed: int, sampling: dict[str, Any]) -> list[Clip]:
+    import torch
+
+    with torch.inference_mode():
+        edited = editor(
+            clip_to_tensor([edit.source for edit in batch]),
+            [edit.instruction for edit in batch],
+            generator=[noise_generator(seed, edit.id) for edit in batch],
+            **sampling,
+        )
+    return tensor_to_clips(edited)
+
+
+def _reconstruct(codec: Any, batch: list[HeldOutEdit]) -> list[Clip]:
+    import torch
+
+    tensors = itertools.chain(codec.parameters(), codec.buffers()) if isinstance(codec, torch.nn.Module) else ()
+    reference = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+    video = clip_to_tensor([edit.target for edit in batch]).to(reference.device, reference.dtype) / 127.5 - 1.0
+    with torch.inference_mode():
+        return tensor_to_clips(codec.decode(codec.encode(video)))
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
