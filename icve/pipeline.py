@@ -40,8 +40,8 @@ class EditPipeline(DiffusionPipeline):
         scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
         transformer: in-context DiT, called as `icve.model.HunyuanVideoInContextTransformer3DModel`.
         objective: what the transformer predicts, "velocity" or "epsilon".
-        defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of steps,
-            guidance_scale, shift, negative_prompt, num_frames, height, width (pixels), fps.
+        defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
+            steps, guidance_scale, shift, negative_prompt, num_frames, height, width (pixels), fps.
     """
 
     model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
