@@ -1,4 +1,4 @@
-"""`icve-edit`: edit one video by an instruction. Reading, sizing, windows and writing; the editing itself is EditPipeline."""
+"""`icve-edit`: edit a video by an instruction. Sizing, windows and files; the editing itself is `EditPipeline`."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def model_size(height: int, width: int, budget: int, multiple: int = 16) -> tupl
 
 
 def windows(frames: int, length: int) -> list[tuple[int, int]]:
-    """(start, count) of consecutive windows that cover all frames; the last one reaches back to be `length` long too."""
+    """(start, count) of consecutive windows that cover all frames; the last one reaches back to be as long."""
     if frames <= length:
         return [(0, frames)]
     return [(min(start, frames - length), length) for start in range(0, frames, length)]
@@ -141,7 +141,7 @@ def edit_file(
         output: MP4 file, written whole or not at all.
 
     Returns:
-        what was done, ready for JSON: input, output, instruction, sizes, frames, fps, windows, seed, seconds.
+        what was done, ready for JSON: input, output, instruction, sizes, frames, fps, windows, seed, settings, seconds.
 
     Raises:
         EditFailed: if the source cannot be decoded or the output not written.
@@ -172,6 +172,7 @@ def edit_file(
         "edited_size": list(size),
         "windows": len(windows(len(frames), pipeline.default("num_frames"))),
         "seed": seed,
+        "settings": {name: value for name, value in settings.items() if value is not None},
         "seconds": round(time.perf_counter() - began, 3),
     }
 

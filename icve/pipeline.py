@@ -62,6 +62,8 @@ class EditPipeline(DiffusionPipeline):
             if name not in DEFAULTS:
                 near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"Unknown default {name!r} of EditPipeline; did you mean {near!r}?")
+        if ((defaults or {}).get("num_frames") or 1) % 4 != 1:
+            raise ValueError(f"The default num_frames must be 4k+1 (1, 5, 9, ...), got {defaults['num_frames']}.")
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
         self.register_to_config(objective=objective, defaults=dict(defaults or {}))
 
