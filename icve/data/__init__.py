@@ -1,1 +1,4 @@
-"""Data: manifests, videos, buckets and the two training data modules."""
+"""Data: manifests, videos, buckets and the two training data modules (:mod:`icve.data.clips`, :mod:`icve.data.edits`).
+
+A manifest's paths are relative to its root: ``resolve_path(rows.root, row["source_path"])``.
+"""

@@ -1,0 +1,305 @@
+"""Source/target pairs of a manifest as training batches: what clips and edits have in common."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from icve.data.buckets import Bucket, BucketBatchSampler, Draw, replacement
+from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
+from icve.data.selection import Pair, Selection, select
+from icve.data.video import VideoError, resize_crop, sample_indices, timestamps
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 32  # samples tried in one place before training stops: by then the data, not a file, is broken
+_REPORTED = 20  # dropped rows of one manifest that are logged one by one; all are in the data module's `dropped`
+
+# (source file, target file, pair, bucket, fps) → source and target (F, H, W, 3) uint8 in the bucket's shape,
+# and the frames (F,) of the source clip, counted from its start, that they show. Raises VideoError.
+Reader = Callable[[Path, Path, Pair, Bucket, float | None], tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: float | None) -> np.ndarray:
+    """First ``count`` frames of a clip, resampled to ``fps`` by timestamp unless that is None.
+
+    Returns:
+        (count,) int64 frame numbers of the file.
+
+    Raises:
+        VideoError: the file cannot be read, or the clip is shorter.
+    """
+    seconds = timestamps(path)[: None if frames is None else start + frames]
+    indices = np.arange(start, len(seconds))[:count] if fps is None else sample_indices(seconds, fps, start, count)
+    if len(indices) < count:
+        rate = "" if fps is None else f" at {fps:g} fps"
+        raise VideoError(path, f"its clip from frame {start} gives {len(indices)} frames{rate}, fewer than {count}.")
+    return indices
+
+
+class PairDataset(Dataset[dict[str, Any]]):
+    """Loads the pair at a :class:`Draw`; an unreadable one is replaced by another of its bucket and reported.
+
+    Samples hold ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, ``dropped`` (list of
+    (id, reason) of pairs found unreadable on the way), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
+    True for a row without one: its edit may be anywhere).
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        buckets: Sequence[Bucket],
+        read: Reader,
+        fps: float | None = None,
+        seed: int = 0,
+        cache_in_memory: bool = False,
+    ) -> None:
+        self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
+        self.members = selection.members(len(self.buckets))
+        self._cache: dict[int, dict[str, Any]] | None = {} if cache_in_memory else None
+        self._unreadable: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.selection.pairs)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        # Which row replaces which must not depend on what this process has met before: known-bad rows are skipped
+        # without being opened again, but they use up their attempt.
+        dropped: list[tuple[str, str]] = []
+        index = draw.index
+        members = self.members[self.selection.pairs[index].bucket]
+        for attempt in range(1, _ATTEMPTS + 1):
+            if index not in self._unreadable:
+                try:
+                    return {**self._load(index), "dropped": dropped}
+                except (VideoError, ManifestError) as error:
+                    self._unreadable[index] = str(error)
+                    dropped.append((self.selection.pairs[index].id, str(error)))
+            index = replacement(members, self.seed, draw, attempt)
+        raise ValueError(
+            f"{_ATTEMPTS} pairs in a row cannot be read; check the manifest and its root. The first: "
+            f"{self._unreadable[draw.index]}"
+        )
+
+    def _load(self, index: int) -> dict[str, Any]:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
+        pair = self.selection.pairs[index]
+        bucket, root = self.buckets[pair.bucket], self.selection.root
+        source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
+        source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps)
+        sample: dict[str, Any] = {
+            "source": _channels_first(source_FHWC),
+            "target": _channels_first(target_FHWC),
+            "instruction": pair.instruction,
+            "id": pair.id,
+        }
+        if self.selection.has_masks:
+            mask_FHW = np.ones((bucket.frames, bucket.height, bucket.width), dtype=bool)
+            if pair.mask is not None:
+                mask_FHW = _read_mask(resolve_path(root, pair.mask), shown, bucket)
+            sample["mask"] = torch.from_numpy(mask_FHW)[None]
+        if self._cache is not None:
+            self._cache[index] = sample
+        return sample
+
+
+class PairLoader(DataLoader):
+    """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again."""
+
+    def __init__(self, *args: Any, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.report = report
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            if isinstance(self.batch_sampler, BucketBatchSampler):
+                # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
+                self.batch_sampler.start_batch += 1
+            self.report(batch.pop("dropped"))
+            yield batch
+
+
+class PairsDataModule(LightningDataModule):
+    """Batches of source/target pairs; :class:`UnpairedClipsDataModule` and :class:`PairedEditsDataModule` say of what.
+
+    Batches are ``source`` and ``target`` uint8 (B, 3, F, H, W), ``instruction`` and ``id`` lists of str, and ``mask``
+    bool (B, 1, F, H, W) when the manifest has a ``mask_path``; all samples of a batch are of one bucket. Training
+    batch n is a pure function of (seed, n) and the data: set ``start_batch`` before the loader is built to begin at n.
+    Under several processes B is ``batch_size / processes``, the slice of the global batch at this process's rank.
+
+    A file that cannot be read is reported once with its reason, listed in ``dropped`` and replaced by another pair of
+    its bucket, chosen by (seed, n, position).
+
+    Args:
+        manifest: training manifest, see :func:`icve.data.manifest.read_manifest`.
+        buckets: list of [height, width, frames]; a row goes to the one that keeps most of it
+            (:func:`icve.data.buckets.choose_bucket`).
+        batch_size: samples per batch, of all processes together.
+        val_manifest: validation manifest; read in order, each batch from one bucket. None validates nothing.
+        num_workers: processes that decode; 0 decodes in the training process.
+        seed: orders the samples.
+        columns: names in the manifest → names used here (``{source: source_path}``), for both manifests.
+        root: folder the manifests' paths are relative to; None takes what they record, or their own folder.
+        fps: resample clips to this rate by timestamp; None takes the files' own frames.
+        bucket_ratios: share of batches per bucket; None gives every sample the same share.
+        cache_in_memory: keep decoded clips (each is decoded once); for data that fits into memory. Every worker keeps
+            its own, so it goes best with ``num_workers=0``.
+        worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
+
+    Raises:
+        ValueError: the manifest cannot be used, or no row of it can (raised by ``setup``).
+    """
+
+    read: Reader
+
+    def __init__(
+        self,
+        manifest: str,
+        buckets: list[list[int]],
+        batch_size: int,
+        val_manifest: str | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        columns: dict[str, str] | None = None,
+        root: str | None = None,
+        fps: float | None = None,
+        bucket_ratios: list[float] | None = None,
+        cache_in_memory: bool = False,
+        worker_timeout: int = 300,
+    ) -> None:
+        super().__init__()
+        if not buckets:
+            raise ValueError("Give at least one bucket [height, width, frames].")
+        self.manifest, self.val_manifest, self.columns, self.root = manifest, val_manifest, columns, root
+        self.buckets = [Bucket.parse(bucket) for bucket in buckets]
+        self.batch_size, self.bucket_ratios, self.seed, self.fps = batch_size, bucket_ratios, seed, fps
+        self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
+        self.start_batch = 0
+        self.train: Selection | None = None
+        self.val: Selection | None = None
+        self.dropped: dict[str, str] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
+        if self.train is None and stage in (None, "fit"):
+            self.train = self._select(self.manifest)
+        if self.val is None and self.val_manifest is not None and stage in (None, "fit", "validate"):
+            self.val = self._select(self.val_manifest)
+
+    def train_dataloader(self) -> PairLoader:
+        """Endless loader that begins at batch ``start_batch``."""
+        if self.train is None:
+            self.setup("fit")
+        rank, world = self._shard()
+        members = self.train.members(len(self.buckets))
+        sampler = BucketBatchSampler(
+            members, self.batch_size, self.seed, rank, world, self.start_batch, self.bucket_ratios
+        )
+        return self._loader(self.train, sampler)
+
+    def val_dataloader(self) -> PairLoader | list:
+        """Fixed order, bucket by bucket, the last batch of each may be smaller.
+
+        Every process gets the same number of batches: where the last batch has fewer samples than there are processes,
+        some repeat its last sample.
+        """
+        if self.val_manifest is None:
+            return []
+        if self.val is None:
+            self.setup("validate")
+        rank, world = self._shard()
+        batches: list[list[Draw]] = []
+        for members in self.val.members(len(self.buckets)):
+            for begin in range(0, len(members), self.batch_size):
+                draws = [
+                    Draw(index, len(batches), position)
+                    for position, index in enumerate(members[begin : begin + self.batch_size])
+                ]
+                bounds = [len(draws) * r // world for r in (rank, rank + 1)]
+                batches.append(draws[slice(*bounds)] or draws[-1:])
+        return self._loader(self.val, batches)
+
+    def _select(self, path: str) -> Selection:
+        manifest = read_manifest(path, self.root, self.columns, required=(*REQUIRED, "target_path"))
+        selection = select(manifest, self.buckets, self.fps)
+        per_bucket = ", ".join(
+            f"{len(members)} in {bucket.height}x{bucket.width}x{bucket.frames}"
+            for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
+        )
+        log.info("%s: %d of %d rows used: %s.", path, len(selection.pairs), selection.rows, per_bucket)
+        self._report(selection.dropped)
+        if not selection.pairs:
+            raise ValueError(
+                f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
+                "check the manifest, its root and the buckets."
+            )
+        return selection
+
+    def _loader(self, selection: Selection, batches: BucketBatchSampler | list[list[Draw]]) -> PairLoader:
+        workers = self.num_workers
+        return PairLoader(
+            PairDataset(selection, self.buckets, type(self).read, self.fps, self.seed, self.cache_in_memory),
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=_single_threaded,
+            timeout=self.worker_timeout if workers else 0,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            report=self._report,
+        )
+
+    def _shard(self) -> tuple[int, int]:
+        # The strategy knows which ranks share data (sequence parallelism); without one there is a single process.
+        sharing = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (sharing["rank"], sharing["num_replicas"]) if sharing else (0, 1)
+
+    def _report(self, dropped: Sequence[tuple[str, str]]) -> None:
+        new = {name: reason for name, reason in dropped if name not in self.dropped}
+        self.dropped.update(new)
+        for name, reason in list(new.items())[:_REPORTED]:
+            log.warning("Dropped %s: %s", name, reason)
+        if len(new) > _REPORTED:
+            log.warning("Dropped %d more.", len(new) - _REPORTED)
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of :class:`PairDataset` → one batch; ``dropped`` is the concatenation of theirs."""
+    batch: dict[str, Any] = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+    batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
+    return batch
+
+
+def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(frames_FHWC.transpose(3, 0, 1, 2)))
+
+
+def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Edit mask (F, H, W) of the frames shown, brought to the bucket like the frames: half covered counts as inside."""
+    from icve.synthetic.masks import load_mask
+
+    try:
+        mask_FHW = load_mask(path)
+    except (ValueError, OSError) as error:
+        raise VideoError(path, str(error)) from error
+    if len(mask_FHW) <= shown.max():
+        raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
+    grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
+    return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128
+
+
+def _single_threaded(worker: int) -> None:
+    # torch does the same to itself: several workers that each use every core slow each other down.
+    cv2.setNumThreads(1)
