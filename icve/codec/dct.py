@@ -17,22 +17,22 @@ OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
 # (colour, t, y, x) frequency and scale of each latent channel; DCTCodec's docstring says how they were measured.
 DEFAULT_CHANNELS = (
-    ((0, 0, 0, 0), 11.2),
-    ((0, 0, 0, 1), 2.35),
-    ((0, 0, 1, 0), 2.5),
-    ((0, 0, 1, 1), 1.2),
-    ((0, 0, 0, 2), 1.2),
-    ((0, 0, 2, 0), 1.3),
-    ((0, 0, 1, 2), 0.77),
-    ((0, 0, 2, 1), 0.77),
-    ((0, 0, 0, 3), 0.7),
-    ((0, 0, 3, 0), 0.79),
-    ((1, 0, 0, 0), 4.3),
-    ((1, 0, 0, 1), 0.8),
-    ((1, 0, 1, 0), 0.8),
-    ((2, 0, 0, 0), 1.6),
-    ((0, 1, 0, 0), 1.5),
-    ((0, 1, 0, 1), 0.8),
+    ((0, 0, 0, 0), 11.7),
+    ((0, 0, 0, 1), 2.46),
+    ((0, 0, 1, 0), 2.39),
+    ((0, 0, 1, 1), 1.3),
+    ((0, 0, 0, 2), 1.22),
+    ((0, 0, 2, 0), 1.19),
+    ((0, 0, 1, 2), 0.78),
+    ((0, 0, 2, 1), 0.73),
+    ((0, 0, 3, 0), 0.64),
+    ((1, 0, 0, 0), 5.74),
+    ((1, 0, 0, 1), 1.18),
+    ((1, 0, 1, 0), 1.14),
+    ((2, 0, 0, 0), 3.23),
+    ((2, 0, 0, 1), 0.85),
+    ((2, 0, 1, 0), 0.81),
+    ((0, 1, 0, 0), 1.28),
 )
 
 
@@ -66,6 +66,12 @@ class DCTCodec(ModelMixin, ConfigMixin):
     Args:
         coefficients: (colour, t, y, x) frequencies of the latent channels, colour in 0..2, t in 0..3, y and x in 0..7.
         scales: per channel; a latent is coefficient / scale, which gives it about unit variance.
+
+    The defaults were measured with half the weight on targets of the synthetic world (64x64, 9 frames) and a quarter
+    each on real clips at 64x64 (every third frame) and at 240x384. The coefficients maximise the mean PSNR among the most
+    energetic ones (exchanges of one coefficient no longer help): 25.9 dB on the synthetic targets, 24.3 and 27.7 dB on
+    the real clips. A scale is the root mean square of its coefficient (latent frame 0 left out for temporal ones). No mean
+    is subtracted: the largest, of the orange-blue average, is half a standard deviation.
     """
 
     latent_channels = 16
