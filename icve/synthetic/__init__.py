@@ -1,1 +1,1 @@
-"""Procedural videos with exact ground truth: scenes, edits, masks and instructions for the demo, tests and benchmarks."""
+"""Procedural videos with exact ground truth (scenes, edits, masks, instructions) for demo, tests and benchmarks."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,5 +33,5 @@ def load_mask(path: str | Path) -> np.ndarray:
         with np.load(path, allow_pickle=False) as data:
             shape = tuple(int(n) for n in data["shape"])
             return np.unpackbits(data["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
-    except Exception as error:
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an edit mask as icve writes them; write it again.") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from icve.data.manifest import write_manifest
 from icve.data.video import write_video
-from icve.synthetic.jobs import run_jobs
+from icve.jobs import run_jobs
 from icve.synthetic.masks import save_mask
 from icve.synthetic.pairs import SPLITS, WORLD, Pair, make_pair
 from icve.synthetic.vocabulary import is_held_out
@@ -30,7 +30,7 @@ class _Job:
 
     @property
     def name(self) -> str:
-        """File name without suffix; it names everything the content depends on, so an existing file is the right one."""
+        """File name without suffix. It stands for all the content depends on: a file that exists is the right one."""
         content = (WORLD, self.split, self.seed, self.index, self.height, self.width, self.frames, self.fps)
         return f"{self.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}"
 

@@ -27,34 +27,45 @@ def render(scene: Scene) -> Rendering:
     height, width, unit = scene.height, scene.width, scene.unit
     margin = int(np.ceil(_MARGIN * unit))
     canvas = background_canvas(scene.background, height, width, margin)
-    pan, zoom = scene.view()
+    pan, zoom = scene.view
     placements = [scene.placement(obj) for obj in scene.objects]
     images = np.empty((scene.frames, height, width, 3), np.float32)
     visible = np.zeros((scene.frames, len(scene.objects), height, width), np.float32)
-    # Pixel centres are at half-integers on the screen and on the canvas, integers in OpenCV: hence the halves below.
     middle = np.array([width, height]) / 2
     canvas_middle = np.array([canvas.shape[1], canvas.shape[0]]) / 2 + np.asarray(scene.origin) * unit
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     for f in range(scene.frames):
-        scale = 1.0 / zoom[f]
-        shift = canvas_middle - scale * (middle + pan[f] - 0.5) - 0.5
-        matrix = np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
-        image = cv2.warpAffine(canvas, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT)
+        images[f] = _warp(canvas, canvas_middle, 1.0 / zoom[f], middle + pan[f], (0, 0, width, height))
         for number, (obj, (centre, size)) in enumerate(zip(scene.objects, placements, strict=True)):
-            if obj.opacity is not None and obj.opacity[f] <= 0.0:
+            reach = SPRITE_EXTENT / 2 * size[f] + 1
+            left, top = np.maximum(np.floor(centre[f] - reach).astype(int), 0)
+            right, bottom = np.minimum(np.ceil(centre[f] + reach).astype(int), (width, height))
+            opacity = 1.0 if obj.opacity is None else obj.opacity[f]
+            if opacity <= 0.0 or left >= right or top >= bottom:
                 continue
             # Sprites come in steps of 8 pixels, always a little finer than drawn, so that few are kept in memory.
             picture = sprite(obj.shape, int(np.ceil(SPRITE_EXTENT * obj.size * unit / 8)) * 8)
             scale = picture.shape[0] / (SPRITE_EXTENT * size[f])
-            shift = picture.shape[0] / 2 - scale * (centre[f] - 0.5) - 0.5
-            matrix = np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
-            drawn = cv2.warpAffine(picture, matrix, (width, height), flags=flags)
-            alpha = drawn[..., 0] if obj.opacity is None else drawn[..., 0] * np.float32(obj.opacity[f])
-            colour = np.asarray(COLOURS[obj.colour], np.float32)
-            # The sprite's shading is dark outside its outline, where alpha is 0.
-            image += alpha[..., None] * (drawn[..., 1:] * colour - image)
-            visible[f, :number] *= 1.0 - alpha
-            visible[f, number] = alpha
-        images[f] = image
+            drawn = _warp(picture, picture.shape[0] / 2, scale, centre[f], (left, top, right, bottom))
+            alpha = drawn[..., 0] * np.float32(opacity)
+            image = images[f, top:bottom, left:right]
+            # Outside the outline the shading is dark, but there alpha is 0.
+            image += alpha[..., None] * (drawn[..., 1:] * np.asarray(COLOURS[obj.colour], np.float32) - image)
+            visible[f, :number, top:bottom, left:right] *= 1.0 - alpha
+            visible[f, number, top:bottom, left:right] = alpha
     frames = np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
     return Rendering(frames, visible)
+
+
+def _warp(
+    picture: np.ndarray, picture_point: np.ndarray | float, scale: float, point: np.ndarray, box: tuple[int, ...]
+) -> np.ndarray:
+    """The part ``box`` (left, top, right, bottom) of a screen on which ``picture_point`` lies at ``point``.
+
+    One screen pixel is ``scale`` picture pixels. Points count from the corner, OpenCV from the centre of the first
+    pixel: hence the halves.
+    """
+    left, top, right, bottom = box
+    shift = picture_point + scale * (np.array([left, top]) + 0.5 - point) - 0.5
+    matrix = np.array([[scale, 0.0, shift[0]], [0.0, scale, shift[1]]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(picture, matrix, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REFLECT)

@@ -7,6 +7,7 @@ positions in the world are pixels of frame 0.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -75,19 +76,21 @@ class Scene:
         """The length u in pixels."""
         return float(np.sqrt(self.height * self.width))
 
+    @cached_property
     def progress(self) -> np.ndarray:
         """(F,) from 0 at the first frame to 1 at the last."""
         return np.linspace(0.0, 1.0, self.frames)
 
+    @cached_property
     def view(self) -> tuple[np.ndarray, np.ndarray]:
         """The camera: pan (F, 2) in pixels and zoom factor (F,), which scales about the frame's centre."""
-        motion = self.camera.at(self.progress())
+        motion = self.camera.at(self.progress)
         return motion[:, :2] * self.unit, np.exp(motion[:, 2])
 
     def placement(self, obj: SceneObject) -> tuple[np.ndarray, np.ndarray]:
         """Centre (F, 2) in pixels (x, y) and size (F,) in pixels of an object on the screen."""
-        pan, zoom = self.view()
-        world = np.asarray(obj.start) + obj.motion.at(self.progress()) * self.unit
+        pan, zoom = self.view
+        world = np.asarray(obj.start) + obj.motion.at(self.progress) * self.unit
         centre = np.array([self.width, self.height]) / 2
         return centre + zoom[:, None] * (world - centre) + pan, obj.size * self.unit * zoom
 
@@ -123,17 +126,17 @@ def long_camera(rng: np.random.Generator, frames: int) -> Motion:
     """A camera for a long scene: slow and bounded, so that any two clips of the scene stay nearly aligned."""
     if rng.random() < 0.25:
         return Motion((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
-    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.01, 0.03)
-    zoom = rng.uniform(-0.025, 0.025) if rng.random() < 0.5 else 0.0
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.008, 0.02)
+    zoom = rng.uniform(-0.02, 0.02) if rng.random() < 0.5 else 0.0
     amplitude = (length * np.cos(angle), length * np.sin(angle), zoom)
     return Motion((0.0, 0.0, 0.0), amplitude, cycles=frames / rng.uniform(20, 40), phase=rng.uniform(0, 2 * np.pi))
 
 
 def long_motion(rng: np.random.Generator, frames: int) -> Motion:
-    """A motion for a long scene: still, or a slow bounded oscillation of up to 0.03 u."""
+    """A motion for a long scene: still, or a slow bounded oscillation of up to 0.02 u."""
     if rng.random() < 0.3:
         return STILL
-    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.01, 0.03)
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.008, 0.02)
     amplitude = (length * np.cos(angle), length * np.sin(angle))
     return Motion((0.0, 0.0), amplitude, cycles=frames / rng.uniform(16, 36), phase=rng.uniform(0, 2 * np.pi))
 

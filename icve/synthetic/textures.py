@@ -52,7 +52,7 @@ def _step(x: np.ndarray, softness: float) -> np.ndarray:
 
 
 def _pattern(name: str, x: np.ndarray, y: np.ndarray, unit: float, rng: np.random.Generator) -> np.ndarray:
-    """Mixing weight in [0, 1] between the two palette colours; x, y are in units of the frame's side, 0 at its centre."""
+    """Mixing weight, 0 to 1, of the palette's second colour; x, y are in units of the frame's side, 0 at its centre."""
     height, width = x.shape
     pixel = 1.0 / unit
     if name == "grass":
@@ -94,7 +94,7 @@ def _pattern(name: str, x: np.ndarray, y: np.ndarray, unit: float, rng: np.rando
 
 @lru_cache(maxsize=4 * len(BACKGROUNDS))
 def background_canvas(name: str, height: int, width: int, margin: int) -> np.ndarray:
-    """The named texture around a frame: float32 (height + 2 margin, width + 2 margin, 3) in [0, 1], frame in the middle."""
+    """The named texture, float32 (height + 2 margin, width + 2 margin, 3) in [0, 1], with the frame in its middle."""
     unit = float(np.sqrt(height * width))
     rng = _named_rng("background", name)
     rows, columns = height + 2 * margin, width + 2 * margin
