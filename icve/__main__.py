@@ -1,0 +1,8 @@
+"""`python -m icve` is the `icve` command."""
+
+import sys
+
+from icve.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

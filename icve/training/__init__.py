@@ -1,0 +1,1 @@
+"""Training: the LightningModule, optimizers, EMA, checkpoints and the callbacks around them. Start at `module.py`."""

@@ -1,0 +1,40 @@
+"""A parser's complaint about a configuration as one sentence, with the nearest valid name."""
+
+import difflib
+import inspect
+import pydoc
+import re
+from collections.abc import Iterable
+
+from jsonargparse import ArgumentParser
+
+# The ways jsonargparse reports a name it does not know.
+UNKNOWN_OPTION = re.compile(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: -*([^\s=]+)")
+UNKNOWN_CLASS_OPTION = re.compile(
+    r"Parser key \"([^\"]+)\":.*?class_path '([^']+)'.*?(?:Option '([^']+)' is not accepted|"
+    r"does not accept option '([^']+)')",
+    re.DOTALL,
+)
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """One sentence for an error message of jsonargparse.
+
+    Args:
+        message: may span lines.
+        parser: of the subcommand, for the names it knows.
+    """
+    if found := UNKNOWN_CLASS_OPTION.search(message):
+        key, class_path, *options = found.groups()
+        option = next(filter(None, options))
+        return f"{key}.init_args has no option '{option}'{nearest(option, inspect.signature(pydoc.locate(class_path)).parameters)}"
+    if found := UNKNOWN_OPTION.search(message):
+        option = next(filter(None, found.groups()))
+        return f"there is no option '{option}'{nearest(option, parser.get_defaults().keys())}"
+    return re.sub(r"\s*\n\s*", " ", message.replace("Parser key ", "option ")).strip()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean '...'?" with the closest of the known names, or nothing when none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,96 @@
+"""When checkpoints are written and which are kept."""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from icve.training.checkpoint_io import LAST, CheckpointFolders, point_last_to, saved_checkpoints
+
+BEST = "best"
+
+
+class Checkpoints(Checkpoint):
+    """Writes RUN/checkpoints/step-NNNNNN every so many steps and at the end; `last` links to the newest.
+
+    RUN is the trainer's `default_root_dir`.
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints.
+        keep_last: how many of the newest stay on disk; 0 keeps all.
+        monitor: a logged validation figure, smaller is better ("val/loss"): the best of the checkpoints that were
+            validated is kept too, and `best` links to it. For this, validate at steps that write a checkpoint.
+    """
+
+    def __init__(self, every_n_steps: int = 500, keep_last: int = 2, monitor: str | None = None) -> None:
+        if every_n_steps < 1 or keep_last < 0:
+            raise ValueError("Checkpoints needs every_n_steps >= 1 and keep_last >= 0.")
+        self.every_n_steps = every_n_steps
+        self.keep_last = keep_last
+        self.monitor = monitor
+        self.newest: Path | None = None
+        self.best_score = math.inf
+        self._saved_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        if stage == "fit" and trainer.is_global_zero:
+            # Left behind by a killed run.
+            for stale in self.folder.glob(".*.tmp"):
+                stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        kept = saved_checkpoints(self.folder)
+        self.newest = kept[-1] if kept else None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
+        # the stage can be continued with more steps.
+        step = trainer.global_step
+        if step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is None:
+            known = ", ".join(sorted(trainer.callback_metrics))
+            raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
+        if self._saved_step == trainer.global_step and self.newest is not None and float(score) < self.best_score:
+            self.best_score = float(score)
+            if trainer.is_global_zero:
+                point_last_to(self.newest, BEST)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
+        path = self.folder / f"step-{trainer.global_step:06d}"
+        self._saved_step = trainer.global_step
+        self.newest = path
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            point_last_to(path)
+            self._prune()
+        trainer.strategy.barrier("checkpoint")
+
+    def _prune(self) -> None:
+        if self.keep_last == 0:
+            return
+        needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
+        for old in saved_checkpoints(self.folder)[: -self.keep_last]:
+            if old.resolve() not in needed:
+                CheckpointFolders().remove_checkpoint(old)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]

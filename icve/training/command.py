@@ -1,0 +1,163 @@
+"""`icve fit` and `icve validate`: classes from YAML, run folders, and what a checkpoint means to a run."""
+
+import os
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from icve.training.arguments import explain
+from icve.training.checkpoint_io import CheckpointFolders, read_stage, resolve_checkpoint, saved_checkpoints
+from icve.training.checkpoints import Checkpoints
+from icve.training.module import InContextEditingModule
+from icve.training.monitor import StepProgressBar
+from icve.training.nonfinite import SkipNonFinite
+
+ResumeMode = Literal["auto", "full", "weights"]
+
+
+class RunConfig(SaveConfigCallback):
+    """Writes the resolved configuration to RUN/config.yaml."""
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        run = Path(trainer.default_root_dir)
+        run.mkdir(parents=True, exist_ok=True)
+        temporary = run / f".config.yaml.{os.getpid()}.tmp"
+        temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
+        os.replace(temporary, run / "config.yaml")
+
+
+class TrainingCommand(LightningCLI):
+    """LightningCLI for the stages of training.
+
+    Differs from the stock one in what a checkpoint does: `--ckpt_path` of the same stage (`model.stage`) is resumed
+    completely, of another stage gives its EMA weights to a new run; `--resume_mode full|weights` decides otherwise.
+    Every run has a folder, `trainer.default_root_dir` (runs/STAGE unless given), with config.yaml, checkpoints/ and
+    tensorboard/.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            InContextEditingModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            # The sampler of icve.data gives every process its own samples.
+            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only"},
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--resume_mode",
+            type=ResumeMode,
+            default="auto",
+            help="What --ckpt_path does. full: continue its stage (step, optimizer, learning rate, data). weights: "
+            "start this stage from its EMA weights. auto: full if it is a checkpoint of this stage, else weights.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise ValueError(explain(str(error), self._subcommand_parsers[args[0]])) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """The configuration rules: hyper-parameters inside a checkpoint never override it."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        run = str(config.get("default_root_dir") or Path("runs") / self.model.stage)
+        if config.get("logger") in (None, True):
+            kwargs["logger"] = TensorBoardLogger(save_dir=run, name="", version="tensorboard")
+        callbacks = list(config.get("callbacks") or [])
+        # Never absent: no run without checkpoints, protection from divergence and progress in steps.
+        for kind, default in ((Checkpoint, Checkpoints), (SkipNonFinite, SkipNonFinite), (ProgressBar, StepProgressBar)):
+            wanted = {Checkpoint: "enable_checkpointing", ProgressBar: "enable_progress_bar"}.get(kind)
+            if config.get(wanted) is not False and not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.append(default())
+        plugins = config.get("plugins") or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFolders()]
+        return super().instantiate_trainer(default_root_dir=run, callbacks=callbacks, plugins=plugins, **kwargs)
+
+    # ---- fit and validate ----------------------------------------------------------------------------------------
+
+    def fit(self, model: InContextEditingModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Train the stage.
+
+        Raises:
+            ValueError: if nothing would be trained, or the run folder holds another run's checkpoints.
+            FileNotFoundError: if `ckpt_path` names no checkpoint.
+        """
+        trainer = self.trainer
+        if trainer.max_steps < 1:
+            raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
+        resumed, start = self._prepare(model, ckpt_path)
+        if start >= trainer.max_steps:
+            raise ValueError(
+                f"Nothing to train: {resumed} is at step {start} of stage '{model.stage}' and trainer.max_steps is "
+                f"{trainer.max_steps}; raise it, or start a new stage."
+            )
+        if resumed is None and (kept := saved_checkpoints(Path(trainer.default_root_dir) / "checkpoints")):
+            raise ValueError(
+                f"The run folder {trainer.default_root_dir} holds the checkpoint {kept[-1].name} of an earlier run: "
+                f"resume it with --ckpt_path {trainer.default_root_dir}, choose another --trainer.default_root_dir, or "
+                "remove it."
+            )
+        trainer.fit(model, ckpt_path=resumed, **kwargs)
+        if trainer.global_step <= start and not trainer.interrupted:
+            raise ValueError(
+                f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "
+                "not empty and that no trainer.limit_* option is 0."
+            )
+
+    def validate(self, model: InContextEditingModule, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Losses of a checkpoint's EMA weights on the validation set."""
+        if ckpt_path is None:
+            raise ValueError("Nothing to validate: name the model with --ckpt_path.")
+        model.load_weights(resolve_checkpoint(ckpt_path))
+        self.trainer.validate(model, **kwargs)
+
+    def _prepare(self, model: InContextEditingModule, ckpt_path: str | None) -> tuple[Path | None, int]:
+        """Decide between resuming and a warm start: (folder to resume or None, step to start from)."""
+        mode = self._get(self.config, "resume_mode")
+        if ckpt_path is None:
+            if mode == "full":
+                raise ValueError("--resume_mode full needs a checkpoint: name it with --ckpt_path.")
+            rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
+            return None, 0
+        checkpoint = resolve_checkpoint(ckpt_path)
+        saved = read_stage(checkpoint)
+        if mode == "full" and saved is None:
+            raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
+        if mode == "weights" or saved is None or (mode == "auto" and saved["stage"] != model.stage):
+            model.load_weights(checkpoint)
+            origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
+            rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
+            return None, 0
+        rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
+        if saved["seed"] != model.seed:
+            rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
+        return checkpoint, saved["step"]
+
+

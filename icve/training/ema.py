@@ -1,0 +1,102 @@
+"""Exponential moving average of the transformer's weights: what validation, previews and the saved model use."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+class EMA(Callback):
+    """Float32 shadow of `module.transformer`'s parameters, moved towards them after every optimizer step.
+
+    Args:
+        decay: share of the shadow that remains per step, in [0, 1).
+        warmup: start with the shorter memory min(decay, (1 + t) / (10 + t)) after t updates, so that a short run's
+            average is not dominated by its initial weights.
+
+    A step that was skipped (see `SkipNonFinite`) leaves the shadow alone. The state is saved and resumed exactly.
+    """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = True) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"The EMA decay must be in [0, 1), got {decay}.")
+        self.decay = decay
+        self.warmup = warmup
+        self.updates = 0
+        self.shadow: dict[str, Tensor] = {}
+        self._live: list[Tensor] | None = None
+        self._last_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parameters = dict(pl_module.transformer.named_parameters())
+        if not self.shadow:
+            self.shadow = {name: p.detach().float().clone() for name, p in parameters.items()}
+        if self.shadow.keys() != parameters.keys():
+            raise ValueError(
+                "The EMA weights of the checkpoint belong to another transformer than the configuration's."
+            )
+        self.shadow = {name: self.shadow[name].to(p.device) for name, p in parameters.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # With gradient accumulation only some batches end a step.
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        if not pl_module.step_skipped:
+            self.update(pl_module)
+
+    @torch.no_grad()
+    def update(self, pl_module: LightningModule) -> None:
+        """Move the shadow towards the current weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
+        weights = [p.detach().float() for p in pl_module.transformer.parameters()]
+        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - decay)
+        self.updates += 1
+
+    def swap_in(self, pl_module: LightningModule) -> None:
+        """Put the averaged weights into the transformer, keeping the live ones aside; nothing to do without a shadow."""
+        if not self.shadow or self._live is not None:
+            return
+        parameters = [p.data for p in pl_module.transformer.parameters()]
+        self._live = [p.clone() for p in parameters]
+        torch._foreach_copy_(parameters, list(self.shadow.values()))
+
+    def swap_out(self, pl_module: LightningModule) -> None:
+        """Put the live weights back, bit for bit."""
+        if self._live is not None:
+            torch._foreach_copy_([p.data for p in pl_module.transformer.parameters()], self._live)
+            self._live = None
+
+    @contextmanager
+    def averaged(self, pl_module: LightningModule) -> Iterator[None]:
+        """The averaged weights for the duration of a with block (which may lie inside validation)."""
+        mine = self._live is None
+        if mine:
+            self.swap_in(pl_module)
+        try:
+            yield
+        finally:
+            if mine:
+                self.swap_out(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.swap_in(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.swap_out(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.swap_out(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.updates = state_dict["updates"]
+        self.shadow = dict(state_dict["shadow"])

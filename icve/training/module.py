@@ -1,0 +1,296 @@
+"""The training step of in-context video editing (ICVE; methods, sections 1.1 and 1.2).
+
+Shapes: B samples, C latent channels, T latent frames of h x w, L text tokens.
+z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noise level in (0, 1) (B,)
+x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
+from icve.model import load_transformer
+from icve.pipeline import EditPipeline
+from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
+from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.training.ema import EMA
+from icve.training.randomness import generator
+from icve.training.schedule import Schedule, learning_rate_factor
+
+VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the trained model edits unless told otherwise; written into every model folder, used by the previews.
+
+    Args:
+        steps: Euler steps.
+        guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
+        shift: of the noise levels towards 1.
+        negative_prompt: instruction of the negative branch.
+        num_frames, height, width: clip size in pixels the model was trained on.
+        fps: frame rate it was trained on; None keeps the input's.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 6.0
+    shift: float = 7.0
+    negative_prompt: str = ""
+    num_frames: int = 77
+    height: int = 240
+    width: int = 384
+    fps: float | None = None
+
+
+class InContextEditingModule(LightningModule):
+    """Trains a transformer to predict the flow from noise to the edited video, given the source video and the text.
+
+    Args:
+        transformer: the in-context DiT; the only part that learns, and the only one in `trainer.ckpt`.
+        codec: frozen, pixels to latents.
+        text_encoder: frozen, instruction to embeddings.
+        stage: name of the training stage ("pretrain_240p", "sft", ...). A checkpoint of the same stage is resumed, one
+            of another stage only gives its weights. Random draws depend on it.
+        optimizer: builds the optimizer from the transformer's named parameters; any torch optimizer class in YAML.
+        density: law of the noise level.
+        objective: what the transformer predicts, "velocity" or "epsilon".
+        instruction_dropout: share of samples whose instruction is replaced by "", for classifier-free guidance; the
+            source is never dropped.
+        guidance: value embedded in models with a guidance embedding, already times 1000.
+        edit_weight: loss weight inside the edited region (1 outside); 1 weighs all latents equally.
+        edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
+        warmup_steps: optimizer steps of linear learning-rate warm-up.
+        schedule: "constant" or "cosine" (to 0 at trainer.max_steps) after the warm-up.
+        sampling: defaults of the saved model.
+        seed: of noise, noise level and dropout.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        codec: nn.Module,
+        text_encoder: nn.Module,
+        stage: str,
+        optimizer: OptimizerCallable,
+        density: TimestepDensity = TimestepDensity(),  # noqa: B008 (frozen)
+        objective: Objective = "velocity",
+        instruction_dropout: float = 0.1,
+        guidance: float = 1000.0,
+        edit_weight: float = 1.0,
+        edit_threshold: float = 0.1,
+        warmup_steps: int = 0,
+        schedule: Schedule = "constant",
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not stage:
+            raise ValueError("A training stage needs a name: set model.stage.")
+        if not 0.0 <= instruction_dropout <= 1.0:
+            raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
+        if edit_weight <= 0 or warmup_steps < 0:
+            raise ValueError("edit_weight must be positive and warmup_steps not negative.")
+        self.transformer = transformer
+        # In a tuple, where nn.Module does not see them: frozen parts are neither saved, optimised nor put in train mode.
+        self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
+        self.stage = stage
+        self.optimizer = optimizer
+        self.density = density
+        self.objective = objective
+        self.instruction_dropout = instruction_dropout
+        self.guidance = guidance
+        self.edit_weight = edit_weight
+        self.edit_threshold = edit_threshold
+        self.warmup_steps = warmup_steps
+        self.schedule = schedule
+        self.sampling = sampling
+        self.seed = seed
+
+        self.step_skipped = False  # set by SkipNonFinite, read by EMA
+        self.loss_sum = torch.zeros(())  # losses of the current step, over its accumulation micro-steps
+        self.batches_done = 0  # per process, over micro-steps, since the stage began
+        self._drawing_step, self._next_position = -1, 0
+
+    @property
+    def codec(self) -> nn.Module:
+        return self._frozen[0]
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        return self._frozen[1]
+
+    # ---- the training step -------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """One micro-batch: {source, target: uint8 (B, 3, F, H, W) or latents, instruction: list[str], id: list[str]}."""
+        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
+        sigma, noise, dropped = self.draw(x0)
+        text = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
+
+        x_t = interpolate(x0, noise, sigma)  # (1 - sigma) x0 + sigma noise
+        prediction, tokens = self.predict(x_t, z_source, sigma, text)
+        weight = self.loss_weight(batch.get("mask"), z_source, x0)
+        loss = flow_loss(prediction, x0, noise, sigma, self.objective, weight).mean()  # |v - (noise - x0)|^2
+
+        self.loss_sum = self.loss_sum + loss.detach()
+        self.batches_done += 1
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return {"loss": loss, "samples": len(x0), "tokens": tokens}
+
+    def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
+        """Noise level (B,), noise (like x0) and whether the instruction is dropped, of this micro-batch's samples."""
+        step, world, rank = self.trainer.global_step, self.trainer.world_size, self.trainer.global_rank
+        if step != self._drawing_step:
+            self._drawing_step, self._next_position, self.loss_sum = step, 0, torch.zeros((), device=x0.device)
+        start = self._next_position + rank * len(x0)
+        self._next_position += world * len(x0)
+
+        def source(position: int, purpose: str) -> torch.Generator:
+            return generator(self.seed, self.stage, step, position, purpose)
+
+        positions = range(start, start + len(x0))
+        sigma = torch.tensor([self.density.sample(source(p, "sigma")) for p in positions], device=x0.device)
+        # Drawn on the CPU, so that every device trains on the same noise.
+        noise = torch.stack([torch.randn(x0.shape[1:], generator=source(p, "noise")) for p in positions]).to(x0.device)
+        dropout = [float(torch.rand((), generator=source(p, "instruction dropout"))) for p in positions]
+        return sigma, noise, [value < self.instruction_dropout for value in dropout]
+
+    def predict(self, x_t: Tensor, z_source: Tensor, sigma: Tensor, text: list[str]) -> tuple[Tensor, int]:
+        """The transformer's prediction (B, C, T, h, w), and how many tokens it attended to."""
+        dtype = next(self.transformer.parameters()).dtype
+        embeddings, mask, pooled = self.encode_text(text)
+        guidance = None
+        if self.transformer.config.guidance_embeds:
+            guidance = torch.full_like(sigma, self.guidance)
+        prediction = self.transformer(
+            hidden_states=x_t.to(dtype),
+            source_hidden_states=z_source.to(dtype),
+            timestep=1000.0 * sigma,
+            encoder_hidden_states=embeddings.to(x_t.device, dtype),
+            encoder_attention_mask=mask.to(x_t.device),
+            pooled_projections=pooled.to(x_t.device, dtype),
+            guidance=guidance,
+        )
+        patch = self.transformer.config.patch_size**2 * self.transformer.config.patch_size_t
+        latents_per_channel = (x_t.numel() + z_source.numel()) // x_t.shape[1]
+        return prediction, latents_per_channel // patch + int(mask.sum())
+
+    @torch.no_grad()
+    def encode_video(self, video: Tensor) -> Tensor:
+        """uint8 pixels (B, 3, F, H, W) to latents (B, C, T, h, w) float32; floating point input is latents already."""
+        if video.dtype != torch.uint8:
+            return video.float()
+        # The frozen parts choose their own precision.
+        with torch.autocast(video.device.type, enabled=False):
+            return self.codec.encode(video.float() / 127.5 - 1.0).float()
+
+    @torch.no_grad()
+    def encode_text(self, text: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp) of B instructions."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.text_encoder.encode(text)
+
+    def loss_weight(self, mask: Tensor | None, z_source: Tensor, x0: Tensor) -> Tensor | None:
+        """(B, 1, T, h, w) loss weights, or None when every latent counts the same."""
+        if self.edit_weight == 1.0:
+            return None
+        if mask is not None:
+            region = region_from_mask(mask, x0.shape[2:])
+        elif z_source.shape == x0.shape:
+            region = region_from_latents(z_source, x0, self.edit_threshold)
+        else:
+            return None
+        return region_weight(region, self.edit_weight)
+
+    # ---- validation: the same noise levels and the same noise in every run ---------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss at fixed noise levels; the noise depends on the sample's id only, so that runs are comparable."""
+        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
+        losses = []
+        for level in VALIDATION_SIGMAS:
+            draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
+            noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
+            sigma = torch.full((len(x0),), level, device=x0.device)
+            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, batch["instruction"])
+            losses.append(flow_loss(prediction, x0, noise, sigma, self.objective).mean())
+            self.log(f"val/loss_sigma_{level}", losses[-1], batch_size=len(x0), sync_dist=True)
+        self.log("val/loss", torch.stack(losses).mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
+
+    # ---- optimisation --------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.transformer.named_parameters())
+        factor = learning_rate_factor(self.schedule, self.warmup_steps, self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        for module in self._frozen:
+            module.to(self.trainer.strategy.root_device)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------------------
+
+    def pipeline(self) -> EditPipeline:
+        """The editor made of this module's parts, with the transformer's current weights."""
+        return EditPipeline(
+            self.codec,
+            self.text_encoder,
+            FlowMatchEulerDiscreteScheduler(shift=self.sampling.shift),
+            self.transformer,
+            objective=self.objective,
+            defaults=asdict(self.sampling),
+        )
+
+    def save_model_folder(self, folder: Path) -> None:
+        """Write the complete editor with the EMA weights (the current ones where the run keeps no EMA)."""
+        averages = [callback for callback in self.trainer.callbacks if isinstance(callback, EMA)]
+        if averages:
+            with averages[0].averaged(self):
+                self.pipeline().save_pretrained(folder)
+        else:
+            self.pipeline().save_pretrained(folder)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
+
+        Raises:
+            ValueError: if they belong to a transformer of another shape.
+        """
+        state = load_transformer(path).state_dict()
+        own = self.transformer.state_dict()
+        for name in sorted(own.keys() | state.keys()):
+            there, here = (tuple(s[name].shape) if name in s else "absent" for s in (state, own))
+            if there != here:
+                raise ValueError(
+                    f"The weights in {path} do not fit the configured transformer: {name} is {there} there and "
+                    f"{here} here; give model.transformer the checkpoint's settings."
+                )
+        self.transformer.load_state_dict(state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[STAGE_KEY] = {
+            "stage": self.stage,
+            "step": self.trainer.global_step,
+            "batches": self.batches_done,
+            "seed": self.seed,
+        }
+        if isinstance(self.trainer.strategy.checkpoint_io, CheckpointFolders):
+            checkpoint[CheckpointFolders.MODEL_WRITER] = self.save_model_folder
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches_done = checkpoint[STAGE_KEY]["batches"]
+        if self.trainer.datamodule is not None:
+            # The stream of batches is a pure function of the batch number: it starts where the run stopped.
+            self.trainer.datamodule.start_batch = self.batches_done

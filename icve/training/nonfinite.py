@@ -1,0 +1,69 @@
+"""A non-finite loss or gradient never reaches the weights."""
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+
+class TrainingDiverged(RuntimeError):
+    """Several steps in a row had a non-finite loss or gradient; the message names the last good checkpoint."""
+
+
+class SkipNonFinite(Callback):
+    """Skips steps whose loss or gradient is not finite, and stops the run after several in a row.
+
+    A skipped step keeps its number, so that the data and the random draws of the following ones stay what they would
+    have been; weights, optimizer state and EMA are untouched. Also logs the gradient norm before clipping.
+
+    Args:
+        patience: consecutive skipped steps that stop the run.
+
+    Raises:
+        TrainingDiverged: when the patience is exhausted.
+    """
+
+    def __init__(self, patience: int = 5) -> None:
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}.")
+        self.patience = patience
+        self.skipped = 0
+        self.in_a_row = 0
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else pl_module.loss_sum.new_zeros(())
+        # One decision for all processes: with sharded gradients they may see different parts.
+        finite = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(norm + pl_module.loss_sum)), all=True)
+        pl_module.step_skipped = not finite
+        if finite:
+            self.in_a_row = 0
+            pl_module.log("train/gradient_norm", norm)
+        else:
+            # Every torch optimizer passes over parameters without a gradient, and over their state.
+            optimizer.zero_grad(set_to_none=True)
+            self.skipped += 1
+            self.in_a_row += 1
+            rank_zero_warn(
+                f"Step {trainer.global_step} has a non-finite loss or gradient and is skipped "
+                f"({self.skipped} skipped so far, {self.in_a_row} in a row)."
+            )
+        pl_module.log("train/skipped_steps", float(self.skipped))
+        if self.in_a_row >= self.patience:
+            raise TrainingDiverged(self._message(trainer))
+
+    def _message(self, trainer: Trainer) -> str:
+        kept = [callback.newest for callback in trainer.checkpoint_callbacks if getattr(callback, "newest", None)]
+        advice = (
+            f"the last good checkpoint is {kept[-1]}: resume from it with a lower learning rate or stronger clipping"
+            if kept
+            else "no checkpoint was written yet: start again with a lower learning rate, more warm-up or clipping"
+        )
+        return f"Stopped at step {trainer.global_step}: {self.in_a_row} steps in a row were not finite; {advice}."
+
+    def state_dict(self) -> dict[str, int]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.skipped = state_dict["skipped"]

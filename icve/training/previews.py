@@ -1,0 +1,82 @@
+"""Edits of validation samples while the model trains."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from icve.training.gif import gif_summary
+from icve.training.randomness import generator
+
+
+class EditPreviews(Callback):
+    """Shows source | edited | target of some validation samples in TensorBoard, after each validation, as moving pictures.
+
+    The edits use the weights that validation uses (the EMA) and the same noise every time, so that the pictures of
+    different steps and runs compare.
+
+    Args:
+        count: how many samples, from the first validation batches.
+        steps: Euler steps, fewer than for a final edit to keep training going; None for the module's sampling default.
+        guidance_scale: None for the module's sampling default.
+        fps: of the moving pictures.
+    """
+
+    def __init__(
+        self, count: int = 2, steps: int | None = None, guidance_scale: float | None = None, fps: float = 8.0
+    ) -> None:
+        if count < 1 or fps <= 0:
+            raise ValueError("EditPreviews needs count >= 1 and fps > 0.")
+        self.count = count
+        self.steps = steps
+        self.guidance_scale = guidance_scale
+        self.fps = fps
+        self._samples: list[dict[str, Any]] = []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._samples = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], *args: Any
+    ) -> None:
+        if batch["source"].dtype != torch.uint8 or not trainer.is_global_zero:
+            return
+        for index in range(min(self.count - len(self._samples), len(batch["source"]))):
+            sample = {name: batch[name][index] for name in ("source", "target", "instruction", "id")}
+            self._samples.append(sample)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if trainer.sanity_checking or not self._samples or not loggers:
+            return
+        pipeline = pl_module.pipeline()
+        pipeline.set_progress_bar_config(disable=True)
+        for number, sample in enumerate(self._samples):
+            with trainer.precision_plugin.forward_context():
+                edited = pipeline(
+                    sample["source"][None],
+                    sample["instruction"],
+                    num_inference_steps=self.steps,
+                    guidance_scale=self.guidance_scale,
+                    generator=generator(0, "preview", 0, sample["id"], "noise"),
+                    output_type="uint8",
+                )[0]
+            frames = side_by_side([sample["source"], edited, sample["target"]])
+            writer = loggers[0].experiment
+            tag = f"previews/{number}"
+            # The event-file writer behind the SummaryWriter: its public methods take no ready-made image bytes.
+            writer._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), trainer.global_step)
+            writer.add_text(f"{tag}/instruction", sample["instruction"], trainer.global_step)
+        loggers[0].experiment.flush()
+        self._samples = []
+
+
+def side_by_side(videos: list[Tensor]) -> np.ndarray:
+    """uint8 videos (3, F, H, W) of one size, next to each other: (F, H, sum of widths plus dividers, 3)."""
+    frames = [video.cpu().permute(1, 2, 3, 0).numpy() for video in videos]
+    divider = np.full((*frames[0].shape[:2], 4, 3), 255, dtype=np.uint8)
+    columns = [column for video in frames for column in (divider, video)][1:]
+    return np.concatenate(columns, axis=2)

@@ -1,0 +1,29 @@
+"""Random decisions as a pure function of where in the training they are taken.
+
+Noise, noise level and instruction dropout of a sample depend on (seed, stage, step within the stage, position in the
+global batch) and on nothing else: not on rank, world size, worker count, wall time or restarts. A resumed run draws
+what the uninterrupted run would have drawn, without any generator state to save.
+"""
+
+import hashlib
+
+import torch
+
+
+def generator(seed: int, stage: str, step: int, position: int | str, purpose: str) -> torch.Generator:
+    """A CPU generator for one decision about one sample.
+
+    Args:
+        seed: the run's seed.
+        stage: name of the training stage.
+        step: optimizer step within the stage, from 0.
+        position: place of the sample in the global batch of that step, over all ranks and accumulation micro-steps;
+            or a sample id, where the draw must not depend on the order of the samples (validation).
+        purpose: what is drawn ("noise", "sigma", ...); different purposes are independent.
+
+    Returns:
+        A freshly seeded generator: equal arguments give equal draws, on every machine.
+    """
+    key = "\x1f".join((str(int(seed)), stage, str(int(step)), str(position), purpose))
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
