@@ -105,7 +105,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         try:
             with safe_open(file, framework="pt") as tensors:
                 # Cloned: tensors mapped from the file are unaligned, which changes results in the last bits.
-                state |= {key: tensors.get_tensor(key).clone() for key in tensors.keys()}
+                state |= {key: tensors.get_tensor(key).clone() for key in tensors.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(
                 f"'{file}' is not a whole safetensors file ({error}): copy or download it again."

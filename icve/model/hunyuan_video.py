@@ -8,6 +8,8 @@ attention sees the packed sequence [source | target | text]. Parameter and confi
 Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N tokens, L text tokens, D width.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -241,9 +243,9 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
     """
 
     _supports_gradient_checkpointing = True
-    _skip_layerwise_casting_patterns = ["x_embedder", "context_embedder", "norm"]
-    _no_split_modules = ["DoubleStreamBlock", "SingleStreamBlock", "PatchEmbed", "TokenRefiner"]
-    _repeated_blocks = ["DoubleStreamBlock", "SingleStreamBlock"]
+    _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]
+    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock", "PatchEmbed", "TokenRefiner"]
+    _repeated_blocks: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]
 
     @register_to_config
     def __init__(
