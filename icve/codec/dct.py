@@ -68,10 +68,10 @@ class DCTCodec(ModelMixin, ConfigMixin):
         scales: per channel; a latent is coefficient / scale, which gives it about unit variance.
 
     The defaults were measured with half the weight on targets of the synthetic world (64x64, 9 frames) and a quarter
-    each on real clips at 64x64 (every third frame) and at 240x384. The coefficients maximise the mean PSNR among the most
-    energetic ones (exchanges of one coefficient no longer help): 25.9 dB on the synthetic targets, 24.3 and 27.7 dB on
-    the real clips. A scale is the root mean square of its coefficient (latent frame 0 left out for temporal ones). No mean
-    is subtracted: the largest, of the orange-blue average, is half a standard deviation.
+    each on real clips at 64x64 (every third frame) and at 240x384. The coefficients maximise the mean PSNR among the
+    most energetic ones (no exchange of one coefficient helps): 25.9 dB on the synthetic targets, 24.3 and 27.7 dB on
+    the real clips. A scale is the root mean square of its coefficient (latent frame 0 left out for temporal ones).
+    No mean is subtracted: the largest, of the orange-blue average, is half a standard deviation.
     """
 
     latent_channels = 16

@@ -1,0 +1,248 @@
+"""EditPipeline: scheduler parity, guidance, batching, precision, and its folder."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors.torch import load_file
+
+from icve.codec import DCTCodec
+from icve.flow import sampling_sigmas
+from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.pipeline import EditPipeline, draw_noise
+from icve.text import HashedTextEncoder
+
+
+class OracleTransformer(ModelMixin, ConfigMixin):
+    """Knows the one clean target of every instruction: source + a shift that only the pooled text decides.
+
+    Predicts the exact velocity (x_t - x0)/sigma or noise (x_t - (1 - sigma) x0)/sigma, and records its calls.
+    """
+
+    @register_to_config
+    def __init__(self, objective: str = "velocity", guidance_embeds: bool = False):
+        super().__init__()
+        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.calls: list[dict] = []
+
+    def forward(self, hidden_states, source_hidden_states, timestep, pooled_projections, **others):
+        self.calls.append({"timestep": timestep, "batch": len(hidden_states), "dtype": hidden_states.dtype, **others})
+        shift = pooled_projections.sum(1).reshape(-1, 1, 1, 1, 1)
+        x0 = source_hidden_states + shift
+        sigma = (timestep / 1000).reshape(-1, 1, 1, 1, 1)
+        if self.config.objective == "epsilon":
+            return (hidden_states - (1 - sigma) * x0) / sigma
+        return (hidden_states - x0) / sigma
+
+
+def quiet(pipeline: EditPipeline) -> EditPipeline:
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def oracle_pipeline(objective: str = "velocity", guidance_embeds: bool = False, **defaults) -> EditPipeline:
+    transformer = OracleTransformer(objective, guidance_embeds)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    return quiet(EditPipeline(DCTCodec(), HashedTextEncoder(), scheduler, transformer, objective, defaults))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> EditPipeline:
+    torch.manual_seed(0)
+    transformer = HunyuanVideoInContextTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=128,
+        pooled_projection_dim=128,
+        rope_axes_dim=(8, 8, 8),
+    ).eval()
+    with torch.no_grad():  # zero-initialised outputs would make every comparison pass
+        for parameter in transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    defaults = {"steps": 3, "guidance_scale": 2.0, "shift": 5.0, "num_frames": 5, "height": 32, "width": 32}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    return quiet(EditPipeline(DCTCodec(), HashedTextEncoder(), scheduler, transformer, defaults=defaults))
+
+
+def video(batch: int = 2) -> torch.Tensor:
+    return torch.rand(batch, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+INSTRUCTIONS = ["make it red", "remove the very large blue circle on the left"]
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_scheduler_matches_the_release(shared_data, steps):
+    golden = load_file(shared_data / "golden" / "golden_scheduler.safetensors")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+    scheduler.set_timesteps(sigmas=sampling_sigmas(steps, 7.0))
+    torch.testing.assert_close(scheduler.sigmas, golden[f"sigmas_{steps}"], atol=2e-7, rtol=0)
+    torch.testing.assert_close(scheduler.timesteps, golden[f"timesteps_{steps}"], atol=2e-4, rtol=0)
+
+    sample, output = golden["sample"].clone(), golden["model_output"].clone()
+    for name, index in (("step0", 0), ("mid", steps // 2)):
+        scheduler.set_timesteps(sigmas=sampling_sigmas(steps, 7.0))
+        stepped = scheduler.step(output, scheduler.timesteps[index], sample, return_dict=False)[0]
+        torch.testing.assert_close(stepped, golden[f"euler_{name}_{steps}"], atol=1e-6, rtol=0)
+    scheduler.set_timesteps(sigmas=sampling_sigmas(steps, 7.0))
+    latents = sample
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
+    torch.testing.assert_close(latents, golden[f"euler_all_constant_v_{steps}"], atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["velocity", "epsilon"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_sampling_reaches_the_model_s_target(objective, steps):
+    pipeline = oracle_pipeline(objective)
+    source = pipeline.encode_video(video())
+    shift = pipeline.text_encoder.encode(INSTRUCTIONS)[2].sum(1).reshape(-1, 1, 1, 1, 1)
+    edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent")
+    torch.testing.assert_close(edited, source + shift, atol=2e-3, rtol=1e-3)
+
+
+def test_guidance_extrapolates_from_the_negative_branch():
+    pipeline = oracle_pipeline()
+    source = pipeline.encode_video(video())
+    shifts = pipeline.text_encoder.encode(["ugly", *INSTRUCTIONS])[2].sum(1)
+    guided = shifts[0] + 3.0 * (shifts[1:] - shifts[0])
+    edited = pipeline(video(), INSTRUCTIONS, 4, guidance_scale=3.0, negative_prompt="ugly", output_type="latent")
+    torch.testing.assert_close(edited, source + guided.reshape(-1, 1, 1, 1, 1), atol=5e-3, rtol=1e-3)
+    assert {call["batch"] for call in pipeline.transformer.calls} == {4}
+
+
+def test_no_negative_branch_without_guidance():
+    pipeline = oracle_pipeline(steps=3)
+    pipeline(video(), INSTRUCTIONS, guidance_scale=1.0)
+    assert [call["batch"] for call in pipeline.transformer.calls] == [2, 2, 2]
+    assert pipeline.transformer.calls[0]["guidance"] is None
+
+
+def test_embedded_guidance_only_for_models_that_have_it():
+    pipeline = oracle_pipeline(guidance_embeds=True)
+    pipeline(video(), INSTRUCTIONS, 1, guidance_scale=1.0, embedded_guidance_scale=1.5)
+    assert pipeline.transformer.calls[0]["guidance"].tolist() == [1500.0, 1500.0]
+
+
+def test_defaults_rule_what_the_call_leaves_open():
+    pipeline = oracle_pipeline(steps=2, shift=3.0, guidance_scale=1.0)
+    pipeline(video(), INSTRUCTIONS)
+    times = [round(call["timestep"][0].item(), 3) for call in pipeline.transformer.calls]
+    assert times == [1000.0, 750.0]  # 3*0.5 / (1 + 2*0.5)
+    pipeline.transformer.calls.clear()
+    pipeline(video(), INSTRUCTIONS, num_inference_steps=1, shift=7.0, guidance_scale=2.0)
+    assert [(call["timestep"][0].item(), call["batch"]) for call in pipeline.transformer.calls] == [(1000.0, 4)]
+
+
+def test_unknown_or_impossible_defaults_are_refused():
+    with pytest.raises(ValueError, match=r"'step'.*'steps'"):
+        oracle_pipeline(step=3)
+    with pytest.raises(ValueError, match="4k\\+1"):
+        oracle_pipeline(num_frames=8)
+    with pytest.raises(ValueError, match="objective"):
+        oracle_pipeline("x0")
+
+
+def test_an_item_does_not_depend_on_its_batch(pipeline):
+    together = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4))
+    for index in range(2):
+        alone = pipeline(video()[index : index + 1], INSTRUCTIONS[index], generator=generators(3 + index))
+        torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=0)
+
+
+def test_seed_instruction_and_source_all_matter(pipeline):
+    edited = pipeline(video(1), "make it red", generator=generators(0))
+    assert torch.equal(edited, pipeline(video(1), "make it red", generator=generators(0)))
+    for other in (
+        pipeline(video(1), "make it red", generator=generators(1)),
+        pipeline(video(1), "make it blue", generator=generators(0)),
+        pipeline(-video(1), "make it red", generator=generators(0)),
+    ):
+        assert (edited - other).abs().max() > 1e-3
+
+
+def test_pixels_in_and_out(pipeline):
+    pixels = ((video() + 1) * 127.5).round().to(torch.uint8)
+    edited = pipeline(pixels, "make it red", generator=generators(0, 1), output_type="uint8")
+    assert edited.dtype == torch.uint8
+    assert edited.shape == pixels.shape
+    same = pipeline(pixels.float() / 127.5 - 1, "make it red", generator=generators(0, 1))
+    assert same.abs().max() <= 1
+    torch.testing.assert_close(edited.float() / 127.5 - 1, same, atol=0.5 / 127.5 + 1e-4, rtol=0)
+
+
+def test_half_precision_model_keeps_float32_latents(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    half = quiet(EditPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16))
+    assert half.transformer.dtype == torch.bfloat16
+    edited = half(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent")
+    exact = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent")
+    assert edited.dtype == torch.float32
+    assert (edited - exact).abs().max() > 0
+    assert (edited - exact).square().mean() < 0.01 * exact.square().mean()
+
+
+def test_single_generator_is_drawn_item_after_item():
+    shape = (3, 2, 1, 4, 4)
+    (one,), (other,) = generators(7), generators(7)
+    expected = torch.stack([torch.randn(shape[1:], generator=other) for _ in range(3)])
+    assert torch.equal(draw_noise(shape, one), expected)
+
+
+def test_numbers_that_disagree_are_refused(pipeline):
+    with pytest.raises(ValueError, match="2 videos and 1 instructions"):
+        pipeline(video(), ["make it red"])
+    with pytest.raises(ValueError, match="2 videos and 1 generators"):
+        pipeline(video(), "make it red", generator=generators(0))
+    with pytest.raises(ValueError, match="shape"):
+        pipeline(video()[0], "make it red")
+    with pytest.raises(ValueError, match="output_type"):
+        pipeline(video(), "make it red", output_type="pil")
+    with pytest.raises(ValueError, match="at least 1 step"):
+        pipeline(video(), "make it red", num_inference_steps=0)
+
+
+def test_folder_round_trip(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["codec"] == ["icve.codec.dct", "DCTCodec"]
+    assert index["text_encoder"] == ["icve.text.hashed", "HashedTextEncoder"]
+    assert index["transformer"] == ["icve.model.hunyuan_video", "HunyuanVideoInContextTransformer3DModel"]
+    assert index["defaults"]["steps"] == 3
+    loaded = quiet(EditPipeline.from_pretrained(tmp_path))
+    assert loaded.default("shift") == 5.0
+    assert loaded.default("negative_prompt") == ""
+    edited = [each(video(), INSTRUCTIONS, generator=generators(3, 4)) for each in (pipeline, loaded)]
+    assert torch.equal(*edited)
+
+
+def test_pickled_weights_are_never_read(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    weights = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        EditPipeline.from_pretrained(tmp_path, use_safetensors=False)
+
+
+def test_code_in_the_folder_is_never_run(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["codec"] = ["evil", "DCTCodec"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    shutil.copy(tmp_path / "codec" / "config.json", tmp_path / "codec" / "kept.json")
+    (tmp_path / "codec" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises((ValueError, OSError)):
+        EditPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    assert not (tmp_path / "ran").exists()
