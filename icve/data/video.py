@@ -1,82 +1,37 @@
 """Pixels from and to video files: one decoder and one error policy for training, editing and curation.
 
-decord decodes the codecs it was verified on; PyAV decodes the rest, and everything where decord has no wheel
-(Linux on aarch64). Which of the two reads a file depends on the file's header alone, so neither ever salvages part of a
-file that the other refused: whatever cannot be delivered exactly as asked raises :class:`VideoError`.
+decord decodes the files it is frame-exact on; PyAV decodes the rest, and everything where decord has no wheel (Linux
+on aarch64). Which of the two reads a file depends on its packets alone, so neither ever salvages part of a file that
+the other refused: whatever cannot be delivered exactly as asked raises :class:`VideoError`.
 A reader is opened per call and never kept: a decord reader carried across ``fork`` hangs.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
-# Frame-exact in decord 0.6 with the same pixels as PyAV; it was built without an AV1 decoder.
-DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mpeg2video", "mjpeg", "prores", "ffv1", "png"})
+from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
+
+__all__ = [
+    "VideoError",
+    "VideoInfo",
+    "cover_size",
+    "probe",
+    "read_frames",
+    "resize_crop",
+    "sample_indices",
+    "timestamps",
+    "write_video",
+]
+
 _CHUNK = 16  # frames held at full resolution while resizing
-
-
-class VideoError(ValueError):
-    """A video that cannot be read as asked. ``path`` names it, ``reason`` says why in one sentence."""
-
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file's packets say about its video stream, without decoding it.
-
-    ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
-    (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
-    already applied by :func:`read_frames`.
-    """
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-    duration: float
-    rotation: int
-    codec: str
-
-
-@dataclass(frozen=True, eq=False)
-class _Index:
-    """Packet index of one file, in presentation order."""
-
-    info: VideoInfo
-    pts: np.ndarray | None  # (F,) int64 in time_base units; None where packets do not carry unique timestamps
-    seconds: np.ndarray  # (F,) float64, first frame at 0
-    keys: np.ndarray  # positions of key frames
-    decoder: str
-
-
-def probe(path: str | os.PathLike) -> VideoInfo:
-    """Size, rate and length of a video, from its packets (nothing is decoded, except one frame for its rotation).
-
-    Raises:
-        VideoError: the file is missing, empty, not a video, without a video stream, or truncated.
-    """
-    return _index(path).info
-
-
-def timestamps(path: str | os.PathLike) -> np.ndarray:
-    """Presentation times in seconds, (F,) float64, ascending, the first frame at 0. Raises as :func:`probe`."""
-    return _index(path).seconds.copy()
 
 
 def sample_indices(seconds: np.ndarray, fps: float, start: int = 0, count: int | None = None) -> np.ndarray:
@@ -140,7 +95,7 @@ def read_frames(
         raise ValueError("Give read_frames either indices, or start, count and fps.")
     if start < 0 or (count is not None and count < 1):
         raise ValueError(f"start must be at least 0 and count at least 1, not {start} and {count}.")
-    index = _index(path)
+    index = index_packets(path)
     frames = index.info.frames
     if indices is None:
         if start >= frames:
@@ -243,70 +198,7 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
         temporary.unlink(missing_ok=True)
 
 
-def _index(path: str | os.PathLike) -> _Index:
-    try:
-        stat = os.stat(path)
-    except OSError as error:
-        raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
-    if os.path.isdir(path):
-        raise VideoError(path, "it is a folder, not a video file.")
-    if stat.st_size == 0:
-        raise VideoError(path, "it is empty.")
-    return _indexed(os.fspath(path), stat.st_mtime_ns, stat.st_size)
-
-
-@lru_cache(maxsize=1024)
-def _indexed(path: str, modified: int, file_size: int) -> _Index:
-    """Demux the file once; `modified` and `file_size` make a replaced file a new entry."""
-    try:
-        with av.open(path) as container:
-            if not container.streams.video:
-                raise VideoError(path, "it has no video stream.")
-            stream = container.streams.video[0]
-            # A file cut exactly between two samples demuxes without complaint: compare its index with its size.
-            if any(entry.pos + entry.size > file_size for entry in stream.index_entries):
-                raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
-            packets = [packet for packet in container.demux(stream) if packet.size]
-            average, time_base, codec = stream.average_rate, stream.time_base, stream.codec_context.codec.canonical_name
-        # Rotation is only given with decoded frames.
-        with av.open(path) as container:
-            container.streams.video[0].thread_count = 1
-            first = next(container.decode(video=0), None)
-    except av.error.FFmpegError as error:
-        raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
-    if any(packet.is_corrupt for packet in packets):
-        raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
-    shown = [packet for packet in packets if not packet.is_discard]
-    if not shown or first is None:
-        raise VideoError(path, "it has no frames.")
-
-    pts = [packet.pts for packet in shown]
-    order = sorted(range(len(shown)), key=lambda i: (pts[i] is None, pts[i] if pts[i] is not None else i))
-    known = None not in pts and len(set(pts)) == len(pts)
-    fps = float(average) if average else 0.0
-    if known:
-        stamps = np.array([pts[i] for i in order], dtype=np.int64)
-        seconds = (stamps - stamps[0]) * float(time_base)
-        if not fps and len(seconds) > 1:
-            fps = (len(seconds) - 1) / seconds[-1]
-    fps = fps or 25.0
-    if not known:
-        stamps, seconds = None, np.arange(len(shown)) / fps
-    rotation = round(first.rotation / 90) % 4 * 90
-    width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
-    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec)
-    # decord counts frames that an edit list hides, which shifts its frame numbers.
-    decord = codec in DECORD_CODECS and len(shown) == len(packets) and _has_decord()
-    keys = np.flatnonzero([shown[i].is_keyframe for i in order])
-    return _Index(info, stamps, seconds, keys, "decord" if decord else "pyav")
-
-
-@cache
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None
-
-
-def _read_decord(path: str | os.PathLike, index: _Index, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _read_decord(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Yield (n, H, W, 3) chunks of ascending frame numbers."""
     import decord
 
@@ -321,12 +213,15 @@ def _read_decord(path: str | os.PathLike, index: _Index, wanted: np.ndarray) -> 
         raise VideoError(path, "it is damaged: frames asked for do not decode.") from error
 
 
-def _read_pyav(path: str | os.PathLike, index: _Index, wanted: np.ndarray, seek: bool = True) -> Iterator[np.ndarray]:
+def _read_pyav(
+    path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, seek: bool = True
+) -> Iterator[np.ndarray]:
     """Yield (n, H, W, 3) chunks of ascending frame numbers."""
     # Decoding starts at the last key frame shown at or before the first wanted frame; what an open group of pictures
     # shows before its key frame is never wanted then.
     keys = index.keys[index.keys <= wanted[0]]
     key = int(keys[-1]) if seek and len(keys) and index.pts is not None else 0
+    numbers = None if index.pts is None else {int(pts): number for number, pts in enumerate(index.pts)}
     chunk: list[np.ndarray] = []
     done = 0
     try:
@@ -335,10 +230,8 @@ def _read_pyav(path: str | os.PathLike, index: _Index, wanted: np.ndarray, seek:
             stream.thread_count = 1
             if key:
                 container.seek(int(index.pts[key]), stream=stream)
-            for number, frame in enumerate(container.decode(stream)):
-                if index.pts is not None:
-                    number = int(np.searchsorted(index.pts, frame.pts))
-                if number != wanted[done]:
+            for count, frame in enumerate(container.decode(stream)):
+                if (count if numbers is None else numbers.get(frame.pts)) != wanted[done]:
                     continue
                 chunk.append(_upright(frame, index.info.rotation))
                 done += 1
