@@ -65,13 +65,13 @@ def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipel
     try:
         pipeline = EditPipeline.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"The model in {folder} cannot be loaded: {_one_line(error)}") from error
+        raise ValueError(f"The model in {folder} cannot be loaded: {_first_sentence(error)}") from error
     pipeline.transformer.eval()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The model cannot be moved to the device {device!r}: {_one_line(error)}") from error
+        raise ValueError(f"The model cannot be moved to the device {device!r}: {_first_sentence(error)}") from error
 
 
 def model_size(height: int, width: int, budget: int, multiple: int = 16) -> tuple[int, int]:
@@ -161,7 +161,7 @@ def edit_file(
     try:
         write_video(output, resize_crop(edited, display, shape=display), info.fps)
     except OSError as error:
-        raise EditFailed(f"{output} cannot be written: {_one_line(error)}") from error
+        raise EditFailed(f"{output} cannot be written: {_first_sentence(error)}") from error
     return {
         "input": str(source),
         "output": str(output),
@@ -177,9 +177,9 @@ def edit_file(
     }
 
 
-def _one_line(error: BaseException) -> str:
+def _first_sentence(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]
+    return text.splitlines()[0].split(". ")[0].rstrip(".") + "."
 
 
 def _prepare_output(folder: Path, source: Path) -> Path:
