@@ -12,7 +12,8 @@ import av
 import numpy as np
 
 # Where decord 0.6 was seen to be frame-exact, with the same pixels as PyAV. Elsewhere it is not: it has no AV1 decoder,
-# miscounts in transport streams, and after a seek is some frames off in files whose key frames have leading frames.
+# miscounts in transport streams, is some frames off after a seek in files whose key frames have leading frames, and
+# takes the row padding of some narrow pictures (16, 24, 48, 72 wide) for channels.
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mjpeg", "prores", "ffv1", "png"})
 _DECORD_CONTAINERS = frozenset({"mp4", "matroska"})
 
@@ -132,6 +133,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         and pts is not None
         and len(shown) == len(packets)  # decord also counts the frames that an edit list hides
         and not _has_leading_frames(shown)
+        and all(side % 32 == 0 or side >= 96 for side in (width, height))
     )
     return PacketIndex(info, pts, seconds, keys, "decord" if exact and _has_decord() else "pyav")
 
