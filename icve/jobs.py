@@ -26,7 +26,7 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=len(jobs))
-        if workers <= 1:
+        if min(workers, len(jobs)) <= 1:
             return [_advance(function(job), progress, task) for job in jobs]
         # Spawned, because forking a process that has running threads (torch's, for one) can hang.
         context = multiprocessing.get_context("spawn")

@@ -81,7 +81,7 @@ def render_edit(scene: Scene, source: Rendering, edit: Edit) -> tuple[np.ndarray
     edited = apply_edit(scene, edit)
     target = render(edited)
     if edit.edit_type == "background":
-        return target.frames, source.visible.sum(axis=1) < 1.0 - 1e-6
+        return target.frames, source.background > 0.0
     mask = np.zeros(source.frames.shape[:3], bool)
     for before, visible in ((scene, source.visible), (edited, target.visible)):
         others = {(obj.identity, obj.look) for obj in (edited if before is scene else scene).objects}

@@ -14,9 +14,12 @@ def save_mask(path: str | Path, mask: np.ndarray) -> None:
     """Write a bool mask (F, H, W), whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, bits=np.packbits(mask), shape=np.asarray(mask.shape, np.int32))
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(file, bits=np.packbits(mask), shape=np.asarray(mask.shape, np.int32))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_mask(path: str | Path) -> np.ndarray:

@@ -16,10 +16,13 @@ _MARGIN = 0.4  # of the frame's side: how much canvas lies around the frame for 
 
 @dataclass(frozen=True)
 class Rendering:
-    """``frames`` uint8 (F, H, W, 3) RGB; ``visible`` float32 (F, N, H, W), each object's share of each pixel."""
+    """``frames`` uint8 (F, H, W, 3) RGB; ``visible`` float32 (F, N, H, W), each object's share of each pixel, and
+    ``background`` float32 (F, H, W), what remains. A share of exactly 0 means no influence at all on the pixel.
+    """
 
     frames: np.ndarray
     visible: np.ndarray
+    background: np.ndarray
 
 
 def render(scene: Scene) -> Rendering:
@@ -31,6 +34,7 @@ def render(scene: Scene) -> Rendering:
     placements = [scene.placement(obj) for obj in scene.objects]
     images = np.empty((scene.frames, height, width, 3), np.float32)
     visible = np.zeros((scene.frames, len(scene.objects), height, width), np.float32)
+    background = np.ones((scene.frames, height, width), np.float32)
     middle = np.array([width, height]) / 2
     canvas_middle = np.array([canvas.shape[1], canvas.shape[0]]) / 2 + np.asarray(scene.origin) * unit
     for f in range(scene.frames):
@@ -47,13 +51,17 @@ def render(scene: Scene) -> Rendering:
             scale = picture.shape[0] / (SPRITE_EXTENT * size[f])
             drawn = _warp(picture, picture.shape[0] / 2, scale, centre[f], (left, top, right, bottom))
             alpha = drawn[..., 0] * np.float32(opacity)
-            image = images[f, top:bottom, left:right]
+            box = (slice(top, bottom), slice(left, right))
+            rest = 1.0 - alpha
+            # Weights of exactly 0 and 1, so that what is fully covered leaves no trace, not even in rounding.
             # Outside the outline the shading is dark, but there alpha is 0.
-            image += alpha[..., None] * (drawn[..., 1:] * np.asarray(COLOURS[obj.colour], np.float32) - image)
-            visible[f, :number, top:bottom, left:right] *= 1.0 - alpha
-            visible[f, number, top:bottom, left:right] = alpha
+            colour = drawn[..., 1:] * np.asarray(COLOURS[obj.colour], np.float32)
+            images[f][box] = rest[..., None] * images[f][box] + alpha[..., None] * colour
+            visible[f, :number][:, *box] *= rest
+            visible[f, number][box] = alpha
+            background[f][box] *= rest
     frames = np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return Rendering(frames, visible)
+    return Rendering(frames, visible, background)
 
 
 def _warp(
