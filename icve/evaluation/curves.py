@@ -43,14 +43,14 @@ def read_curves(run: str | Path) -> dict[str, Curve]:
 
 
 def smooth(curve: Curve, windows: int = 25) -> Curve:
-    """Mean over a window of 1/``windows`` of the curve around each point (narrower at the ends); finite values only."""
+    """Mean over a window of 1/``windows`` of the curve around each point, cut off at the ends; finite values only."""
     finite = [(step, value) for step, value in curve if math.isfinite(value)]
-    half = len(finite) // (2 * windows)
+    reach = len(finite) // (2 * windows)
     sums = [0.0, *itertools.accumulate(value for _, value in finite)]
     smoothed = []
     for index, (step, _) in enumerate(finite):
-        reach = min(half, index, len(finite) - 1 - index)
-        smoothed.append((step, (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)))
+        first, end = max(index - reach, 0), min(index + reach + 1, len(finite))
+        smoothed.append((step, (sums[end] - sums[first]) / (end - first)))
     return smoothed
 
 

@@ -11,7 +11,6 @@ import base64
 import html
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from icve.atomic import write_text
 from icve.evaluation.curves import Curve, curve_chart
 
 _READING = (
@@ -57,13 +57,15 @@ class Stage:
 class Example:
     """One edit to play: ``clips`` by label in the order shown, uint8 (F,H,W,3) of one shape; the first is the source.
 
-    ``figures`` is the row of :func:`icve.evaluation.synthetic.measure_edit` for the final result.
+    ``figures`` is the row of :func:`icve.evaluation.synthetic.measure_edit` for the final result; ``nearest`` says in
+    words what the result is nearest to.
     """
 
     instruction: str
     edit_type: str
     clips: Mapping[str, np.ndarray]
     figures: Mapping[str, Any]
+    nearest: str
 
 
 def write_report(
@@ -81,7 +83,6 @@ def write_report(
     ``settings`` is shown as given (nested mappings and multi-line strings allowed), ``seconds`` as a table of times.
     Every text is escaped; nothing in the page is loaded from elsewhere.
     """
-    path = Path(path)
     assets = resources.files("icve.evaluation")
     body = [
         f"<header><h1>{html.escape(title)}</h1>",
@@ -102,11 +103,7 @@ def write_report(
         f"</head><body>{''.join(body)}"
         f"<script>{assets.joinpath('report.js').read_text(encoding='utf-8')}</script></body></html>"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_text(path, page)
 
 
 def figures_table(figures: Mapping[str, Any]) -> str:
@@ -176,7 +173,6 @@ def _card(index: int, example: Example) -> str:
     figures = example.figures
     gain = figures["psnr"] - figures["psnr_copy"]
     outcome = "success" if figures["success"] else "failed"
-    nearest = figures["nearest"].replace("_", " ")
     canvases = "".join(
         f'<figure><canvas width="{width}" height="{height}" data-column="{column}"></canvas>'
         f"<figcaption>{html.escape(label)}</figcaption></figure>"
@@ -196,7 +192,7 @@ def _card(index: int, example: Example) -> str:
         f' data-frames="{frames}"><h3>{html.escape(example.instruction)}</h3>'
         f'<div class="clips">{canvases}'
         f'<dl><dt>type</dt><dd>{html.escape(example.edit_type)}</dd><dt>result</dt><dd class="{outcome}">{outcome}</dd>'
-        f"<dt>nearest</dt><dd>{html.escape(nearest)}</dd>{facts}</dl></div>"
+        f"<dt>nearest to</dt><dd>{html.escape(example.nearest)}</dd>{facts}</dl></div>"
         f'<img alt="" hidden src="{sprite_sheet(list(example.clips.values()))}"></article>'
     )
 

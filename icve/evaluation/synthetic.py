@@ -20,7 +20,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from icve.atomic import write_text
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.video import read_frames, write_video
 from icve.synthetic.masks import load_mask
@@ -225,8 +225,8 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, fps: float) -> P
         name = f"edits/{index:04d}.mp4"
         write_video(folder / name, evaluation.results[row["id"]], fps, crf=10)
         rows.append(row | {"result_path": name})
-    _write_text(folder / "edits.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    _write_text(folder / "figures.json", json.dumps(evaluation.figures, indent=2, allow_nan=False) + "\n")
+    write_text(folder / "edits.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(folder / "figures.json", json.dumps(evaluation.figures, indent=2, allow_nan=False) + "\n")
     return folder
 
 
@@ -315,9 +315,3 @@ def _reconstruct(codec: Any, batch: list[HeldOutEdit]) -> list[Clip]:
     video = clip_to_tensor([edit.target for edit in batch]).to(reference.device, reference.dtype) / 127.5 - 1.0
     with torch.inference_mode():
         return tensor_to_clips(codec.decode(codec.encode(video)))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -31,7 +31,7 @@ def make_examples(frames: int = 5, size: int = 16) -> list[Example]:
         make_row(edit_type="style", psnr=30.0, psnr_outside=None, psnr_copy_outside=None),
         make_row(edit_type="remove", psnr=10.0, success=False, nearest="distractor_2"),
     ]
-    return [Example(f"{HOSTILE} {i}", row["edit_type"], clips, row) for i, row in enumerate(rows)]
+    return [Example(f"{HOSTILE} {i}", row["edit_type"], clips, row, f"nearest {HOSTILE}") for i, row in enumerate(rows)]
 
 
 @pytest.fixture
