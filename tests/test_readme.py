@@ -1,0 +1,168 @@
+"""The documents are true: every command they show exists and parses, every file they name is there."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(document's name, text) of every fenced block of a language."""
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", flags=re.M | re.S)
+    return [(path.name, block) for path in DOCUMENTS for block in pattern.findall(path.read_text(encoding="utf-8"))]
+
+
+def shell_commands() -> list[tuple[str, str]]:
+    joined = ((name, block.replace("\\\n", " ")) for name, block in blocks("bash"))
+    lines = ((name, line.split("  #")[0].strip()) for name, block in joined for line in block.splitlines())
+    return list(dict.fromkeys((name, line) for name, line in lines if line and not line.startswith("#")))
+
+
+def run_icve(arguments: list[str]) -> int:
+    from icve.cli import main
+
+    try:
+        return main(arguments) or 0
+    except SystemExit as stop:
+        return stop.code or 0
+
+
+def check_icve(arguments: list[str], folder: Path) -> None:
+    """Check the arguments of `icve`, `lightning` or `python -m icve`: configurations are composed, data is written."""
+    if arguments[0] in ("fit", "validate"):
+        assert run_icve([*arguments, "--print_config"]) == 0
+    elif arguments[0] == "synthesize":
+        shortened = list(arguments)
+        shortened[shortened.index("--count") + 1] = "2"
+        shortened[shortened.index("--output") + 1] = str(folder / "made")
+        assert run_icve(shortened) == 0
+        assert any((folder / "made").iterdir())
+    else:
+        assert run_icve([*arguments, "--help"]) == 0
+
+
+def check_edit(arguments: list[str]) -> None:
+    from icve.edit import build_parser
+
+    build_parser().parse_args(arguments)  # exits where it does not fit
+
+
+@pytest.mark.parametrize(("document", "line"), shell_commands(), ids=lambda value: re.sub(r"\W+", "-", value)[:60])
+def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line)
+    program = words[0].removeprefix(".venv/bin/")
+    if program == "make":
+        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=60)
+    elif program in ("icve", "lightning"):
+        check_icve(words[1:], tmp_path)
+    elif program == "python" and words[1:3] == ["-m", "icve"]:
+        check_icve(words[3:], tmp_path)
+    elif program == "icve-edit":
+        check_edit(words[1:])
+    elif program == "python" and words[1].endswith(".py"):
+        assert (ROOT / words[1]).is_file()
+    elif program == "source":
+        assert words == ["source", ".venv/bin/activate"]
+    elif program in ("tensorboard", "pre-commit"):
+        found = shutil.which(program, path=sysconfig.get_path("scripts"))
+        assert found or program == "pre-commit", f"{program} comes with the requirements"  # pre-commit: make lint
+    else:
+        assert program in ("git", "cd", "pip"), f"{document} shows {line!r}: teach this test to check it"
+
+
+@pytest.fixture
+def demo_folder(tmp_path, monkeypatch) -> Path:
+    """A working directory that looks as after the demo: its run folder (of an untrained model) and a video."""
+    import numpy as np
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from icve.codec.dct import DCTCodec
+    from icve.data.video import write_video
+    from icve.model import HunyuanVideoInContextTransformer3DModel
+    from icve.pipeline import EditPipeline
+    from icve.text.hashed import HashedTextEncoder
+
+    transformer = HunyuanVideoInContextTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        rope_axes_dim=(2, 2, 4),
+        text_embed_dim=128,
+        pooled_projection_dim=128,
+        guidance_embeds=False,
+    )
+    defaults = {"steps": 2, "guidance_scale": 2.0, "num_frames": 9, "height": 64, "width": 64}
+    editor = EditPipeline(
+        DCTCodec(), HashedTextEncoder(), FlowMatchEulerDiscreteScheduler(), transformer, defaults=defaults
+    )
+    editor.save_pretrained(tmp_path / "runs/demo/sft/checkpoints/last")
+    write_video(tmp_path / "clip.mp4", np.random.default_rng(0).integers(0, 256, (12, 48, 80, 3), np.uint8), fps=8)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_python_shown_runs(demo_folder):
+    from icve.data.video import probe
+
+    shown = [block for name, block in blocks("python") if name == "README.md"]
+    assert shown
+    for block in shown:
+        exec(compile(block, "README.md", "exec"), {})
+    info = probe(demo_folder / "edited.mp4")
+    assert (info.frames, info.height, info.width) == (9, 64, 64)
+
+
+@pytest.mark.slow
+def test_editing_commands_shown_run(demo_folder):
+    shown = [block for name, block in blocks("bash") if name == "README.md" and "icve-edit" in block]
+    assert shown
+    environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
+    for block in shown:
+        subprocess.run(["bash", "-euc", block], check=True, timeout=240, env=environment)
+    assert len(list((demo_folder / "runs/edits").glob("000000-*.mp4"))) == 1
+
+
+def test_the_two_stages_and_editing_are_shown():
+    shown = [shlex.split(line)[0].removeprefix(".venv/bin/") for name, line in shell_commands() if name == "README.md"]
+    assert {"make", "lightning", "icve-edit", "icve"} <= set(shown)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
+    for target in targets:
+        if not target.startswith(("http://", "https://", "#")):
+            assert (document.parent / target.split("#")[0]).exists(), f"{document.name} links to {target}"
+
+
+def test_paths_named_in_the_readme_exist():
+    """Names in backticks that look like files of this repository are files of this repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    folders = "icve|configs|docs|tests|tools"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+        assert (ROOT / name).exists(), f"README.md names {name}"
+
+
+def test_manifest_rows_shown_can_be_read(tmp_path):
+    from icve.data.manifest import read_manifest
+
+    rows = [block for name, block in blocks("json") if name == "data.md"]
+    assert rows
+    for number, block in enumerate(rows):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(block, encoding="utf-8")
+        (row,) = read_manifest(path, required=("source_path", "target_path", "instruction"))
+        assert row["instruction"] == json.loads(block)["instruction"]
