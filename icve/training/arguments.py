@@ -27,10 +27,14 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if found := UNKNOWN_CLASS_OPTION.search(message):
         key, class_path, *options = found.groups()
         option = next(filter(None, options))
-        return f"{key}.init_args has no option '{option}'{nearest(option, inspect.signature(pydoc.locate(class_path)).parameters)}"
+        known = inspect.signature(pydoc.locate(class_path)).parameters
+        return f"{key}.init_args has no option '{option}'{nearest(option, known)}"
     if found := UNKNOWN_OPTION.search(message):
         option = next(filter(None, found.groups()))
         return f"there is no option '{option}'{nearest(option, parser.get_defaults().keys())}"
+    # Lightning declares the data module as optional: only the complaint about the class is of use.
+    if union := re.search(r"Subtypes: .*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
+        message = message[: message.index("\n")] + " " + union.group(1)
     return re.sub(r"\s*\n\s*", " ", message.replace("Parser key ", "option ")).strip()
 
 

@@ -51,7 +51,8 @@ class Checkpoints(Checkpoint):
         # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
         # the stage can be continued with more steps.
         step = trainer.global_step
-        if step != self._saved_step and (step % self.every_n_steps == 0 or step == trainer.max_steps):
+        due = step % self.every_n_steps == 0 and not pl_module.step_skipped  # none while training diverges
+        if step != self._saved_step and (due or step == trainer.max_steps):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,7 +76,7 @@ class Checkpoints(Checkpoint):
         path = self.folder / f"step-{trainer.global_step:06d}"
         self._saved_step = trainer.global_step
         self.newest = path
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             point_last_to(path)
             self._prune()

@@ -1,6 +1,8 @@
 """`icve fit` and `icve validate`: classes from YAML, run folders, and what a checkpoint means to a run."""
 
+import logging
 import os
+import warnings
 from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,10 @@ from icve.training.checkpoints import Checkpoints
 from icve.training.module import InContextEditingModule
 from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
+
+# Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
+logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 ResumeMode = Literal["auto", "full", "weights"]
 
@@ -54,7 +60,11 @@ class TrainingCommand(LightningCLI):
             save_config_callback=RunConfig,
             seed_everything_default=0,
             # The sampler of icve.data gives every process its own samples.
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+            },
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False},
             auto_configure_optimizers=False,
             args=args,
@@ -92,7 +102,11 @@ class TrainingCommand(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(save_dir=run, name="", version="tensorboard")
         callbacks = list(config.get("callbacks") or [])
         # Never absent: no run without checkpoints, protection from divergence and progress in steps.
-        for kind, default in ((Checkpoint, Checkpoints), (SkipNonFinite, SkipNonFinite), (ProgressBar, StepProgressBar)):
+        for kind, default in (
+            (Checkpoint, Checkpoints),
+            (SkipNonFinite, SkipNonFinite),
+            (ProgressBar, StepProgressBar),
+        ):
             wanted = {Checkpoint: "enable_checkpointing", ProgressBar: "enable_progress_bar"}.get(kind)
             if config.get(wanted) is not False and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
@@ -124,6 +138,8 @@ class TrainingCommand(LightningCLI):
                 f"resume it with --ckpt_path {trainer.default_root_dir}, choose another --trainer.default_root_dir, or "
                 "remove it."
             )
+        size = sum(p.numel() for p in model.transformer.parameters())
+        rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
         if trainer.global_step <= start and not trainer.interrupted:
             raise ValueError(
@@ -159,5 +175,3 @@ class TrainingCommand(LightningCLI):
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
         return checkpoint, saved["step"]
-
-

@@ -60,7 +60,7 @@ class EMA(Callback):
         self.updates += 1
 
     def swap_in(self, pl_module: LightningModule) -> None:
-        """Put the averaged weights into the transformer, keeping the live ones aside; nothing to do without a shadow."""
+        """Put the averaged weights into the transformer and the live ones aside; without a shadow, do nothing."""
         if not self.shadow or self._live is not None:
             return
         parameters = [p.data for p in pl_module.transformer.parameters()]

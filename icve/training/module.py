@@ -92,7 +92,7 @@ class InContextEditingModule(LightningModule):
         edit_threshold: float = 0.1,
         warmup_steps: int = 0,
         schedule: Schedule = "constant",
-        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
+        sampling: Sampling = Sampling(),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class InContextEditingModule(LightningModule):
         if edit_weight <= 0 or warmup_steps < 0:
             raise ValueError("edit_weight must be positive and warmup_steps not negative.")
         self.transformer = transformer
-        # In a tuple, where nn.Module does not see them: frozen parts are neither saved, optimised nor put in train mode.
+        # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
         self.stage = stage
         self.optimizer = optimizer
@@ -134,7 +134,7 @@ class InContextEditingModule(LightningModule):
     # ---- the training step -------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """One micro-batch: {source, target: uint8 (B, 3, F, H, W) or latents, instruction: list[str], id: list[str]}."""
+        """One micro-batch: source and target uint8 (B, 3, F, H, W) or latents; instruction and id lists of str."""
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
         sigma, noise, dropped = self.draw(x0)
         text = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]

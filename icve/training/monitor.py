@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch.optim import Optimizer
 
 
 class TrainingMonitor(Callback):
@@ -23,6 +24,7 @@ class TrainingMonitor(Callback):
         self._samples = self._tokens = 0
         self._since = 0.0
         self._step = -1
+        self._learning_rates: dict[str, float] = {}
         self._file: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -32,6 +34,11 @@ class TrainingMonitor(Callback):
             path = Path(trainer.default_root_dir) / self.FILE
             keep_steps_before(path, trainer.global_step)
             self._file = path.open("a", encoding="utf-8")
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        # Noted here because the schedule has moved on when the step is over.
+        groups = enumerate(optimizer.param_groups)
+        self._learning_rates = {f"train/learning_rate_{group.get('kind', i)}": group["lr"] for i, group in groups}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
@@ -49,11 +56,10 @@ class TrainingMonitor(Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0:
             seconds = max(time.perf_counter() - self._since, 1e-9)
             figures = {
+                **self._learning_rates,
                 "train/samples_per_second": self._samples * trainer.world_size / seconds,
                 "train/tokens_per_second": self._tokens * trainer.world_size / seconds,
             }
-            for number, group in enumerate(trainer.optimizers[0].param_groups):
-                figures[f"train/learning_rate_{group.get('kind', number)}"] = group["lr"]
             pl_module.log_dict(figures)
             self._since, self._samples, self._tokens = time.perf_counter(), 0, 0
 

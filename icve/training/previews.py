@@ -13,7 +13,7 @@ from icve.training.randomness import generator
 
 
 class EditPreviews(Callback):
-    """Shows source | edited | target of some validation samples in TensorBoard, after each validation, as moving pictures.
+    """Moving pictures in TensorBoard: source | edited | target of some validation samples, after each validation.
 
     The edits use the weights that validation uses (the EMA) and the same noise every time, so that the pictures of
     different steps and runs compare.
@@ -74,8 +74,13 @@ class EditPreviews(Callback):
         self._samples = []
 
 
-def side_by_side(videos: list[Tensor]) -> np.ndarray:
-    """uint8 videos (3, F, H, W) of one size, next to each other: (F, H, sum of widths plus dividers, 3)."""
+def side_by_side(videos: list[Tensor], least_height: int = 128) -> np.ndarray:
+    """uint8 videos (3, F, H, W) of one size, next to each other with dividers: (F, H', W', 3).
+
+    Small ones are enlarged by a whole factor to at least `least_height` pixels, to be seen on a screen.
+    """
+    factor = max(1, -(-least_height // videos[0].shape[2]))
+    videos = [video.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3) for video in videos]
     frames = [video.cpu().permute(1, 2, 3, 0).numpy() for video in videos]
     divider = np.full((*frames[0].shape[:2], 4, 3), 255, dtype=np.uint8)
     columns = [column for video in frames for column in (divider, video)][1:]

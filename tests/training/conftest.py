@@ -1,0 +1,145 @@
+"""A model, data and a trainer small enough that a training step takes milliseconds."""
+
+from functools import partial
+
+import lightning.pytorch as L
+import pytest
+import torch
+
+from icve.codec.dct import DCTCodec
+from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.text.hashed import HashedTextEncoder
+from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.module import InContextEditingModule, Sampling
+from icve.training.optimizers import MuonAdamW
+
+WORDS = ("make the red circle blue", "remove it", "add a green square on the left", "turn it into a watercolour")
+SIZE = 16  # pixels: 2x2 latents, one token per frame
+
+
+class TinyPairs(L.LightningDataModule):
+    """Random clips; batch n is a pure function of n, as in icve.data, and begins at `start_batch`."""
+
+    def __init__(self, batch_size=2, frames=5, mask=False, validation=0, poison=()):
+        super().__init__()
+        self.batch_size, self.frames, self.mask, self.validation = batch_size, frames, mask, validation
+        self.poison = set(poison)  # numbers of batches whose latents are not finite
+        self.start_batch = 0
+
+    def batch(self, number):
+        g = torch.Generator().manual_seed(1000 + number)
+        shape = (self.batch_size, 3, self.frames, SIZE, SIZE)
+        batch = {
+            "source": torch.randint(0, 256, shape, generator=g, dtype=torch.uint8),
+            "target": torch.randint(0, 256, shape, generator=g, dtype=torch.uint8),
+            "instruction": [WORDS[(number + i) % len(WORDS)] for i in range(self.batch_size)],
+            "id": [f"{number}-{i}" for i in range(self.batch_size)],
+        }
+        if self.mask:
+            batch["mask"] = torch.rand(self.batch_size, 1, *shape[2:], generator=g) > 0.9
+        if number in self.poison:
+            latents = torch.full((self.batch_size, 16, 2, SIZE // 8, SIZE // 8), float("nan"))
+            batch["source"] = batch["target"] = latents
+        return batch
+
+    def train_dataloader(self):
+        def stream():
+            number = self.start_batch
+            while True:
+                yield self.batch(number)
+                number += 1
+
+        return torch.utils.data.DataLoader(_Stream(stream), batch_size=None)
+
+    def val_dataloader(self):
+        return as_loader([self.batch(-1 - number) for number in range(self.validation)])
+
+
+def as_loader(batches):
+    return torch.utils.data.DataLoader(batches, batch_size=None) if batches else []
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    def __init__(self, make):
+        self.make = make
+
+    def __iter__(self):
+        return self.make()
+
+
+def tiny_transformer(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_single_layers": 1}
+    config |= {"num_refiner_layers": 1, "rope_axes_dim": (2, 4, 2), "text_embed_dim": 12, "pooled_projection_dim": 10}
+    model = HunyuanVideoInContextTransformer3DModel(**{**config, "guidance_embeds": False, **changes})
+    with torch.no_grad():  # a fresh model predicts zero everywhere and has few gradients
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return model
+
+
+@pytest.fixture
+def make_module():
+    def make(stage="tiny", seed=0, transformer=None, **options):
+        return InContextEditingModule(
+            transformer or tiny_transformer(seed),
+            DCTCodec(),
+            HashedTextEncoder(text_dim=12, pooled_dim=10),
+            stage=stage,
+            seed=seed,
+            **{
+                "optimizer": partial(MuonAdamW, lr=1e-2),
+                "sampling": Sampling(2, 1.0, 1.0, num_frames=5, height=SIZE, width=SIZE),
+                **options,
+            },
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_data():
+    return TinyPairs
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    def make(max_steps, callbacks=(), folder=None, **options):
+        return L.Trainer(
+            **{
+                "max_steps": max_steps,
+                "default_root_dir": folder or tmp_path,
+                "callbacks": list(callbacks),
+                "plugins": [CheckpointFolders()],
+                "accelerator": "cpu",
+                "devices": 1,
+                "logger": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "check_val_every_n_epoch": None,
+                "val_check_interval": 1000,
+                "enable_checkpointing": any(hasattr(callback, "keep_last") for callback in callbacks),
+                **options,
+            }
+        )
+
+    return make
+
+
+class Losses(L.Callback):
+    """Loss and ids of every micro-batch, the learning rate, and the steps validated at."""
+
+    def __init__(self):
+        self.lines, self.validated = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.lines.append((float(outputs["loss"]), tuple(batch["id"]), trainer.optimizers[0].param_groups[0]["lr"]))
+
+    def on_validation_end(self, trainer, pl_module):
+        self.validated.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
+
+
+@pytest.fixture
+def make_losses():
+    return Losses

@@ -1,0 +1,115 @@
+import os
+
+import pytest
+import torch
+
+from icve.training.checkpoint_io import (
+    STAGE_KEY,
+    CheckpointFolders,
+    point_last_to,
+    read_stage,
+    resolve_checkpoint,
+    saved_checkpoints,
+)
+
+CONTENTS = {"state_dict": {"w": torch.arange(3.0)}, STAGE_KEY: {"stage": "sft", "step": 7, "batches": 14, "seed": 0}}
+
+
+def save(path):
+    CheckpointFolders().save_checkpoint({**CONTENTS, CheckpointFolders.MODEL_WRITER: write_model}, path)
+    return path
+
+
+def write_model(folder):
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text("{}")
+
+
+def test_a_folder_with_everything_and_nothing_else(tmp_path):
+    path = save(tmp_path / "checkpoints" / "step-000007")
+    assert sorted(entry.name for entry in path.iterdir()) == ["trainer.ckpt", "transformer"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["step-000007"]
+    loaded = CheckpointFolders().load_checkpoint(path)
+    assert torch.equal(loaded["state_dict"]["w"], torch.arange(3.0))
+    assert CheckpointFolders.MODEL_WRITER not in loaded
+    assert read_stage(path) == CONTENTS[STAGE_KEY]
+
+
+def test_what_is_saved_again_replaces_the_old(tmp_path):
+    path = save(tmp_path / "step-000007")
+    (path / "old").touch()
+    save(path)
+    assert not (path / "old").exists()
+
+
+def test_a_failed_save_leaves_nothing(tmp_path):
+    def fail(folder):
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        CheckpointFolders().save_checkpoint(
+            {**CONTENTS, CheckpointFolders.MODEL_WRITER: fail}, tmp_path / "step-000007"
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arbitrary_objects_are_not_loaded(tmp_path):
+    path = tmp_path / "step-000001"
+    path.mkdir()
+    torch.save({STAGE_KEY: CheckpointFolders()}, path / "trainer.ckpt")
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        CheckpointFolders().load_checkpoint(path)
+
+
+def test_every_way_to_name_a_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    first, second = (save(run / "checkpoints" / f"step-00000{n}") for n in (5, 7))
+    point_last_to(second)
+    for name in (run, run / "checkpoints", run / "checkpoints" / "last", second):
+        assert resolve_checkpoint(name) == second
+    assert resolve_checkpoint(first) == first
+    assert resolve_checkpoint(first / "transformer") == first / "transformer"
+    weights = tmp_path / "weights.safetensors"
+    weights.touch()
+    assert resolve_checkpoint(weights) == weights
+    assert read_stage(weights) is None
+
+
+def test_half_written_folders_and_a_dangling_link_do_not_matter(tmp_path):
+    checkpoints = tmp_path / "run" / "checkpoints"
+    good = save(checkpoints / "step-000900")
+    save(checkpoints / "step-001000").rename(checkpoints / ".step-001000.17.tmp")
+    (checkpoints / "last").symlink_to("step-001000")
+    assert saved_checkpoints(checkpoints) == [good]
+    assert resolve_checkpoint(tmp_path / "run") == good
+    assert resolve_checkpoint(checkpoints / "last") == good
+
+
+def test_the_link_is_replaced_and_relative(tmp_path):
+    first, second = (save(tmp_path / f"step-00000{n}") for n in (1, 2))
+    point_last_to(first)
+    point_last_to(second)
+    assert os.readlink(tmp_path / "last") == "step-000002"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last", "step-000001", "step-000002"]
+
+
+def test_steps_sort_as_numbers(tmp_path):
+    names = ["step-1000000", "step-000900", "step-20"]
+    for name in names:
+        save(tmp_path / name)
+    assert [path.name for path in saved_checkpoints(tmp_path)] == ["step-20", "step-000900", "step-1000000"]
+
+
+@pytest.mark.parametrize("name", ["absent", "empty"])
+def test_no_checkpoint_is_one_sentence(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"{name} (does not exist|holds no checkpoint); name a run folder"):
+        resolve_checkpoint(tmp_path / name)
+
+
+def test_a_foreign_checkpoint_is_named(tmp_path):
+    path = tmp_path / "step-000001"
+    path.mkdir()
+    torch.save({"state_dict": {}}, path / "trainer.ckpt")
+    with pytest.raises(ValueError, match="not written by this project"):
+        read_stage(path)

@@ -1,0 +1,92 @@
+import os
+
+import pytest
+import torch
+
+from icve.pipeline import EditPipeline
+from icve.training.checkpoint_io import saved_checkpoints
+from icve.training.checkpoints import Checkpoints
+from icve.training.ema import EMA
+from icve.training.module import Sampling
+
+
+def names(folder):
+    return [path.name for path in saved_checkpoints(folder / "checkpoints")]
+
+
+def test_every_n_steps_and_at_the_end_the_newest_stay(make_module, make_trainer, make_data, tmp_path):
+    make_trainer(7, callbacks=[Checkpoints(every_n_steps=2, keep_last=2)], accumulate_grad_batches=2).fit(
+        make_module(), datamodule=make_data()
+    )
+    assert names(tmp_path) == ["step-000006", "step-000007"]
+    assert os.readlink(tmp_path / "checkpoints" / "last") == "step-000007"
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last", "step-000006", "step-000007"]
+
+
+def test_zero_keeps_all(make_module, make_trainer, make_data, tmp_path):
+    make_trainer(3, callbacks=[Checkpoints(1, keep_last=0)]).fit(make_module(), datamodule=make_data())
+    assert names(tmp_path) == ["step-000001", "step-000002", "step-000003"]
+
+
+def test_a_run_stopped_early_is_saved_where_it_stopped(make_module, make_trainer, make_data, tmp_path):
+    module = make_module()
+
+    def stop(*args):
+        module.trainer.should_stop = module.trainer.global_step == 3
+
+    module.on_train_batch_end = stop
+    make_trainer(9, callbacks=[Checkpoints(100)]).fit(module, datamodule=make_data())
+    assert names(tmp_path) == ["step-000003"]
+
+
+def test_the_best_is_kept(make_module, make_trainer, make_data, tmp_path):
+    module, scores = make_module(), iter([3.0, 1.0, 2.0, 4.0])
+    module.validation_step = lambda batch, batch_idx: module.log("val/loss", next(scores))
+    trainer = make_trainer(4, callbacks=[Checkpoints(1, keep_last=1, monitor="val/loss")], val_check_interval=1)
+    trainer.fit(module, datamodule=make_data(validation=1))
+    assert names(tmp_path) == ["step-000002", "step-000004"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
+
+
+def test_an_unknown_figure_is_named(make_module, make_trainer, make_data):
+    trainer = make_trainer(1, callbacks=[Checkpoints(1, monitor="val/lost")], val_check_interval=1)
+    with pytest.raises(ValueError, match=r"'val/lost'.*val/loss"):
+        trainer.fit(make_module(), datamodule=make_data(validation=1))
+
+
+def test_remains_of_a_killed_save_are_removed(make_module, make_trainer, make_data, tmp_path):
+    stale = tmp_path / "checkpoints" / ".step-000001.99.tmp"
+    stale.mkdir(parents=True)
+    (stale / "trainer.ckpt").touch()
+    (tmp_path / "checkpoints" / ".last.99.tmp").symlink_to("nowhere")
+    make_trainer(1, callbacks=[Checkpoints(1)]).fit(make_module(), datamodule=make_data())
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last", "step-000001"]
+
+
+def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, make_trainer, make_data, tmp_path):
+    ema = EMA(decay=0.5)
+    module = make_module(
+        sampling=Sampling(3, 2.0, 1.5, num_frames=5, height=16, width=16, fps=8.0), objective="epsilon"
+    )
+    make_trainer(2, callbacks=[ema, Checkpoints(2)]).fit(module, datamodule=make_data())
+    checkpoint = tmp_path / "checkpoints" / "last"
+    pipeline = EditPipeline.from_pretrained(checkpoint)
+    for name, weights in pipeline.transformer.state_dict().items():
+        assert torch.equal(weights, ema.shadow[name])
+    assert not torch.equal(pipeline.transformer.proj_out.weight, module.transformer.proj_out.weight)
+    assert pipeline.default("steps") == 3
+    assert pipeline.default("shift") == 1.5
+    assert pipeline.config.objective == "epsilon"
+    video = make_data().batch(0)["source"][:1]
+    assert pipeline(video, "make it blue", output_type="uint8").shape == video.shape
+    saved = torch.load(checkpoint / "trainer.ckpt", weights_only=True)
+    assert all(key.startswith("transformer.") for key in saved["state_dict"])
+
+
+def test_weights_warm_start_from_a_checkpoint(make_module, make_trainer, make_data, tmp_path):
+    ema = EMA(decay=0.5)
+    make_trainer(2, callbacks=[ema, Checkpoints(2)]).fit(make_module(), datamodule=make_data())
+    other = make_module(seed=9)
+    other.load_weights(tmp_path / "checkpoints" / "step-000002")
+    for name, weights in other.transformer.state_dict().items():
+        assert torch.equal(weights, ema.shadow[name])

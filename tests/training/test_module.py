@@ -1,0 +1,192 @@
+import math
+
+import pytest
+import torch
+
+from icve.flow import flow_loss, interpolate
+from icve.training.module import VALIDATION_SIGMAS
+from icve.training.randomness import generator
+from tests.training.conftest import as_loader, tiny_transformer
+
+
+class Spy(torch.nn.Module):
+    """Remembers what the transformer was called with."""
+
+    def __init__(self, transformer):
+        super().__init__()
+        self.inner, self.calls = transformer, []
+
+    @property
+    def config(self):
+        return self.inner.config
+
+    def forward(self, **kwargs):
+        self.calls.append(kwargs)
+        return self.inner(**kwargs)
+
+
+def train_one_step(make_trainer, module, data, **options):
+    trainer = make_trainer(1, **options)
+    trainer.fit(module, datamodule=data)
+    return trainer
+
+
+def test_the_step_is_the_papers(make_module, make_trainer, make_data, make_losses):
+    spy, losses = Spy(tiny_transformer()), make_losses()
+    module = make_module(transformer=spy, stage="s", seed=3, instruction_dropout=0.0)
+    start = {name: p.clone() for name, p in spy.inner.state_dict().items()}
+    data = make_data()
+    train_one_step(make_trainer, module, data, callbacks=[losses])
+    (call,) = spy.calls
+    batch = data.batch(0)
+    x0 = module.codec.encode(batch["target"].float() / 127.5 - 1)
+    z_source = module.codec.encode(batch["source"].float() / 127.5 - 1)
+    sigma = torch.tensor([module.density.sample(generator(3, "s", 0, i, "sigma")) for i in range(2)])
+    noise = torch.stack([torch.randn(x0.shape[1:], generator=generator(3, "s", 0, i, "noise")) for i in range(2)])
+    assert torch.equal(call["hidden_states"], interpolate(x0, noise, sigma))
+    assert torch.equal(call["source_hidden_states"], z_source)
+    assert torch.equal(call["timestep"], 1000.0 * sigma)
+    assert call["guidance"] is None
+    embeddings, mask, pooled = module.text_encoder.encode(batch["instruction"])
+    assert torch.equal(call["encoder_hidden_states"], embeddings)
+    assert torch.equal(call["encoder_attention_mask"], mask)
+    assert torch.equal(call["pooled_projections"], pooled)
+    twin = tiny_transformer()
+    twin.load_state_dict(start)
+    expected = flow_loss(twin(**call), x0, noise, sigma).mean()
+    assert losses.lines[0][0] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_guidance_is_embedded_when_the_model_has_it(make_module, make_trainer, make_data):
+    spy = Spy(tiny_transformer(guidance_embeds=True))
+    train_one_step(make_trainer, make_module(transformer=spy), make_data())
+    assert spy.calls[0]["guidance"].tolist() == [1000.0, 1000.0]
+
+
+def test_only_the_instruction_is_dropped(make_module, make_trainer, make_data):
+    spy = Spy(tiny_transformer())
+    module = make_module(transformer=spy, instruction_dropout=1.0)
+    train_one_step(make_trainer, module, make_data())
+    null, mask, _ = module.text_encoder.encode([""])
+    assert torch.equal(spy.calls[0]["encoder_hidden_states"], null.expand(2, -1, -1))
+    assert spy.calls[0]["encoder_attention_mask"].sum() == 2 * mask.sum()
+    assert spy.calls[0]["source_hidden_states"].abs().sum() > 0
+
+
+def test_the_dropout_rate_is_the_one_asked_for(make_module, make_trainer, make_data):
+    module = make_module(instruction_dropout=0.3)
+    make_trainer(1).fit(module, datamodule=make_data())
+    _, _, dropped = module.draw(torch.zeros(2000, 1, 1, 1, 1))
+    assert 0.26 < sum(dropped) / 2000 < 0.34
+
+
+def test_draws_follow_the_position_in_the_global_batch(make_module, make_trainer, make_data):
+    # Two micro-batches of two draw what one batch of four draws.
+    draws = []
+    for size, accumulate in ((4, 1), (2, 2)):
+        module = make_module()
+        spied = spy_on_draws(module)
+        trainer = make_trainer(2, accumulate_grad_batches=accumulate)
+        trainer.fit(module, datamodule=make_data(batch_size=size))
+        draws.append(torch.cat([noise for _, noise, _ in spied]))
+    assert torch.equal(draws[0], draws[1])
+    assert len(draws[0].flatten(1).unique(dim=0)) == 8
+
+
+def spy_on_draws(module):
+    seen, draw = [], module.draw
+
+    def spied(x0):
+        seen.append(draw(x0))
+        return seen[-1]
+
+    module.draw = spied
+    return seen
+
+
+def test_the_edited_region_weighs_more(make_module, make_trainer, make_data):
+    module = make_module(edit_weight=5.0)
+    batch = make_data(mask=True).batch(0)
+    x0 = torch.zeros(2, 16, 2, 2, 2)
+    weight = module.loss_weight(batch["mask"], x0, x0)
+    assert weight.shape == (2, 1, 2, 2, 2)
+    assert set(weight.unique().tolist()) <= {1.0, 5.0}
+    z = x0.clone()
+    z[:, :, 1, 0, 0] = 1.0
+    assert module.loss_weight(None, z, x0)[:, 0, 1, 0, 0].tolist() == [5.0, 5.0]
+    assert module.loss_weight(None, x0[:, :, :1], x0) is None  # a source of another length has no difference
+    assert make_module().loss_weight(batch["mask"], x0, x0) is None
+
+
+def test_latents_are_taken_as_they_are(make_module):
+    latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
+    assert torch.equal(make_module().encode_video(latents), latents.float())
+
+
+def test_frozen_parts_are_neither_saved_nor_optimised(make_module, make_trainer, make_data):
+    module = make_module()
+    trainer = train_one_step(make_trainer, module, make_data())
+    expected = {f"transformer.{name}" for name in tiny_transformer().state_dict()}
+    assert set(module.state_dict()) == expected
+    optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in module.transformer.parameters()}
+    assert not module.codec.training
+    assert not module.text_encoder.training
+    assert not any(p.requires_grad for part in (module.codec, module.text_encoder) for p in part.parameters())
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true"])
+def test_precisions(make_module, make_trainer, make_data, make_losses, precision):
+    losses = make_losses()
+    spy = Spy(tiny_transformer())
+    module = make_module(transformer=spy)
+    make_trainer(2, callbacks=[losses], precision=precision).fit(module, datamodule=make_data(validation=1))
+    assert all(math.isfinite(loss) for loss, _, _ in losses.lines)
+    dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    assert {p.dtype for p in spy.parameters()} == {dtype}
+    assert spy.calls[0]["hidden_states"].dtype == dtype
+    # The frozen parts are outside of it: latents of the source are exact up to the last cast.
+    exact = module.codec.encode(make_data().batch(0)["source"].float() / 127.5 - 1)
+    assert torch.equal(spy.calls[0]["source_hidden_states"], exact.to(dtype))
+
+
+def test_validation_is_the_same_in_every_run_and_order(make_module, make_trainer, make_data):
+    figures = []
+    for stage, seed, batch_size in (("a", 0, 2), ("b", 5, 1)):
+        module = make_module(stage=stage, seed=seed, transformer=tiny_transformer())
+        data = make_data()
+        whole = data.batch(-1)
+        split = [whole] if batch_size == 2 else [{k: v[i : i + 1] for k, v in whole.items()} for i in (1, 0)]
+        figures.append(make_trainer(1).validate(module, as_loader(split), verbose=False)[0])
+    assert set(figures[0]) == {"val/loss", *(f"val/loss_sigma_{sigma}" for sigma in VALIDATION_SIGMAS)}
+    for name, value in figures[0].items():
+        assert figures[1][name] == pytest.approx(value, rel=1e-5)
+
+
+def test_clipping_and_warm_up(make_module, make_trainer, make_data, make_losses):
+    losses = make_losses()
+    module = make_module(warmup_steps=4)
+    norms = []
+    module.on_before_zero_grad = lambda optimizer: norms.append(
+        torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).item()
+    )
+    make_trainer(6, callbacks=[losses], gradient_clip_val=1e-3).fit(module, datamodule=make_data())
+    # The rate after a step is the next one's.
+    assert [round(lr, 6) for _, _, lr in losses.lines] == [0.005, 0.0075, 0.01, 0.01, 0.01, 0.01]
+    assert norms[1:] == pytest.approx([1e-3] * 5, rel=1e-3)
+
+
+def test_mistakes_are_named(make_module):
+    with pytest.raises(ValueError, match=r"model\.stage"):
+        make_module(stage="")
+    with pytest.raises(ValueError, match="instruction_dropout"):
+        make_module(instruction_dropout=1.5)
+    with pytest.raises(ValueError, match="edit_weight"):
+        make_module(edit_weight=0.0)
+
+
+def test_weights_of_another_shape_are_refused(make_module, tmp_path):
+    other = make_module(transformer=tiny_transformer(num_single_layers=2))
+    other.transformer.save_pretrained(tmp_path / "transformer")
+    with pytest.raises(ValueError, match=r"single_transformer_blocks\.1.* absent here"):
+        make_module().load_weights(tmp_path / "transformer")
