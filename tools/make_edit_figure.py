@@ -1,6 +1,6 @@
 """Draw edits of a held-out set as one picture: a panel per edit type, its clips side by side under the instruction.
 
-    python tools/make_edit_figure.py --evaluation runs/demo/sft/evaluation \
+    python tools/make_edit_figure.py --evaluation runs/demo/after_sft \
         --manifest runs/demo/data/held_out/manifest.parquet --output docs/edits.gif
 
 A .gif moves (all panels in step), a .png shows the middle frame. Which edits are shown is chosen by rule, not by hand:
