@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from jsonargparse import ArgumentParser
 
 # The ways jsonargparse reports a name it does not know.
-UNKNOWN_OPTION = re.compile(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: -*([^\s=]+)")
+UNKNOWN_OPTION = re.compile(r"does not accept option '([^']+)'|[Uu]nrecognized arguments: --([^\s=]+)")
+STRAY_ARGUMENT = re.compile(r"[Uu]nrecognized arguments: ([^-]\S*)")
 UNKNOWN_CLASS_OPTION = re.compile(
     r"Parser key \"([^\"]+)\":.*?class_path '([^']+)'.*?(?:Option '([^']+)' is not accepted|"
     r"does not accept option '([^']+)')",
@@ -31,11 +32,17 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{key}.init_args has no option '{option}'{nearest(option, known)}"
     if found := UNKNOWN_OPTION.search(message):
         option = next(filter(None, found.groups()))
-        return f"there is no option '{option}'{nearest(option, parser.get_defaults().keys())}"
+        keys = [key.split(".") for key in parser.get_defaults().keys()]
+        known = {".".join(parts[:length]) for parts in keys for length in range(1, len(parts) + 1)}
+        return f"there is no option '{option}'{nearest(option, known)}"
+    if found := STRAY_ARGUMENT.search(message):
+        return f"'{found.group(1)}' belongs to no option; a configuration is given with -c"
     # Lightning declares the data module as optional: only the complaint about the class is of use.
     if union := re.search(r"Subtypes: .*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
         message = message[: message.index("\n")] + " " + union.group(1)
-    return re.sub(r"\s*\n\s*", " ", message.replace("Parser key ", "option ")).strip()
+    message = re.sub(r"Expected a typing\.Literal\[([^\]]*)\]", r"Expected one of \1", message)
+    lines = [re.sub(r"^- ", "", line.strip()) for line in message.replace("Parser key ", "option ").splitlines()]
+    return re.sub(r":;", ":", "; ".join(lines))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -95,6 +95,12 @@ class TrainingCommand(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """The configuration rules: hyper-parameters inside a checkpoint never override it."""
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The configuration cannot be used: {error}") from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         run = str(config.get("default_root_dir") or Path("runs") / self.model.stage)

@@ -1,12 +1,15 @@
 """A model, data and a trainer small enough that a training step takes milliseconds."""
 
+import json
 from functools import partial
 
 import lightning.pytorch as L
+import numpy as np
 import pytest
 import torch
 
 from icve.codec.dct import DCTCodec
+from icve.data.video import write_video
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.text.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
@@ -143,3 +146,85 @@ class Losses(L.Callback):
 @pytest.fixture
 def make_losses():
     return Losses
+
+
+TINY_YAML = """
+seed_everything: 0
+trainer:
+  default_root_dir: {run}
+  max_steps: 4
+  accelerator: cpu
+  devices: 1
+  precision: 32
+  enable_progress_bar: false
+  log_every_n_steps: 1
+  check_val_every_n_epoch: null
+  val_check_interval: 4
+  callbacks:
+    - class_path: icve.training.ema.EMA
+    - class_path: icve.training.checkpoints.Checkpoints
+      init_args: {{every_n_steps: 2, keep_last: 0}}
+    - class_path: icve.training.nonfinite.SkipNonFinite
+    - class_path: icve.training.monitor.TrainingMonitor
+model:
+  stage: tiny
+  seed: ${{seed_everything}}
+  transformer:
+    class_path: icve.model.HunyuanVideoInContextTransformer3DModel
+    init_args:
+      num_attention_heads: 2
+      attention_head_dim: 8
+      num_layers: 1
+      num_single_layers: 1
+      num_refiner_layers: 1
+      rope_axes_dim: [2, 4, 2]
+      text_embed_dim: 12
+      pooled_projection_dim: 10
+      guidance_embeds: false
+  codec:
+    class_path: icve.codec.dct.DCTCodec
+  text_encoder:
+    class_path: icve.text.hashed.HashedTextEncoder
+    init_args: {{text_dim: 12, pooled_dim: 10}}
+  optimizer:
+    class_path: icve.training.optimizers.MuonAdamW
+    init_args: {{lr: 0.01}}
+  warmup_steps: 3
+  instruction_dropout: 0.3
+  edit_weight: 2.0
+  sampling: {{steps: 2, guidance_scale: 1.0, shift: 1.0, num_frames: 5, height: 32, width: 32}}
+data:
+  class_path: icve.data.edits.PairedEditsDataModule
+  init_args:
+    manifest: {manifest}
+    val_manifest: {manifest}
+    buckets: [[32, 32, 5]]
+    batch_size: 2
+    seed: ${{seed_everything}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory):
+    """Five pairs of real video files."""
+    folder = tmp_path_factory.mktemp("pairs")
+    generator = np.random.default_rng(0)
+    lines = []
+    for number in range(5):
+        row = {"id": f"pair{number}", "instruction": WORDS[number % len(WORDS)]}
+        for role in ("source", "target"):
+            frames = generator.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+            write_video(folder / f"{role}{number}.mp4", frames, 8.0)
+            row |= {f"{role}_path": f"{role}{number}.mp4"}
+        lines.append(json.dumps(row))
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("\n".join(lines) + "\n")
+    return manifest
+
+
+@pytest.fixture
+def tiny_yaml(tmp_path, tiny_manifest):
+    """A configuration that trains in a second, into tmp_path/run."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY_YAML.format(run=tmp_path / "run", manifest=tiny_manifest))
+    return path

@@ -1,0 +1,57 @@
+import json
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from icve.evaluation.curves import read_curves
+from icve.training.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
+from icve.training.nonfinite import SkipNonFinite
+
+
+def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    callbacks = [TrainingMonitor(), SkipNonFinite()]
+    module, data = make_module(warmup_steps=4), make_data(validation=1)
+    make_trainer(6, callbacks, logger=logger, log_every_n_steps=2, val_check_interval=6, accumulate_grad_batches=2).fit(
+        module, datamodule=data
+    )
+    curves = read_curves(tmp_path)
+    names = {"loss", "learning_rate_muon", "learning_rate_adamw", "gradient_norm", "skipped_steps"}
+    names |= {"samples_per_second", "tokens_per_second"}
+    for name in names:
+        assert [step for step, _ in curves[f"train/{name}"]] == [1, 3, 5], name
+    assert [value for _, value in curves["train/learning_rate_muon"]] == pytest.approx([0.005, 0.01, 0.01])
+    rates = zip(curves["train/tokens_per_second"], curves["train/samples_per_second"], strict=True)
+    for (_, tokens), (_, samples) in rates:
+        # 2 x 2 video tokens and one to six words a sample
+        assert 5 <= tokens / samples <= 10
+    assert {name for name in curves if name.startswith("val/loss_sigma_")} == {
+        f"val/loss_sigma_{sigma}" for sigma in (0.1, 0.3, 0.5, 0.7, 0.9)
+    }
+
+
+def test_every_micro_batch_is_written_down(make_module, make_trainer, make_data, make_losses, tmp_path):
+    losses, data = make_losses(), make_data()
+    make_trainer(2, [TrainingMonitor(), losses], accumulate_grad_batches=3).fit(make_module(), datamodule=data)
+    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 0, 0, 1, 1, 1]
+    assert [line["ids"] for line in lines] == [data.batch(number)["id"] for number in range(6)]
+    assert [line["loss"] for line in lines] == [loss * 3 for loss, _, _ in losses.lines]
+
+
+def test_steps_that_are_repeated_and_torn_lines_are_dropped(tmp_path):
+    path = tmp_path / "run" / "steps.jsonl"
+    keep_steps_before(path, 3)  # nothing there yet
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 4')
+    keep_steps_before(path, 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_the_bar_counts_the_batches_of_the_stage(make_module, make_trainer, make_data):
+    bar = StepProgressBar()
+    ends = []
+    module = make_module(stage="my_stage")
+    module.on_train_end = lambda: ends.append((bar.train_progress_bar.n, bar.train_progress_bar.total))
+    trainer = make_trainer(3, [bar], accumulate_grad_batches=2, enable_progress_bar=True)
+    trainer.fit(module, datamodule=make_data())
+    assert ends == [(6, 6)]
