@@ -32,7 +32,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"{key}.init_args has no option '{option}'{nearest(option, known)}"
     if found := UNKNOWN_OPTION.search(message):
         option = next(filter(None, found.groups()))
-        keys = [key.split(".") for key in parser.get_defaults().keys()]
+        keys = [key.split(".") for key in vars(parser.get_defaults().as_flat())]
         known = {".".join(parts[:length]) for parts in keys for length in range(1, len(parts) + 1)}
         return f"there is no option '{option}'{nearest(option, known)}"
     if found := STRAY_ARGUMENT.search(message):
