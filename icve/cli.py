@@ -5,6 +5,7 @@ Nothing heavy is imported until a subcommand is known.
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -75,6 +76,9 @@ def _train(arguments: list[str]) -> int:
     from icve.training.command import TrainingCommand
     from icve.training.nonfinite import TrainingDiverged
 
+    package, handler = logging.getLogger("icve"), logging.StreamHandler()
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
     try:
         TrainingCommand(arguments)
     except TrainingDiverged as error:
@@ -85,6 +89,8 @@ def _train(arguments: list[str]) -> int:
         if not _raised_by_this_package(error):
             raise
         return _fail(str(error))
+    finally:
+        package.removeHandler(handler)
     return 0
 
 

@@ -105,7 +105,9 @@ class TrainingCommand(LightningCLI):
         config = self._get(self.config_init, "trainer")
         run = str(config.get("default_root_dir") or Path("runs") / self.model.stage)
         if config.get("logger") in (None, True):
-            kwargs["logger"] = TensorBoardLogger(save_dir=run, name="", version="tensorboard")
+            # A validation by hand has no place in the curves of the run.
+            fit = self.subcommand == "fit"
+            kwargs["logger"] = fit and TensorBoardLogger(save_dir=run, name="", version="tensorboard")
         callbacks = list(config.get("callbacks") or [])
         # Never absent: no run without checkpoints, protection from divergence and progress in steps.
         for kind, default in (

@@ -102,6 +102,7 @@ class StepProgressBar(TQDMProgressBar):
 
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
+        self.train_progress_bar.initial = trainer.lightning_module.batches_done  # not counted into the speed
         self.train_progress_bar.set_description(trainer.lightning_module.stage)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """A non-finite loss or gradient never reaches the weights."""
 
+import logging
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+
+log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(RuntimeError):
@@ -45,9 +48,11 @@ class SkipNonFinite(Callback):
             optimizer.zero_grad(set_to_none=True)
             self.skipped += 1
             self.in_a_row += 1
-            rank_zero_warn(
-                f"Step {trainer.global_step} has a non-finite loss or gradient and is skipped "
-                f"({self.skipped} skipped so far, {self.in_a_row} in a row)."
+            log.warning(
+                "Step %d has a non-finite loss or gradient and is skipped (%d skipped so far, %d in a row).",
+                trainer.global_step,
+                self.skipped,
+                self.in_a_row,
             )
         pl_module.log("train/skipped_steps", float(self.skipped))
         if self.in_a_row >= self.patience:

@@ -65,6 +65,7 @@ def test_the_same_stage_resumes_and_another_starts_from_the_weights(fit, caplog)
     assert read_stage(other / "checkpoints" / "last") == {"stage": "next", "step": 1, "batches": 1, "seed": 0}
 
 
+@pytest.mark.slow
 def test_weights_and_full_override_the_stage(fit, caplog):
     caplog.set_level(logging.INFO)
     assert fit("--trainer.max_steps", 2)[0] == 0
@@ -77,6 +78,7 @@ def test_weights_and_full_override_the_stage(fit, caplog):
     assert len(losses(fit.folder.parent / "elsewhere")) == 1
 
 
+@pytest.mark.slow
 def test_a_model_folder_or_a_file_warm_starts(fit):
     assert fit("--trainer.max_steps", 2)[0] == 0
     folder = fit.folder / "checkpoints" / "last" / "transformer"
@@ -115,6 +117,7 @@ def test_validate_tells_the_losses(fit, capsys):
     assert fit()[0] == 0
     status = main(["validate", "-c", str(fit.folder / "config.yaml"), "--ckpt_path", str(fit.folder)])
     assert status == 0
+    assert len(os.listdir(fit.folder / "tensorboard")) == 2  # the run's own events and settings
     assert "val/loss_sigma_0.5" in capsys.readouterr().out
     status, (message,) = fit(command="validate")
     assert status == 2

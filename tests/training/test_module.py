@@ -136,18 +136,23 @@ def test_frozen_parts_are_neither_saved_nor_optimised(make_module, make_trainer,
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed", "bf16-true"])
-def test_precisions(make_module, make_trainer, make_data, make_losses, precision):
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_precisions(make_module, make_trainer, make_data, make_losses, device, precision):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("this machine has no CUDA device")
     losses = make_losses()
     spy = Spy(tiny_transformer())
     module = make_module(transformer=spy)
-    make_trainer(2, callbacks=[losses], precision=precision).fit(module, datamodule=make_data(validation=1))
+    make_trainer(2, callbacks=[losses], precision=precision, accelerator=device).fit(
+        module, datamodule=make_data(validation=1)
+    )
     assert all(math.isfinite(loss) for loss, _, _ in losses.lines)
     dtype = torch.bfloat16 if precision == "bf16-true" else torch.float32
     assert {p.dtype for p in spy.parameters()} == {dtype}
     assert spy.calls[0]["hidden_states"].dtype == dtype
     # The frozen parts are outside of it: latents of the source are exact up to the last cast.
-    exact = module.codec.encode(make_data().batch(0)["source"].float() / 127.5 - 1)
-    assert torch.equal(spy.calls[0]["source_hidden_states"], exact.to(dtype))
+    exact = module.codec.cpu().encode(make_data().batch(0)["source"].float() / 127.5 - 1)
+    assert torch.equal(spy.calls[0]["source_hidden_states"].cpu(), exact.to(dtype))
 
 
 def test_validation_is_the_same_in_every_run_and_order(make_module, make_trainer, make_data):
