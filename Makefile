@@ -36,13 +36,16 @@ setup: $(VENV)/.installed ## create .venv and install the pinned requirements
 demo: setup ## the whole story on generated videos: data, two training stages, edits, report
 	$(BIN)/icve demo $(ARGS)
 
+# The tests' tensors are tiny: one thread is as fast as two and does not suffer on a busy machine.
+test test-slow: export OMP_NUM_THREADS ?= 1
+
 .PHONY: test
 test: setup ## the fast tests
-	$(BIN)/python -m pytest -q -m '$(FAST)' $(ARGS)
+	$(BIN)/python -m pytest -q -rs -m '$(FAST)' $(ARGS)
 
 .PHONY: test-slow
 test-slow: setup ## the slow and multi-process tests alone
-	$(BIN)/python -m pytest -q --durations=10 -m 'not ($(FAST))' $(ARGS)
+	$(BIN)/python -m pytest -q -rs --durations=10 -m 'not ($(FAST))' $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## every test
