@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
@@ -251,7 +250,6 @@ class PairsDataModule(LightningDataModule):
             batch_sampler=batches,
             collate_fn=collate,
             num_workers=workers,
-            worker_init_fn=_single_threaded,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -298,8 +296,3 @@ def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
         raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
     grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
     return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128
-
-
-def _single_threaded(worker: int) -> None:
-    # torch does the same to itself: several workers that each use every core slow each other down.
-    cv2.setNumThreads(1)

@@ -31,6 +31,10 @@ __all__ = [
     "write_video",
 ]
 
+# Videos are decoded side by side in processes, where more threads only compete. Here and not in the workers: a process
+# forked after OpenCV's thread pool was used hangs when it changes the number of threads.
+cv2.setNumThreads(1)
+
 _CHUNK = 16  # frames held at full resolution while resizing
 
 
@@ -188,9 +192,11 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
             # Tagged, because players guess the matrix of untagged files from their height.
             context.colorspace = context.color_primaries = context.color_trc = 1
             context.color_range = 1
+            # One scaler for the whole file: VideoFrame.reformat would set up a new one for every frame.
+            scaler = av.video.reformatter.VideoReformatter()
             for frame in frames:
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                picture = picture.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
+                picture = scaler.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1, threads=1)
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
         os.replace(temporary, path)

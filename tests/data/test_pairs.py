@@ -3,6 +3,7 @@ import shutil
 from itertools import islice
 from types import SimpleNamespace
 
+import cv2
 import lightning.pytorch as pl
 import numpy as np
 import pytest
@@ -73,11 +74,16 @@ def test_a_resumed_stream_equals_the_uninterrupted_one(pairs_folder):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 def test_workers_change_nothing(broken_folder):
+    # a thread pool of OpenCV in this process must not hang those forked from it
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    cv2.resize(np.zeros((2000, 2000, 3), np.uint8), (3000, 3000))
     straight = take(data_module(broken_folder, seed=5), 12)
     module = data_module(broken_folder, seed=5, num_workers=2)
     assert same(take(module, 12), straight)
     assert same(take(data_module(broken_folder, seed=5, num_workers=2, start_batch=7), 5), straight[7:])
     assert set(module.dropped) == {"edit2", "edit5", "edit8"}
+    cv2.setNumThreads(threads)
 
 
 @pytest.mark.multiprocess
