@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.buckets import Bucket
-from icve.data.pairs import Pair, PairsDataModule, clip_indices
+from icve.data.pairs import Decoder, Pair, PairsDataModule, clip_indices
 from icve.data.video import read_frames
 
 
 def read_clips(
-    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None
+    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None, decode: Decoder = read_frames
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two clips, each on its own timeline: frame k of one does not belong to frame k of the other.
 
@@ -26,8 +26,8 @@ def read_clips(
     of_target = clip_indices(target, pair.target_start, pair.target_frames, bucket.frames, fps)
     size = (bucket.height, bucket.width)
     return (
-        read_frames(source, of_source, size=size),
-        read_frames(target, of_target, size=size),
+        decode(source, of_source, size=size),
+        decode(target, of_target, size=size),
         of_source - pair.source_start,
     )
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.buckets import Bucket
-from icve.data.pairs import Pair, PairsDataModule, clip_indices
+from icve.data.pairs import Decoder, Pair, PairsDataModule, clip_indices
 from icve.data.video import VideoError, probe, read_frames
 
 
 def read_edit(
-    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None
+    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None, decode: Decoder = read_frames
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same frames of both files, with the same crop.
 
@@ -31,8 +31,8 @@ def read_edit(
         raise VideoError(target, f"its clip has {pair.target_frames} frames, frame {int(shown[-1])} is needed.")
     size, info = (bucket.height, bucket.width), probe(source)
     return (
-        read_frames(source, shown + pair.source_start, size=size),
-        read_frames(target, of_target, size=size, shape=(info.height, info.width)),
+        decode(source, shown + pair.source_start, size=size),
+        decode(target, of_target, size=size, shape=(info.height, info.width)),
         shown,
     )
 

@@ -15,16 +15,19 @@ from torch.utils.data import DataLoader, Dataset
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, replacement
 from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
-from icve.data.video import VideoError, resize_crop, sample_indices, timestamps
+from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 32  # samples tried in one place before training stops: by then the data, not a file, is broken
 _REPORTED = 20  # dropped rows of one manifest that are logged one by one; all are in the data module's `dropped`
 
-# (source file, target file, pair, bucket, fps) → source and target (F, H, W, 3) uint8 in the bucket's shape,
+# `read_frames` with path, indices, size and perhaps shape given, or a cache in front of it.
+Decoder = Callable[..., np.ndarray]
+
+# (source file, target file, pair, bucket, fps, decoder) → source and target (F, H, W, 3) uint8 in the bucket's shape,
 # and the frames (F,) of the source clip, counted from its start, that they show. Raises VideoError.
-Reader = Callable[[Path, Path, Pair, Bucket, float | None], tuple[np.ndarray, np.ndarray, np.ndarray]]
+Reader = Callable[[Path, Path, Pair, Bucket, float | None, Decoder], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: float | None) -> np.ndarray:
@@ -42,6 +45,27 @@ def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: fl
         rate = "" if fps is None else f" at {fps:g} fps"
         raise VideoError(path, f"its clip from frame {start} gives {len(indices)} frames{rate}, fewer than {count}.")
     return indices
+
+
+class FrameCache:
+    """`read_frames` that decodes each file once and keeps all its frames at the size asked for.
+
+    Clips of one raw video share it: cutting them out one by one would decode from a key frame on, for every clip.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[tuple, np.ndarray] = {}
+
+    def __call__(
+        self, path: Path, indices: np.ndarray, size: tuple[int, int], shape: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        key = (path, size, shape)
+        if key not in self._files:
+            self._files[key] = read_frames(path, size=size, shape=shape)
+        frames = self._files[key]
+        if np.min(indices) < 0 or np.max(indices) >= len(frames):
+            return read_frames(path, indices, size=size, shape=shape)  # says which frame is missing
+        return frames[indices]
 
 
 class PairDataset(Dataset[dict[str, Any]]):
@@ -63,7 +87,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
         self.members = selection.members(len(self.buckets))
-        self._cache: dict[int, dict[str, Any]] | None = {} if cache_in_memory else None
+        self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -89,12 +113,10 @@ class PairDataset(Dataset[dict[str, Any]]):
         )
 
     def _load(self, index: int) -> dict[str, Any]:
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
         pair = self.selection.pairs[index]
         bucket, root = self.buckets[pair.bucket], self.selection.root
         source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
-        source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps)
+        source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps, self._decoder)
         sample: dict[str, Any] = {
             "source": _channels_first(source_FHWC),
             "target": _channels_first(target_FHWC),
@@ -106,8 +128,6 @@ class PairDataset(Dataset[dict[str, Any]]):
             if pair.mask is not None:
                 mask_FHW = _read_mask(resolve_path(root, pair.mask), shown, bucket)
             sample["mask"] = torch.from_numpy(mask_FHW)[None]
-        if self._cache is not None:
-            self._cache[index] = sample
         return sample
 
 
@@ -150,8 +170,8 @@ class PairsDataModule(LightningDataModule):
         root: folder the manifests' paths are relative to; None takes what they record, or their own folder.
         fps: resample clips to this rate by timestamp; None takes the files' own frames.
         bucket_ratios: share of batches per bucket; None gives every sample the same share.
-        cache_in_memory: keep decoded clips (each is decoded once); for data that fits into memory. Every worker keeps
-            its own, so it goes best with ``num_workers=0``.
+        cache_in_memory: decode each file once and keep its frames at the bucket's size; for data that fits into
+            memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
         worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
 
     Raises:

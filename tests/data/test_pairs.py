@@ -18,7 +18,7 @@ BUCKETS = [[48, 64, 9], [64, 48, 9]]
 
 
 def data_module(folder, start_batch=0, **options) -> PairedEditsDataModule:
-    options = {"buckets": BUCKETS, "batch_size": 4, "worker_timeout": 60, **options}
+    options = {"buckets": BUCKETS, "batch_size": 4, "worker_timeout": 60, "cache_in_memory": True, **options}
     module = PairedEditsDataModule(str(folder / "manifest.parquet"), **options)
     module.start_batch = start_batch
     return module
@@ -181,7 +181,7 @@ def test_files_are_probed_only_where_columns_are_missing(broken_folder, monkeypa
 
 
 def test_cached_clips_are_decoded_once(pairs_folder, monkeypatch):
-    plain = take(data_module(pairs_folder), 10)
+    plain = take(data_module(pairs_folder, cache_in_memory=False), 10)
     opened = []
     read = edits.read_edit
     monkeypatch.setattr(
