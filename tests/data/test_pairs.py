@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from icve.data import edits
+from icve.data import pairs
 from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.video import VideoError, write_video
@@ -183,12 +183,10 @@ def test_files_are_probed_only_where_columns_are_missing(broken_folder, monkeypa
 def test_cached_clips_are_decoded_once(pairs_folder, monkeypatch):
     plain = take(data_module(pairs_folder, cache_in_memory=False), 10)
     opened = []
-    read = edits.read_edit
-    monkeypatch.setattr(
-        PairedEditsDataModule, "read", staticmethod(lambda *args: (opened.append(args[0]), read(*args))[1])
-    )
+    read = pairs.read_frames
+    monkeypatch.setattr(pairs, "read_frames", lambda path, **kw: (opened.append(path), read(path, **kw))[1])
     assert same(take(data_module(pairs_folder, cache_in_memory=True), 10), plain)
-    assert len(opened) == len(set(opened)) == 10
+    assert len(opened) == len(set(opened)) == 20  # source and target of ten edits
 
 
 def test_masks_follow_the_frames(pairs_folder, tmp_path):
