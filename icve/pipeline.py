@@ -22,6 +22,7 @@ from icve.flow import sampling_sigmas, to_velocity
 DEFAULTS: dict[str, Any] = {
     "steps": 50,
     "guidance_scale": 6.0,
+    "guidance_until": 0.0,
     "shift": 7.0,
     "negative_prompt": "",
     "num_frames": 77,
@@ -41,7 +42,7 @@ class EditPipeline(DiffusionPipeline):
         transformer: in-context DiT, called as `icve.model.HunyuanVideoInContextTransformer3DModel`.
         objective: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
-            steps, guidance_scale, shift, negative_prompt, num_frames, height, width (pixels), fps.
+            steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
     """
 
     model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
@@ -86,6 +87,7 @@ class EditPipeline(DiffusionPipeline):
         instruction: str | Sequence[str],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_until: float | None = None,
         shift: float | None = None,
         negative_prompt: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -100,6 +102,9 @@ class EditPipeline(DiffusionPipeline):
             instruction: one for all, or one per video.
             num_inference_steps, shift, negative_prompt: None takes the model's default.
             guidance_scale: classifier-free guidance; 1 skips the negative branch and halves the cost.
+            guidance_until: noise level, in [0, 1), down to which the steps are guided; later steps, which settle detail
+                rather than content, take the instructed branch alone, keep the source better and cost half. 0 guides
+                every step.
             generator: one per item makes an item's result independent of what it is batched with; a single one is drawn
                 from item after item.
             embedded_guidance_scale: guidance fed to models with a guidance embedding (times 1000).
@@ -113,10 +118,13 @@ class EditPipeline(DiffusionPipeline):
         """
         steps = self.default("steps") if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default("guidance_scale") if guidance_scale is None else guidance_scale
+        guidance_until = self.default("guidance_until") if guidance_until is None else guidance_until
         shift = self.default("shift") if shift is None else shift
         negative_prompt = self.default("negative_prompt") if negative_prompt is None else negative_prompt
         if shift <= 0:
             raise ValueError(f"shift must be positive, got {shift}.")
+        if not 0 <= guidance_until < 1:
+            raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
         if output_type not in ("pt", "uint8", "latent"):
             raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
         if video.ndim != 5:
@@ -127,8 +135,14 @@ class EditPipeline(DiffusionPipeline):
 
         source = self.encode_video(video)
         latents = draw_noise(source.shape, generator).to(source.device)
-        condition = self._condition(instructions, negative_prompt if guidance_scale != 1 else None)
-        latents = self._denoise(latents, source, condition, steps, shift, guidance_scale, embedded_guidance_scale)
+        condition = self._condition(instructions)
+        negative = self._condition([negative_prompt] * len(instructions)) if guidance_scale != 1 else None
+        self.scheduler.set_shift(shift)
+        sigmas = sampling_sigmas(steps, shift, self.config.objective)
+        self.scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
+        latents = self._denoise(
+            latents, source, condition, negative, guidance_scale, guidance_until, embedded_guidance_scale
+        )
         self.maybe_free_model_hooks()
         return latents if output_type == "latent" else self.decode_latents(latents, output_type)
 
@@ -143,8 +157,7 @@ class EditPipeline(DiffusionPipeline):
         video = self.codec.decode(latents.float()).float().clamp(-1, 1)
         return ((video + 1) * 127.5).round().to(torch.uint8) if output_type == "uint8" else video
 
-    def _condition(self, instructions: list[str], negative_prompt: str | None) -> dict[str, Tensor]:
-        texts = instructions if negative_prompt is None else [negative_prompt] * len(instructions) + instructions
+    def _condition(self, texts: list[str]) -> dict[str, Tensor]:
         embeddings, mask, pooled = self.text_encoder.encode(texts)
         device, dtype = self._execution_device, self.transformer.dtype
         return {
@@ -158,40 +171,52 @@ class EditPipeline(DiffusionPipeline):
         latents: Tensor,
         source: Tensor,
         condition: dict[str, Tensor],
-        steps: int,
-        shift: float,
+        negative: dict[str, Tensor] | None,
         guidance_scale: float,
+        guidance_until: float,
         embedded_guidance_scale: float,
     ) -> Tensor:
         """Euler integration in float32 from noise to clean latents, whatever precision the transformer has."""
-        objective = self.config.objective
-        self.scheduler.set_shift(shift)
-        self.scheduler.set_timesteps(sigmas=sampling_sigmas(steps, shift, objective), device=latents.device)
+        objective, dtype = self.config.objective, self.transformer.dtype
+        source = source.to(dtype)
+        # Under guidance the batch is [negative, positive]; the source is present in both branches.
+        both = None if negative is None else {key: _stack(negative[key], condition[key]) for key in condition}
 
-        dtype = self.transformer.dtype
-        # The batch is [negative, positive] under guidance; the source is present in both branches.
-        branches = len(condition["pooled_projections"]) // len(latents)
-        source = source.to(dtype).repeat(branches, 1, 1, 1, 1)
-        guidance = None
-        if self.transformer.config.guidance_embeds:
-            guidance = torch.full((len(source),), 1000.0 * embedded_guidance_scale, device=latents.device)
+        def predict(latents: Tensor, source: Tensor, timestep: Tensor, condition: dict[str, Tensor]) -> Tensor:
+            guidance = None
+            if self.transformer.config.guidance_embeds:
+                guidance = torch.full((len(source),), 1000.0 * embedded_guidance_scale, device=latents.device)
+            return self.transformer(
+                hidden_states=latents.to(dtype),
+                source_hidden_states=source,
+                timestep=timestep.expand(len(source)),
+                guidance=guidance,
+                **condition,
+            ).float()
 
-        with self.progress_bar(total=steps) as progress:
+        with self.progress_bar(total=len(self.scheduler.timesteps)) as progress:
             for index, timestep in enumerate(self.scheduler.timesteps):
-                prediction = self.transformer(
-                    hidden_states=latents.to(dtype).repeat(branches, 1, 1, 1, 1),
-                    source_hidden_states=source,
-                    timestep=timestep.expand(len(source)),
-                    guidance=guidance,
-                    **condition,
-                ).float()
-                if branches == 2:
-                    negative, positive = prediction.chunk(2)
-                    prediction = negative + guidance_scale * (positive - negative)
-                velocity = to_velocity(prediction, latents, self.scheduler.sigmas[index], objective)
+                sigma = self.scheduler.sigmas[index]
+                if both is not None and sigma > guidance_until:
+                    twice = torch.cat([latents, latents]), torch.cat([source, source])
+                    unguided, instructed = predict(*twice, timestep, both).chunk(2)
+                    prediction = unguided + guidance_scale * (instructed - unguided)
+                else:
+                    prediction = predict(latents, source, timestep, condition)
+                velocity = to_velocity(prediction, latents, sigma, objective)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
                 progress.update()
         return latents
+
+
+def _stack(negative: Tensor, positive: Tensor) -> Tensor:
+    """Two batches of conditions (B, ...) or (B, L, ...) as one; the shorter texts are padded on the right."""
+    if negative.ndim > 1 and negative.shape[1] != positive.shape[1]:
+        length = max(negative.shape[1], positive.shape[1])
+        negative, positive = (
+            torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (negative, positive)
+        )
+    return torch.cat([negative, positive])
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

@@ -129,6 +129,15 @@ def test_no_negative_branch_without_guidance():
     assert pipeline.transformer.calls[0]["guidance"] is None
 
 
+def test_guidance_may_end_at_a_noise_level():
+    """Texts of different lengths share the guided steps; below the level the instructed branch runs alone."""
+    pipeline = oracle_pipeline()
+    pipeline(video(), INSTRUCTIONS, 4, guidance_scale=3.0, shift=1.0, guidance_until=0.5, negative_prompt="a b c d e f")
+    assert [call["batch"] for call in pipeline.transformer.calls] == [4, 4, 2, 2]  # sigma 1, 0.75 | 0.5, 0.25
+    with pytest.raises(ValueError, match="guidance_until"):
+        pipeline(video(), INSTRUCTIONS, 4, guidance_until=1.0)
+
+
 def test_embedded_guidance_only_for_models_that_have_it():
     pipeline = oracle_pipeline(guidance_embeds=True)
     pipeline(video(), INSTRUCTIONS, 1, guidance_scale=1.0, embedded_guidance_scale=1.5)

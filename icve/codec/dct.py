@@ -104,6 +104,11 @@ class DCTCodec(ModelMixin, ConfigMixin):
         scale = torch.tensor(list(self.config.scales), dtype=torch.float32, device=device)
         self.register_buffer("scale_C", scale, persistent=False)
 
+    @property
+    def channel_rms(self) -> Tensor:
+        """(C,) how much a unit of each latent channel moves the pixels (root of the summed squares)."""
+        return self.scale_C
+
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
         # A cast of the whole pipeline to half precision must not round the basis: only the device is followed.

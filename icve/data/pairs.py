@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from icve.data.buckets import Bucket, BucketBatchSampler, Draw, replacement
 from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
 from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
+from icve.synthetic.masks import load_mask
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,18 @@ def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: fl
         rate = "" if fps is None else f" at {fps:g} fps"
         raise VideoError(path, f"its clip from frame {start} gives {len(indices)} frames{rate}, fewer than {count}.")
     return indices
+
+
+class _Remembering:
+    """A function of one argument that is called once per value. Unlike functools.cache it can be sent to a worker."""
+
+    def __init__(self, function: Callable[[str | Path], Any]) -> None:
+        self.function, self.results = function, {}
+
+    def __call__(self, argument: str | Path) -> Any:
+        if argument not in self.results:
+            self.results[argument] = self.function(argument)
+        return self.results[argument]
 
 
 class FrameCache:
@@ -88,6 +102,9 @@ class PairDataset(Dataset[dict[str, Any]]):
         self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
         self.members = selection.members(len(self.buckets))
         self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
+        self._load_mask = _Remembering(load_mask) if cache_in_memory else load_mask
+        # Checked once: following a path through the file system costs more than a cached clip.
+        self._resolve = _Remembering(partial(resolve_path, selection.root))
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -114,8 +131,8 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def _load(self, index: int) -> dict[str, Any]:
         pair = self.selection.pairs[index]
-        bucket, root = self.buckets[pair.bucket], self.selection.root
-        source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
+        bucket = self.buckets[pair.bucket]
+        source_file, target_file = self._resolve(pair.source), self._resolve(pair.target)
         source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps, self._decoder)
         sample: dict[str, Any] = {
             "source": _channels_first(source_FHWC),
@@ -126,9 +143,20 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.selection.has_masks:
             mask_FHW = np.ones((bucket.frames, bucket.height, bucket.width), dtype=bool)
             if pair.mask is not None:
-                mask_FHW = _read_mask(resolve_path(root, pair.mask), shown, bucket)
+                mask_FHW = self._read_mask(self._resolve(pair.mask), shown, bucket)
             sample["mask"] = torch.from_numpy(mask_FHW)[None]
         return sample
+
+    def _read_mask(self, path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
+        """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
+        try:
+            mask_FHW = self._load_mask(path)
+        except (ValueError, OSError) as error:
+            raise VideoError(path, str(error)) from error
+        if len(mask_FHW) <= shown.max():
+            raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
+        grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
+        return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128
 
 
 class PairLoader(DataLoader):
@@ -301,18 +329,4 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(frames_FHWC.transpose(3, 0, 1, 2)))
-
-
-def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Edit mask (F, H, W) of the frames shown, brought to the bucket like the frames: half covered counts as inside."""
-    from icve.synthetic.masks import load_mask
-
-    try:
-        mask_FHW = load_mask(path)
-    except (ValueError, OSError) as error:
-        raise VideoError(path, str(error)) from error
-    if len(mask_FHW) <= shown.max():
-        raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
-    grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
-    return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128
+    return torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2)

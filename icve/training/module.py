@@ -35,6 +35,7 @@ class Sampling:
     Args:
         steps: Euler steps.
         guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
+        guidance_until: noise level down to which steps are guided; 0 guides every step.
         shift: of the noise levels towards 1.
         negative_prompt: instruction of the negative branch.
         num_frames, height, width: clip size in pixels the model was trained on.
@@ -43,6 +44,7 @@ class Sampling:
 
     steps: int = 50
     guidance_scale: float = 6.0
+    guidance_until: float = 0.0
     shift: float = 7.0
     negative_prompt: str = ""
     num_frames: int = 77
@@ -67,6 +69,8 @@ class InContextEditingModule(LightningModule):
             source is never dropped.
         guidance: value embedded in models with a guidance embedding, already times 1000.
         edit_weight: loss weight inside the edited region (1 outside); 1 weighs all latents equally.
+        pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
+            alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms` (DCTCodec).
         edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
         warmup_steps: optimizer steps of linear learning-rate warm-up.
         schedule: "constant" or "cosine" (to 0 at trainer.max_steps) after the warm-up.
@@ -89,6 +93,7 @@ class InContextEditingModule(LightningModule):
         instruction_dropout: float = 0.1,
         guidance: float = 1000.0,
         edit_weight: float = 1.0,
+        pixel_weight: float = 0.0,
         edit_threshold: float = 0.1,
         warmup_steps: int = 0,
         schedule: Schedule = "constant",
@@ -102,6 +107,10 @@ class InContextEditingModule(LightningModule):
             raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
         if edit_weight <= 0 or warmup_steps < 0:
             raise ValueError("edit_weight must be positive and warmup_steps not negative.")
+        if pixel_weight and not hasattr(codec, "channel_rms"):
+            raise ValueError(
+                f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
+            )
         self.transformer = transformer
         # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
@@ -112,6 +121,7 @@ class InContextEditingModule(LightningModule):
         self.instruction_dropout = instruction_dropout
         self.guidance = guidance
         self.edit_weight = edit_weight
+        self.pixel_weight = pixel_weight
         self.edit_threshold = edit_threshold
         self.warmup_steps = warmup_steps
         self.schedule = schedule
@@ -203,16 +213,20 @@ class InContextEditingModule(LightningModule):
             return self.text_encoder.encode(text)
 
     def loss_weight(self, mask: Tensor | None, z_source: Tensor, x0: Tensor) -> Tensor | None:
-        """(B, 1, T, h, w) loss weights, or None when every latent counts the same."""
+        """Loss weights that broadcast to (B, C, T, h, w), or None when every latent counts the same."""
+        weight = None
+        if self.pixel_weight:
+            weight = self.codec.channel_rms.to(x0.device).reshape(1, -1, 1, 1, 1) ** self.pixel_weight
         if self.edit_weight == 1.0:
-            return None
+            return weight
         if mask is not None:
             region = region_from_mask(mask, x0.shape[2:])
         elif z_source.shape == x0.shape:
             region = region_from_latents(z_source, x0, self.edit_threshold)
         else:
-            return None
-        return region_weight(region, self.edit_weight)
+            return weight
+        region = region_weight(region, self.edit_weight)
+        return region if weight is None else region * weight
 
     # ---- validation: the same noise levels and the same noise in every run ---------------------------------------
 

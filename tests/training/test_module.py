@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from icve.flow import flow_loss, interpolate
-from icve.training.module import VALIDATION_SIGMAS
+from icve.training.module import VALIDATION_SIGMAS, InContextEditingModule
 from icve.training.randomness import generator
 from tests.training.conftest import as_loader, tiny_transformer
 
@@ -118,6 +118,19 @@ def test_the_edited_region_weighs_more(make_module, make_trainer, make_data):
     assert make_module().loss_weight(batch["mask"], x0, x0) is None
 
 
+def test_channels_may_weigh_as_their_pixels_do(make_module, make_data):
+    """With exponent 2 and an orthonormal codec, the weighted error of latents is the squared error of the pixels."""
+    module = make_module(pixel_weight=2.0)
+    x0 = torch.zeros(2, 16, 2, 2, 2)
+    weight = module.loss_weight(None, x0, x0)
+    error = torch.randn(1, 16, 1, 2, 2).expand(1, 16, 2, 2, 2).clone()
+    pixels = module.codec.decode(error)[:, :, 1:].square().sum()
+    torch.testing.assert_close((error[:, :, 1:].square() * weight).sum(), pixels, rtol=1e-4, atol=1e-4)
+    both = make_module(pixel_weight=2.0, edit_weight=3.0)
+    mask = make_data(mask=True).batch(0)["mask"]
+    assert both.loss_weight(mask, x0, x0).shape == (2, 16, 2, 2, 2)
+
+
 def test_latents_are_taken_as_they_are(make_module):
     latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
     assert torch.equal(make_module().encode_video(latents), latents.float())
@@ -188,6 +201,10 @@ def test_mistakes_are_named(make_module):
         make_module(instruction_dropout=1.5)
     with pytest.raises(ValueError, match="edit_weight"):
         make_module(edit_weight=0.0)
+    with pytest.raises(ValueError, match="Linear has no channel_rms"):
+        InContextEditingModule(
+            tiny_transformer(), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), "s", torch.optim.AdamW, pixel_weight=1.0
+        )
 
 
 def test_weights_of_another_shape_are_refused(make_module, tmp_path):
