@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,18 +48,6 @@ def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: fl
     return indices
 
 
-class _Remembering:
-    """A function of one argument that is called once per value. Unlike functools.cache it can be sent to a worker."""
-
-    def __init__(self, function: Callable[[str | Path], Any]) -> None:
-        self.function, self.results = function, {}
-
-    def __call__(self, argument: str | Path) -> Any:
-        if argument not in self.results:
-            self.results[argument] = self.function(argument)
-        return self.results[argument]
-
-
 class FrameCache:
     """`read_frames` that decodes each file once and keeps all its frames at the size asked for.
 
@@ -79,6 +66,9 @@ class FrameCache:
         frames = self._files[key]
         if np.min(indices) < 0 or np.max(indices) >= len(frames):
             return read_frames(path, indices, size=size, shape=shape)  # says which frame is missing
+        first, last = int(indices[0]), int(indices[-1])
+        if np.array_equal(indices, np.arange(first, last + 1)):
+            return frames[first : last + 1]  # a view: clips that overlap share their frames
         return frames[indices]
 
 
@@ -102,9 +92,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
         self.members = selection.members(len(self.buckets))
         self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
-        self._load_mask = _Remembering(load_mask) if cache_in_memory else load_mask
-        # Checked once: following a path through the file system costs more than a cached clip.
-        self._resolve = _Remembering(partial(resolve_path, selection.root))
+        self._samples: dict[int, dict[str, Any]] | None = {} if cache_in_memory else None
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -130,9 +118,11 @@ class PairDataset(Dataset[dict[str, Any]]):
         )
 
     def _load(self, index: int) -> dict[str, Any]:
+        if self._samples is not None and index in self._samples:
+            return self._samples[index]
         pair = self.selection.pairs[index]
-        bucket = self.buckets[pair.bucket]
-        source_file, target_file = self._resolve(pair.source), self._resolve(pair.target)
+        bucket, root = self.buckets[pair.bucket], self.selection.root
+        source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
         source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps, self._decoder)
         sample: dict[str, Any] = {
             "source": _channels_first(source_FHWC),
@@ -143,20 +133,11 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.selection.has_masks:
             mask_FHW = np.ones((bucket.frames, bucket.height, bucket.width), dtype=bool)
             if pair.mask is not None:
-                mask_FHW = self._read_mask(self._resolve(pair.mask), shown, bucket)
+                mask_FHW = _read_mask(resolve_path(root, pair.mask), shown, bucket)
             sample["mask"] = torch.from_numpy(mask_FHW)[None]
+        if self._samples is not None:
+            self._samples[index] = sample
         return sample
-
-    def _read_mask(self, path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
-        """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
-        try:
-            mask_FHW = self._load_mask(path)
-        except (ValueError, OSError) as error:
-            raise VideoError(path, str(error)) from error
-        if len(mask_FHW) <= shown.max():
-            raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
-        grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
-        return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128
 
 
 class PairLoader(DataLoader):
@@ -330,3 +311,15 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2)
+
+
+def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
+    try:
+        mask_FHW = load_mask(path)
+    except (ValueError, OSError) as error:
+        raise VideoError(path, str(error)) from error
+    if len(mask_FHW) <= shown.max():
+        raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
+    grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
+    return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128

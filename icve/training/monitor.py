@@ -100,10 +100,19 @@ class StepProgressBar(TQDMProgressBar):
     def total_train_batches(self) -> int:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        super().on_train_start(trainer, *args)
+        self._show_stage(trainer)  # a resumed run is in the middle of its endless epoch: the next hook is not called
+
     def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
         super().on_train_epoch_start(trainer, *args)
-        self.train_progress_bar.initial = trainer.lightning_module.batches_done  # not counted into the speed
-        self.train_progress_bar.set_description(trainer.lightning_module.stage)
+        self._show_stage(trainer)
+
+    def _show_stage(self, trainer: Trainer) -> None:
+        bar = self.train_progress_bar
+        bar.reset(self.total_train_batches)
+        bar.initial = trainer.lightning_module.batches_done  # not counted into the speed
+        bar.set_description(trainer.lightning_module.stage)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics = super().get_metrics(trainer, pl_module)

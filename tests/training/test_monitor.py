@@ -4,6 +4,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.evaluation.curves import read_curves
+from icve.training.checkpoints import Checkpoints
 from icve.training.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
 from icve.training.nonfinite import SkipNonFinite
 
@@ -55,3 +56,20 @@ def test_the_bar_counts_the_batches_of_the_stage(make_module, make_trainer, make
     trainer = make_trainer(3, [bar], accumulate_grad_batches=2, enable_progress_bar=True)
     trainer.fit(module, datamodule=make_data())
     assert ends == [(6, 6)]
+
+
+def test_the_bar_of_a_resumed_run_goes_on(make_module, make_trainer, make_data, tmp_path):
+    save = Checkpoints(every_n_steps=1, keep_last=2)
+    first = make_trainer(2, [save], folder=tmp_path / "run")
+    first.fit(make_module(), datamodule=make_data())
+    bar, shown = StepProgressBar(), []
+    module = make_module()
+    module.on_train_start = lambda: shown.append(
+        (bar.train_progress_bar.initial, bar.train_progress_bar.total, bar.train_progress_bar.desc)
+    )
+    data = make_data()
+    trainer = make_trainer(
+        4, [bar, Checkpoints(every_n_steps=1, keep_last=2)], tmp_path / "run", enable_progress_bar=True
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "run" / "checkpoints" / "step-000002")
+    assert shown == [(2, 4, "tiny: ")]
