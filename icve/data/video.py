@@ -186,17 +186,16 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fracti
         with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream("libx264", rate=rate)
             stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            # One thread: the same bytes on every machine, and callers parallelise over files.
-            stream.options = {"crf": str(crf), "threads": "1"}
+            # One thread, because callers parallelise over files. Without look-ahead rate control, because with it the
+            # same frames did not always give the same bytes.
+            stream.options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0:weightp=0"}
             context = stream.codec_context
             # Tagged, because players guess the matrix of untagged files from their height.
             context.colorspace = context.color_primaries = context.color_trc = 1
             context.color_range = 1
-            # One scaler for the whole file: VideoFrame.reformat would set up a new one for every frame.
-            scaler = av.video.reformatter.VideoReformatter()
             for frame in frames:
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                picture = scaler.reformat(picture, format="yuv420p", dst_colorspace=1, dst_color_range=1, threads=1)
+                picture = picture.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
         os.replace(temporary, path)

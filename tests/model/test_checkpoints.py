@@ -86,7 +86,7 @@ def test_names_of_the_13b_model(shared_data):
 def test_bad_checkpoints_are_named(model, config, tmp_path):
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
         load_transformer(tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="holds no .safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"holds no \.safetensors"):
         load_transformer(tmp_path)
     model.save_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match=r"missing 'single_transformer_blocks\.2\."):

@@ -201,7 +201,7 @@ def test_mistakes_are_named(make_module):
         make_module(instruction_dropout=1.5)
     with pytest.raises(ValueError, match="edit_weight"):
         make_module(edit_weight=0.0)
-    with pytest.raises(ValueError, match="Linear has no channel_rms"):
+    with pytest.raises(ValueError, match="channel_rms, which Linear has not"):
         InContextEditingModule(
             tiny_transformer(), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), "s", torch.optim.AdamW, pixel_weight=1.0
         )
