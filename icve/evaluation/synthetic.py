@@ -189,7 +189,8 @@ def evaluate(
     Returns figures with ``seconds_edit`` (sampling alone, all edits) and ``seconds_per_edit`` added.
     """
     held_out = read_manifest(manifest)
-    rows = held_out[:limit]
+    # Edits of one size are sampled together.
+    rows = sorted(held_out[:limit], key=lambda row: (row.get("height") or 0, row.get("width") or 0))
     given = editor if isinstance(editor, Mapping) else None
     codec = codec if codec is not None else getattr(editor, "codec", None)
     edits: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ examples:
       60 edits to test on: sources, targets, masks, targets of wrong instructions, manifest.parquet
   icve synthesize pairs --split train --seed 0 --count 6000 --output pairs --workers 2
       paired edits to fine-tune on
-  icve synthesize raw --split train --seed 0 --count 40 --output raw --size 64x96 --workers 2
+  icve synthesize raw --split train --seed 0 --count 40 --output raw --size 64x64 64x112 --workers 2
       long videos with cuts and events, and the log of what happens in them
 
 The same arguments give the same videos; another count only adds or leaves out the last ones. A run that was
@@ -26,7 +26,6 @@ interrupted goes on where it stopped.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0, or 2 for arguments that cannot be met)."""
     arguments = _parser().parse_args(argv)
-    height, width = arguments.size
     synthesize = synthesize_raw if arguments.kind == "raw" else synthesize_pairs
     try:
         written = synthesize(
@@ -34,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.count,
             split=arguments.split,
             seed=arguments.seed,
-            height=height,
-            width=width,
+            sizes=arguments.size,
             frames=arguments.frames,
             fps=arguments.fps,
             workers=arguments.workers,
@@ -61,14 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, required=True, help="selects another set of videos")
     parser.add_argument("--count", type=int, required=True, help="number of pairs, or of raw videos (10 to 25 scenes)")
     parser.add_argument("--output", required=True, help="folder to write to")
-    parser.add_argument("--size", type=_size, default=(64, 64), metavar="HxW", help="pixels (default: 64x64)")
+    parser.add_argument(
+        "--size",
+        type=size,
+        nargs="+",
+        default=[(64, 64)],
+        metavar="HxW",
+        help="pixels; several take turns (default: 64x64)",
+    )
     parser.add_argument("--frames", type=int, default=9, help="per clip (default: 9); raw scenes hold several clips")
     parser.add_argument("--fps", type=float, default=8.0, help="frame rate (default: 8)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """height x width, as in 64x96."""
     try:
         height, width = (int(part) for part in text.lower().split("x"))
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from icve.data.video import write_video
 from icve.jobs import run_jobs
 from icve.synthetic.masks import save_mask
 from icve.synthetic.pairs import SPLITS, WORLD, Pair, make_pair
-from icve.synthetic.vocabulary import is_held_out
+from icve.synthetic.vocabulary import EDIT_TYPES, is_held_out
 
 CRF = 12  # of the written videos: artefacts well below the pictures' grain
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One pair, or one raw video, to write."""
+
     output: Path
     split: str
     seed: int
@@ -35,13 +38,44 @@ class _Job:
         return f"{self.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}"
 
 
+def make_jobs(
+    output: Path,
+    count: int,
+    split: str,
+    seed: int,
+    sizes: Sequence[tuple[int, int]],
+    turn: int,
+    frames: int,
+    fps: float,
+) -> list[Job]:
+    """The jobs of a synthesize function, which documents the arguments; every size is used ``turn`` times in a row.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"The split must be train or test, not {split!r}.")
+    if count < 1:
+        raise ValueError(f"The count must be at least 1, not {count}.")
+    for height, width in sizes:
+        if height < 32 or width < 32 or height % 16 or width % 16:
+            raise ValueError(f"Height and width must be multiples of 16 and at least 32, not {height}x{width}.")
+        if not 0.5 <= width / height <= 2.0:
+            raise ValueError(f"One side must be at most twice the other, not {height}x{width}: objects would not fit.")
+    if frames < 1:
+        raise ValueError(f"A clip needs at least 1 frame, not {frames}.")
+    if not fps > 0:
+        raise ValueError(f"The frame rate must be above 0, not {fps}.")
+    shapes = [sizes[index // turn % len(sizes)] for index in range(count)]
+    return [Job(output, split, seed, index, *shape, frames, fps) for index, shape in enumerate(shapes)]
+
+
 def synthesize_pairs(
     output: str | Path,
     count: int,
     split: str = "test",
     seed: int = 0,
-    height: int = 64,
-    width: int = 64,
+    sizes: Sequence[tuple[int, int]] = ((64, 64),),
     frames: int = 9,
     fps: float = 8.0,
     workers: int = 1,
@@ -57,8 +91,7 @@ def synthesize_pairs(
         count: number of pairs, at least 1.
         split: "train" or "test"; they share no scene, and held-out wordings and combinations are in "test" only.
         seed: selects another set of pairs.
-        height: in pixels, a multiple of 16.
-        width: in pixels, a multiple of 16.
+        sizes: (height, width) in pixels, multiples of 16; six pairs, one of each edit type, have one size in turn.
         frames: frames per clip, at least 1 (codecs want 4k + 1).
         fps: frame rate of the files.
         workers: processes to use.
@@ -66,32 +99,15 @@ def synthesize_pairs(
     Raises:
         ValueError: an argument is out of range.
     """
-    check_arguments(count, split, height, width, frames, fps)
     output = Path(output)
+    jobs = make_jobs(output, count, split, seed, sizes, len(EDIT_TYPES), frames, fps)
     for folder in ("sources", "targets", "masks", *(("distractors",) if split == "test" else ())):
         (output / folder).mkdir(parents=True, exist_ok=True)
-    jobs = [_Job(output, split, seed, index, height, width, frames, fps) for index in range(count)]
     rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")
     return write_manifest(rows, output / "manifest.parquet")
 
 
-def check_arguments(count: int, split: str, height: int, width: int, frames: int, fps: float) -> None:
-    """Raise a ValueError that says what to change if the arguments of a synthesize function are out of range."""
-    if split not in SPLITS:
-        raise ValueError(f"The split must be train or test, not {split!r}.")
-    if count < 1:
-        raise ValueError(f"The count must be at least 1, not {count}.")
-    if height < 32 or width < 32 or height % 16 or width % 16:
-        raise ValueError(f"Height and width must be multiples of 16 and at least 32, not {height}x{width}.")
-    if not 0.5 <= width / height <= 2.0:
-        raise ValueError(f"One side must be at most twice the other, not {height}x{width}: objects would not fit.")
-    if frames < 1:
-        raise ValueError(f"A clip needs at least 1 frame, not {frames}.")
-    if not fps > 0:
-        raise ValueError(f"The frame rate must be above 0, not {fps}.")
-
-
-def _write_pair(job: _Job) -> dict[str, Any]:
+def _write_pair(job: Job) -> dict[str, Any]:
     pair = make_pair(job.split, job.seed, job.index, job.height, job.width, job.frames)
     videos = {f"sources/{job.name}.mp4": pair.source, f"targets/{job.name}.mp4": pair.target}
     wrong = {f"distractors/{job.name}-{n}.mp4": frames for n, frames in enumerate(pair.distractors)}
@@ -122,7 +138,7 @@ def _write_pair(job: _Job) -> dict[str, Any]:
     return row
 
 
-def _description(job: _Job, pair: Pair) -> dict[str, Any]:
+def _description(job: Job, pair: Pair) -> dict[str, Any]:
     edit = pair.edit
     return {
         "split": job.split,

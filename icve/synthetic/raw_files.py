@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from icve.atomic import write_text
 from icve.data.video import write_video
 from icve.jobs import run_jobs
-from icve.synthetic.pair_files import CRF, check_arguments
-from icve.synthetic.pairs import WORLD, scene_seed
+from icve.synthetic.pair_files import CRF, Job, make_jobs
+from icve.synthetic.pairs import scene_seed
 from icve.synthetic.raw import plan_raw_video, render_raw_video, scene_log
-
-
-@dataclass(frozen=True)
-class _Job:
-    output: Path
-    split: str
-    seed: int
-    index: int
-    height: int
-    width: int
-    frames: int
-    fps: float
 
 
 def synthesize_raw(
@@ -33,8 +20,7 @@ def synthesize_raw(
     count: int,
     split: str = "test",
     seed: int = 0,
-    height: int = 64,
-    width: int = 64,
+    sizes: Sequence[tuple[int, int]] = ((64, 64),),
     frames: int = 9,
     fps: float = 8.0,
     workers: int = 1,
@@ -50,8 +36,7 @@ def synthesize_raw(
         count: number of videos, at least 1.
         split: "train" or "test"; they share no scene.
         seed: selects another set of videos.
-        height: in pixels, a multiple of 16.
-        width: in pixels, a multiple of 16.
+        sizes: (height, width) in pixels, multiples of 16, that the videos have in turn.
         frames: length of the clips to be cut from the videos; every scene has room for one before and one after each
             change (for 9 frames, scenes are 30 to 48 frames long).
         fps: frame rate of the files.
@@ -60,21 +45,16 @@ def synthesize_raw(
     Raises:
         ValueError: an argument is out of range.
     """
-    check_arguments(count, split, height, width, frames, fps)
     output = Path(output)
+    jobs = make_jobs(output, count, split, seed, sizes, 1, frames, fps)
     (output / "videos").mkdir(parents=True, exist_ok=True)
-    jobs = [_Job(output, split, seed, index, height, width, frames, fps) for index in range(count)]
     logs = run_jobs(_write_video, jobs, workers, f"Writing {count} raw videos")
     path = output / "events.jsonl"
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text("".join(json.dumps(log) + "\n" for log in logs), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, "".join(json.dumps(log) + "\n" for log in logs))
 
 
-def _write_video(job: _Job) -> dict[str, Any]:
-    content = (WORLD, job.split, job.seed, job.index, job.height, job.width, job.frames, job.fps)
-    name = f"videos/{job.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}.mp4"
+def _write_video(job: Job) -> dict[str, Any]:
+    name = f"videos/{job.name}.mp4"
     scenes = plan_raw_video(job.split, job.seed, job.index, job.height, job.width, job.frames)
     if not (job.output / name).exists():
         write_video(job.output / name, render_raw_video(scenes), job.fps, crf=CRF)

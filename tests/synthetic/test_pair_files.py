@@ -66,6 +66,13 @@ def test_more_items_do_not_change_earlier_ones_and_a_rerun_keeps_files(written, 
     assert all(file == lost or file.stat().st_mtime_ns == time for file, time in times.items())
 
 
+def test_sizes_take_turns_with_every_edit_type(tmp_path):
+    rows = read_manifest(synthesize_pairs(tmp_path, 18, split="train", sizes=[(32, 32), (32, 48)], frames=1))
+    assert [(row["height"], row["width"]) for row in rows] == [(32, 32)] * 6 + [(32, 48)] * 6 + [(32, 32)] * 6
+    assert len({row["edit_type"] for row in rows[6:12]}) == 6
+    assert read_frames(tmp_path / rows[7]["source_path"]).shape == (1, 32, 48, 3)
+
+
 @pytest.mark.multiprocess
 @pytest.mark.timeout(60)
 def test_workers_change_nothing(written, tmp_path):
@@ -80,8 +87,8 @@ def test_workers_change_nothing(written, tmp_path):
     [
         ({"count": 0}, "count must be at least 1"),
         ({"split": "validation"}, "train or test"),
-        ({"height": 60}, "multiples of 16"),
-        ({"width": 256}, "twice the other"),
+        ({"sizes": [(60, 64)]}, "multiples of 16"),
+        ({"sizes": [(64, 64), (64, 256)]}, "twice the other"),
         ({"frames": 0}, "at least 1 frame"),
         ({"fps": 0.0}, "frame rate"),
     ],
