@@ -1,264 +1,392 @@
-"""`icve-edit`: edit a video by an instruction. Sizing, windows and files; the editing itself is `EditPipeline`."""
+"""`icve-edit`: edit one video, a folder or a manifest by instructions. The work itself is in `icve/editing/`."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import hashlib
 import json
-import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
+    from icve.editing.batch import Clip, Outcome, Settings
+    from icve.editing.items import Item
     from icve.pipeline import EditPipeline
 
 EPILOG = """examples:
-  icve-edit --model runs/demo/sft --input clip.mp4 --instruction "make the red circle blue" --output out/
-  icve-edit --model runs/demo/sft/checkpoints/step-000700 --input clip.mp4 --instruction "remove the dog" \\
-      --output out/ --steps 20 --guidance 3 --seed 7
+  icve-edit --input clip.mp4 --instruction "make the red circle blue" --output out
+  icve-edit --input clips/ --instruction "apply the sepia style" --output out --report 24
+  icve-edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
+  icve-edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
 
-exit status: 0 done; 2 wrong arguments; 3 the video could not be decoded or the result not written
+A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
+Every item becomes OUTPUT/<id>.mp4 and a line of OUTPUT/results.jsonl. The same command again edits what is missing,
+failed or changed; several processes may share a manifest and an output folder with --shard 1/n ... n/n.
+
+exit status: 0 done; 2 wrong arguments; 3 some items failed, the others are done; 130 interrupted
 """
-
-
-class EditFailed(RuntimeError):
-    """An item that could not be edited, with the reason in one sentence."""
-
-
-def resolve_model_folder(path: str | os.PathLike) -> Path:
-    """The folder that holds `model_index.json`: `path` itself (model or checkpoint folder) or a run's last checkpoint.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"The model folder {path} does not exist.")
-    for folder in (path, path / "checkpoints" / "last"):
-        if (folder / "model_index.json").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "
-        "(with model_index.json)."
-    )
-
-
-def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipeline:
-    """Load the editor of a run, checkpoint or model folder on a device (None: CUDA where there is one, else CPU).
-
-    Raises:
-        FileNotFoundError: if the folder holds no model.
-        ValueError: if its model cannot be loaded, or the device does not exist.
-    """
-    folder = resolve_model_folder(path)
-    import torch
-    from safetensors import SafetensorError
-
-    from icve.pipeline import EditPipeline
-
-    try:
-        pipeline = EditPipeline.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise ValueError(f"The model in {folder} cannot be loaded: {_first_sentence(error)}") from error
-    pipeline.transformer.eval()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The model cannot be moved to the device {device!r}: {_first_sentence(error)}") from error
-
-
-def model_size(height: int, width: int, budget: int, multiple: int = 16) -> tuple[int, int]:
-    """The size (height, width) at which a picture is edited: sides multiples of 16, near `budget` pixels.
-
-    The whole picture is resized to it, so its aspect must be close: 3 % is free, beyond that aspect outweighs area.
-    """
-    best, best_cost = (multiple, multiple), math.inf
-    for rows in range(
-        multiple, multiple * (2 + math.ceil(2 * math.sqrt(budget * height / width) / multiple)), multiple
-    ):
-        exact = rows * width / height / multiple
-        for columns in {max(1, math.floor(exact)) * multiple, max(1, math.ceil(exact)) * multiple}:
-            distortion = abs(math.log(columns * height / (rows * width)))
-            cost = abs(math.log(rows * columns / budget)) + 20 * max(0.0, distortion - 0.03)
-            if cost < best_cost:
-                best, best_cost = (rows, columns), cost
-    return best
-
-
-def windows(frames: int, length: int) -> list[tuple[int, int]]:
-    """(start, count) of consecutive windows that cover all frames; the last one reaches back to be as long."""
-    if frames <= length:
-        return [(0, frames)]
-    return [(min(start, frames - length), length) for start in range(0, frames, length)]
-
-
-def edit_clip(pipeline: EditPipeline, frames: np.ndarray, instruction: str, seed: int, **settings) -> np.ndarray:
-    """Edit a clip of any length at the model's frame count.
-
-    Longer clips are edited window by window, each from the same noise; shorter ones are continued to 4k+1 frames by
-    repeating the last frame and cut again.
-
-    Args:
-        pipeline: the editor; its default `num_frames` is the window length.
-        frames: (F, h, w, 3) uint8 RGB, h and w multiples of 16.
-        instruction: what to change.
-        seed: of the initial noise.
-        **settings: further arguments of `EditPipeline.__call__` (num_inference_steps, guidance_scale, ...).
-
-    Returns:
-        (F, h, w, 3) uint8 RGB.
-    """
-    import torch
-
-    length = pipeline.default("num_frames")
-    edited = np.empty_like(frames)
-    for start, count in windows(len(frames), length):
-        window = frames[start : start + count]
-        padding = -(count - 1) % 4
-        window = np.concatenate([window, np.repeat(window[-1:], padding, axis=0)])
-        video = torch.from_numpy(np.ascontiguousarray(window.transpose(3, 0, 1, 2)))[None]
-        generator = torch.Generator().manual_seed(seed)
-        result = pipeline(video, instruction, generator=generator, output_type="uint8", **settings)
-        edited[start : start + count] = result[0, :, :count].permute(1, 2, 3, 0).cpu().numpy()
-    return edited
-
-
-def edit_file(
-    pipeline: EditPipeline, source: Path, instruction: str, output: Path, seed: int = 0, **settings
-) -> dict[str, object]:
-    """Edit a video file; the result has the source's displayed size, frame count and frame rate.
-
-    Args:
-        pipeline, instruction, seed, settings: as in `edit_clip`.
-        source: any video the project's decoder reads.
-        output: MP4 file, written whole or not at all.
-
-    Returns:
-        what was done, ready for JSON: input, output, instruction, sizes, frames, fps, windows, seed, settings, seconds.
-
-    Raises:
-        EditFailed: if the source cannot be decoded or the output not written.
-    """
-    from icve.data.video import VideoError, probe, read_frames, resize_crop, write_video
-
-    began = time.perf_counter()
-    budget = pipeline.default("height") * pipeline.default("width")
-    try:
-        info = probe(source)
-        size = model_size(info.height, info.width, budget)
-        frames = read_frames(source, size=size, shape=size)
-    except VideoError as error:
-        raise EditFailed(f"{source} cannot be decoded: {error.reason}") from error
-    edited = edit_clip(pipeline, frames, instruction, seed, **settings)
-    display = (info.height, info.width)
-    try:
-        write_video(output, resize_crop(edited, display, shape=display), info.fps)
-    except OSError as error:
-        raise EditFailed(f"{output} cannot be written: {_first_sentence(error)}") from error
-    return {
-        "input": str(source),
-        "output": str(output),
-        "instruction": instruction,
-        "frames": len(frames),
-        "fps": info.fps,
-        "size": [info.height, info.width],
-        "edited_size": list(size),
-        "windows": len(windows(len(frames), pipeline.default("num_frames"))),
-        "seed": seed,
-        "settings": {name: value for name, value in settings.items() if value is not None},
-        "seconds": round(time.perf_counter() - began, 3),
-    }
-
-
-def _first_sentence(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0].rstrip(".") + "."
-
-
-def _prepare_output(folder: Path, source: Path) -> Path:
-    """The output file, once it is certain that its folder can be written to, before minutes are spent on editing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"The output folder {folder} cannot be written to: {error.strerror or error}.") from error
-    output = folder / f"{source.stem}.mp4"
-    if output.exists() and output.samefile(source):
-        raise ValueError(f"The output {output} would replace the input: choose another --output folder.")
-    return output
+FAILED, INTERRUPTED = 3, 130
+_UNRECORDED = "; nothing more is edited, as no result could be recorded. The same command goes on from here"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of `icve-edit`."""
     parser = argparse.ArgumentParser(
         prog="icve-edit",
-        description="Edit a video by an instruction with a trained in-context editor.",
+        description="Edit videos by instructions with a trained in-context editor.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="run folder, checkpoint folder or model folder")
-    parser.add_argument("--input", required=True, help="video file")
-    parser.add_argument("--instruction", required=True, help='what to change, e.g. "make the red circle blue"')
-    parser.add_argument("--output", required=True, help="folder; the result is <name of the input>.mp4 in it")
-    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
-    parser.add_argument(
-        "--guidance", type=float, help="classifier-free guidance, 1 switches it off (default: the model's)"
-    )
-    parser.add_argument("--shift", type=float, help="shift of the noise schedule (default: the model's)")
-    parser.add_argument("--negative-prompt", help="what the result should not be (default: the model's)")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial noise (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
+    add = parser.add_argument
+    add("--config", metavar="YAML", help="options by name, as in 'steps: 20'; those of the command line come first")
+    add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
+    add("--input", help="video, folder of videos, or manifest (.jsonl, .csv, .parquet, folder of Parquet parts)")
+    add("--instruction", help='what to change, e.g. "make the red circle blue"')
+    add("--output", help="folder for the results")
+    add("--root", help="folder that a manifest's paths are relative to (default: as recorded, else its own)")
+    add("--columns", nargs="+", metavar="ITS=OURS", help="columns of a manifest by other names: video=source_path")
+    add("--steps", type=int, help="sampling steps (default: the model's)")
+    add("--guidance", type=float, help="classifier-free guidance, 1 switches it off (default: the model's)")
+    add("--shift", type=float, help="shift of the noise schedule (default: the model's)")
+    add("--negative-prompt", help="what the result should not be (default: the model's)")
+    add("--seed", type=int, default=0, help="of the initial noise of items that bring none (default: 0)")
+    add("--size", choices=("source", "model"), default="source", help="of the result (default: the source's)")
+    add("--window", type=int, help="frames edited together, 4k+1; longer clips overlap (default: the model's)")
+    add("--side-by-side", action="store_true", help="also write OUTPUT/side_by_side/<id>.mp4: source and result")
+    add("--batch-size", type=int, help="windows edited together (default: by their number of tokens)")
+    add("--shard", default="1/1", metavar="I/N", help="only part I of N; a source's items stay together")
+    add("--report", type=int, metavar="N", help="also write OUTPUT/report.html with the first N results playing")
+    add("--dry-run", action="store_true", help="say what would be done, at which sizes and for how long")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
     return parser
 
 
-def _check_arguments(arguments: argparse.Namespace) -> None:
-    if not arguments.instruction.strip():
-        raise ValueError("The instruction is empty: say what to change.")
-    if arguments.steps is not None and arguments.steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {arguments.steps}.")
-    if arguments.shift is not None and arguments.shift <= 0:
-        raise ValueError(f"--shift must be positive, got {arguments.shift}.")
-    if not Path(arguments.input).is_file():
-        raise FileNotFoundError(f"The input {arguments.input} is not a file.")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `icve-edit`; prints one line of JSON per edited video and returns the exit status (0, 2 or 3)."""
-    arguments = build_parser().parse_args(argv)
-    source = Path(arguments.input)
+    """Run `icve-edit`; prints a summary as one line of JSON and returns the exit status."""
+    parser = build_parser()
     try:
-        _check_arguments(arguments)
-        resolve_model_folder(arguments.model)
-        output = _prepare_output(Path(arguments.output), source)
-        pipeline = load_editor(arguments.model, arguments.device)
+        arguments = _parse(parser, argv)
+        return _run(arguments)
     except (ValueError, FileNotFoundError) as error:
         print(f"icve-edit: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nicve-edit: interrupted. The same command goes on from here.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from icve.editing.items import read_items, shard
+    from icve.editing.models import load_editor, resolve_model_folder, shipped_editor
+
+    columns = dict(pair.split("=", 1) for pair in arguments.columns or ())
+    output = Path(arguments.output)
+    items = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
+    items = shard(items, arguments.shard)
+    model = resolve_model_folder(arguments.model or shipped_editor())
+    if not arguments.dry_run:
+        _prepare_output(output, items)
+    pipeline = load_editor(model, arguments.device)
+    settings = _settings(arguments, pipeline)
+    if arguments.dry_run:
+        return _dry_run(pipeline, items, settings, output)
+    return _edit(pipeline, model, items, settings, output, arguments.report)
+
+
+def _edit(
+    pipeline: EditPipeline, model: Path, items: Sequence[Item], settings: Settings, output: Path, report: int | None
+) -> int:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from icve.editing.batch import Outcome, edit_items
+    from icve.editing.batch import Progress as Seconds
+    from icve.editing.models import fingerprint
+    from icve.editing.results import ResultLog
+
+    began = time.perf_counter()
+    log, seconds = ResultLog(output), Seconds()
+    known, digest = log.read(), fingerprint(model)
+    keys = {item.id: _key(item, settings, digest) for item in items}
+    todo = [item for item in items if not _is_done(item, known, keys, settings, output)]
+    failed: list[Outcome] = []
+
+    def record(outcome: Outcome) -> None:
+        if outcome.error is not None:
+            failed.append(outcome)
+            (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
+        log.add(_row(outcome, settings, model, keys[outcome.item.id]))
+
+    work, refused = _plan(todo, settings)
+    total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)
+    console = Console(stderr=True)
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    pipeline.set_progress_bar_config(disable=True)
     try:
-        result = edit_file(
-            pipeline,
-            source,
-            arguments.instruction.strip(),
-            output,
-            seed=arguments.seed,
-            num_inference_steps=arguments.steps,
-            guidance_scale=arguments.guidance,
-            shift=arguments.shift,
-            negative_prompt=arguments.negative_prompt,
+        for item, error in refused:
+            record(Outcome(item, error=error))
+            console.print(f"failed: {item.id}: {error}", markup=False, highlight=False)
+        with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task("Editing", total=total)
+            edited = edit_items(
+                pipeline,
+                work,
+                settings,
+                lambda item: output / f"{item.name}.mp4",
+                seconds,
+                lambda: bar.advance(task),
+            )
+            for outcome in edited:
+                record(outcome)
+                if outcome.error is not None:
+                    console.print(f"failed: {outcome.item.id}: {outcome.error}", markup=False, highlight=False)
+        log.tidy()
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        print(f"icve-edit: {log.path} cannot be written ({error.strerror}){_UNRECORDED}.", file=sys.stderr)
+        return FAILED
+    summary = {
+        "edited": len(todo) - len(failed),
+        "failed": len(failed),
+        "kept": len(items) - len(todo),
+        "seconds": round(time.perf_counter() - began, 2),
+        **{f"seconds_{kind}": round(value, 2) for kind, value in seconds.seconds.items()},
+        "results": str(log.path),
+    }
+    if report:
+        from icve.evaluation.edit_report import write_edit_report
+
+        summary["report"] = str(write_edit_report(output / "report.html", items, log.read(), output, report))
+    print(json.dumps(summary, ensure_ascii=False))
+    return FAILED if failed else 0
+
+
+def _plan(items: Sequence[Item], settings: Settings) -> tuple[list[tuple[Clip, list[Item]]], list[tuple[Item, str]]]:
+    """Clips with their items, those of one shape together; and the items that cannot be edited, with the reason."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from icve.data.video import VideoError
+    from icve.editing.batch import clip_of
+
+    groups: dict[tuple, list[Item]] = {}
+    refused: list[tuple[Item, str]] = []
+    for item in items:
+        if item.problem is not None:
+            refused.append((item, item.problem))
+        else:
+            groups.setdefault((item.source, item.start, item.count), []).append(item)
+
+    def look(group: list[Item]) -> Clip | str:
+        try:
+            return clip_of(group[0], settings)
+        except VideoError as error:
+            return f"{group[0].shown_source} cannot be decoded: {error.reason}"
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(zip(pool.map(look, groups.values()), groups.values(), strict=True))
+    refused += [(item, clip) for clip, group in found if isinstance(clip, str) for item in group]
+    work = [(clip, group) for clip, group in found if not isinstance(clip, str)]
+    return sorted(work, key=lambda pair: pair[0].shape), refused
+
+
+def _dry_run(pipeline: EditPipeline, items: Sequence[Item], settings: Settings, output: Path) -> int:
+    """Print what would be done; the time is extrapolated from one step at every size."""
+    from icve.editing.batch import batch_size_for
+    from icve.editing.estimate import seconds_per_batch
+
+    work, refused = _plan(items, settings)
+    for item, error in refused:
+        print(f"would fail: {item.id}: {error}")
+    groups: dict[tuple, list[tuple[Clip, list[Item]]]] = {}
+    for clip, group in work:
+        groups.setdefault((clip.shape, clip.info.displayed), []).append((clip, group))
+    total = 0.0
+    timed: dict[tuple, float] = {}
+    for (shape, displayed), found in groups.items():
+        edits = sum(len(group) for _, group in found)
+        count = sum(len(clip.spans) * len(group) for clip, group in found)
+        size = min(batch_size_for(shape, settings), count)
+        if (shape, size) not in timed:
+            timed[shape, size] = seconds_per_batch(pipeline, shape, size, settings.sampling)
+        seconds = timed[shape, size] * count / size
+        total += seconds
+        written = shape[:2] if settings.size == "model" else displayed
+        print(
+            f"{edits} edits of {len(found)} clips of {displayed[1]}x{displayed[0]}: edited at {shape[1]}x{shape[0]} in "
+            f"{count} windows of {shape[2]} frames, batches of {size}; written at {written[1]}x{written[0]}; "
+            f"about {_duration(seconds)}"
         )
-    except EditFailed as error:
-        print(f"icve-edit: {error}", file=sys.stderr)
-        return 3
-    print(json.dumps(result, ensure_ascii=False))
-    return 0
+    steps = settings.sampling["num_inference_steps"]
+    print(
+        f"{len(items) - len(refused)} edits into {output}, {steps} steps each, guidance "
+        f"{settings.sampling['guidance_scale']:g}: about {_duration(total)} on {pipeline.device}, "
+        "decoding and writing aside"
+    )
+    return FAILED if refused else 0
+
+
+def _settings(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settings:
+    from icve.editing.batch import Settings
+
+    given = {
+        "num_inference_steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+        "guidance_until": None,
+        "shift": arguments.shift,
+        "negative_prompt": arguments.negative_prompt,
+    }
+    names = {"num_inference_steps": "steps"}
+    sampling = {
+        name: pipeline.default(names.get(name, name)) if value is None else value for name, value in given.items()
+    }
+    return Settings(
+        sampling=sampling,
+        window=arguments.window or pipeline.default("num_frames"),
+        budget=pipeline.default("height") * pipeline.default("width"),
+        size=arguments.size,
+        side_by_side=arguments.side_by_side,
+        batch_size=arguments.batch_size,
+    )
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line over the YAML of --config. Raises ValueError for what is wrong in either."""
+    arguments = parser.parse_args(argv)
+    if arguments.config:
+        parser.set_defaults(**_read_config(Path(arguments.config), parser))
+        arguments = parser.parse_args(argv)
+    for name in ("input", "output"):
+        if not getattr(arguments, name):
+            raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
+    if arguments.instruction is not None and not str(arguments.instruction).strip():
+        raise ValueError("The instruction is empty: say what to change.")
+    for name in ("steps", "batch_size", "report"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    if arguments.shift is not None and arguments.shift <= 0:
+        raise ValueError(f"--shift must be positive, got {arguments.shift}.")
+    if arguments.window is not None and (arguments.window < 1 or arguments.window % 4 != 1):
+        raise ValueError(f"--window must be 4k+1 frames (1, 5, 9, ...), got {arguments.window}.")
+    for pair in arguments.columns or ():
+        if "=" not in pair:
+            raise ValueError(f"--columns takes pairs like video=source_path, not {pair!r}.")
+    return arguments
+
+
+def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise FileNotFoundError(f"The configuration {path} does not exist.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold options by name, as in 'steps: 20'.")
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
+    checked = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in actions:
+            near = difflib.get_close_matches(name, actions, n=1, cutoff=0.0)[0].replace("_", "-")
+            raise ValueError(f"{path} has no option {key!r}; the nearest is {near!r}.")
+        action = actions[name]
+        try:
+            if name == "columns" and isinstance(value, dict):
+                value = [f"{its}={ours}" for its, ours in value.items()]
+            elif action.nargs == 0 and not isinstance(value, bool):
+                raise ValueError("true or false")
+            elif action.type is not None:
+                value = action.type(value)
+            elif action.choices is not None and value not in action.choices:
+                raise ValueError(f"one of {', '.join(action.choices)}")
+            elif action.nargs is None and not isinstance(value, str | type(None)):
+                value = str(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {value!r} is no value for {key!r} ({error}).") from error
+        checked[name] = value
+    return checked
+
+
+def _prepare_output(folder: Path, items: Sequence[Item]) -> None:
+    """Make sure, before minutes are spent on editing, that results can be written and replace no source."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"The output folder {folder} cannot be written to: {error.strerror or error}.") from error
+    outputs = {(folder / f"{item.name}.mp4").resolve() for item in items}
+    for item in items:
+        if item.source.resolve() in outputs:
+            raise ValueError(f"A result would replace the input {item.shown_source}: choose another --output folder.")
+
+
+def _key(item: Item, settings: Settings, model: str) -> str:
+    """Hash of everything a result depends on: an item with another one is edited again."""
+    try:
+        stat = os.stat(item.source)
+        source = [str(item.source.resolve()), stat.st_size, stat.st_mtime_ns]
+    except OSError:
+        source = [str(item.source), None, None]
+    window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf]
+    content = [source, item.start, item.count, item.instruction, item.seed, settings.sampling, window, model]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Path) -> bool:
+    row, name = known.get(item.id, {}), f"{item.name}.mp4"
+    files = [output / name, *([output / "side_by_side" / name] if settings.side_by_side else [])]
+    return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.is_file() for file in files)
+
+
+def _row(outcome: Outcome, settings: Settings, model: Path, key: str) -> dict[str, Any]:
+    item, clip = outcome.item, outcome.clip
+    used = {"model": str(model), **settings.sampling, "window": settings.window, "size": settings.size}
+    row = {
+        "id": item.id,
+        "source": item.shown_source,
+        "instruction": item.instruction,
+        "output": None if outcome.error else f"{item.name}.mp4",
+        "seed": item.seed,
+        "settings": used,
+        "seconds": round(outcome.seconds, 3),
+        "status": "failed" if outcome.error else "ok",
+        "error": outcome.error,
+        "key": key,
+    }
+    if clip is not None:
+        row |= {"frames": clip.frames, "fps": round(clip.info.fps, 4), "edited_size": list(clip.size)}
+        row |= {"windows": len(clip.spans)}
+    return row
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 if __name__ == "__main__":

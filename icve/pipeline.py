@@ -116,6 +116,42 @@ class EditPipeline(DiffusionPipeline):
         Raises:
             ValueError: if the numbers of videos, instructions and generators disagree or a setting is out of range.
         """
+        if output_type not in ("pt", "uint8", "latent"):
+            raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
+        if video.ndim != 5:
+            raise ValueError(f"EditPipeline needs a video of shape (B, 3, F, H, W), got {tuple(video.shape)}.")
+        instructions = [instruction] * len(video) if isinstance(instruction, str) else list(instruction)
+        if len(instructions) != len(video):
+            raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
+
+        latents = self.edit_latents(
+            self.encode_video(video),
+            instructions,
+            num_inference_steps,
+            guidance_scale,
+            guidance_until,
+            shift,
+            negative_prompt,
+            generator,
+            embedded_guidance_scale,
+        )
+        self.maybe_free_model_hooks()
+        return latents if output_type == "latent" else self.decode_latents(latents, output_type)
+
+    @torch.no_grad()
+    def edit_latents(
+        self,
+        source: Tensor,
+        instructions: Sequence[str],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_until: float | None = None,
+        shift: float | None = None,
+        negative_prompt: str | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        embedded_guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """The call without the codec: source latents (B, C, T, h, w) float32 to edited ones; arguments as there."""
         steps = self.default("steps") if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default("guidance_scale") if guidance_scale is None else guidance_scale
         guidance_until = self.default("guidance_until") if guidance_until is None else guidance_until
@@ -125,26 +161,15 @@ class EditPipeline(DiffusionPipeline):
             raise ValueError(f"shift must be positive, got {shift}.")
         if not 0 <= guidance_until < 1:
             raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
-        if output_type not in ("pt", "uint8", "latent"):
-            raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
-        if video.ndim != 5:
-            raise ValueError(f"EditPipeline needs a video of shape (B, 3, F, H, W), got {tuple(video.shape)}.")
-        instructions = [instruction] * len(video) if isinstance(instruction, str) else list(instruction)
-        if len(instructions) != len(video):
-            raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
-
-        source = self.encode_video(video)
         latents = draw_noise(source.shape, generator).to(source.device)
         condition = self._condition(instructions)
         negative = self._condition([negative_prompt] * len(instructions)) if guidance_scale != 1 else None
         self.scheduler.set_shift(shift)
         sigmas = sampling_sigmas(steps, shift, self.config.objective)
         self.scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
-        latents = self._denoise(
+        return self._denoise(
             latents, source, condition, negative, guidance_scale, guidance_until, embedded_guidance_scale
         )
-        self.maybe_free_model_hooks()
-        return latents if output_type == "latent" else self.decode_latents(latents, output_type)
 
     def encode_video(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) uint8 or float in [-1, 1] -> latents (B, C, T, h, w) float32 on the execution device."""
@@ -157,12 +182,14 @@ class EditPipeline(DiffusionPipeline):
         video = self.codec.decode(latents.float()).float().clamp(-1, 1)
         return ((video + 1) * 127.5).round().to(torch.uint8) if output_type == "uint8" else video
 
-    def _condition(self, texts: list[str]) -> dict[str, Tensor]:
-        embeddings, mask, pooled = self.text_encoder.encode(texts)
+    def _condition(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        distinct = list(dict.fromkeys(texts))  # a text encoder costs seconds per text
+        row = [distinct.index(text) for text in texts]
+        embeddings, mask, pooled = (tensor[row] for tensor in self.text_encoder.encode(distinct))
         device, dtype = self._execution_device, self.transformer.dtype
         return {
             "encoder_hidden_states": embeddings.to(device, dtype),
-            "encoder_attention_mask": mask.to(device),
+            "encoder_attention_mask": mask,  # read on the host: where it lies already, nothing is waited for
             "pooled_projections": pooled.to(device, dtype),
         }
 

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -31,3 +32,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared test data is absent: set ICVE_TEST_DATA to its folder to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Model folder of an editor with random weights that takes windows of 5 frames near 32x32."""
+    from tests.tiny import tiny_editor
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_editor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_clip(tmp_path):
+    """Write a video of coarse noise that drifts from frame to frame: make_clip("a.mp4", frames=12, size=(48, 80))."""
+    from icve.data.video import write_video
+
+    def make(name: str, frames: int = 5, size: tuple[int, int] = (32, 32), fps: float = 10, seed: int = 0) -> Path:
+        rng = np.random.default_rng(seed)
+        picture = rng.integers(40, 200, (size[0] // 8 + 1, size[1] // 8 + 1, 3)).repeat(8, 0).repeat(8, 1)
+        drift = rng.normal(0, 2, (frames, 1, 1, 3)).cumsum(0)
+        clip = np.clip(picture[: size[0], : size[1]] + drift, 0, 255).astype(np.uint8)
+        write_video(tmp_path / name, clip, fps)
+        return tmp_path / name
+
+    return make

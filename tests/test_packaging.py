@@ -136,13 +136,18 @@ def test_every_import_is_declared():
 
 def test_console_scripts_are_the_built_commands_and_import():
     scripts = console_scripts()
-    assert scripts == {"lightning": "icve.cli:main", "icve": "icve.cli:main", "icve-edit": "icve.edit:main"}
+    assert scripts == {
+        "lightning": "icve.cli:main",
+        "icve": "icve.cli:main",
+        "icve-edit": "icve.edit:main",
+        "icve-eval": "icve.evaluate:main",
+    }
     for target in scripts.values():
         module, function = target.split(":")
         assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize("script", ["lightning", "icve", "icve-edit"])
+@pytest.mark.parametrize("script", ["lightning", "icve", "icve-edit", "icve-eval"])
 def test_installed_scripts_answer_help(script):
     path = shutil.which(script, path=sysconfig.get_path("scripts"))
     if path is None:
@@ -150,7 +155,7 @@ def test_installed_scripts_answer_help(script):
     result = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     # `lightning` may have been overwritten by lightning-sdk, whose help knows nothing of fitting.
-    assert ("--instruction" if script == "icve-edit" else "fit") in result.stdout
+    assert {"icve-edit": "--instruction", "icve-eval": "--truth"}.get(script, "fit") in result.stdout
 
 
 def test_one_version_everywhere():

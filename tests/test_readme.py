@@ -84,29 +84,11 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
 def demo_folder(tmp_path, monkeypatch) -> Path:
     """A working directory that looks as after the demo: its run folder (of an untrained model) and a video."""
     import numpy as np
-    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from icve.codec.dct import DCTCodec
     from icve.data.video import write_video
-    from icve.model import HunyuanVideoInContextTransformer3DModel
-    from icve.pipeline import EditPipeline
-    from icve.text.hashed import HashedTextEncoder
+    from tests.tiny import tiny_editor
 
-    transformer = HunyuanVideoInContextTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=1,
-        num_single_layers=1,
-        num_refiner_layers=1,
-        rope_axes_dim=(2, 2, 4),
-        text_embed_dim=128,
-        pooled_projection_dim=128,
-        guidance_embeds=False,
-    )
-    defaults = {"steps": 2, "guidance_scale": 2.0, "num_frames": 9, "height": 64, "width": 64}
-    editor = EditPipeline(
-        DCTCodec(), HashedTextEncoder(), FlowMatchEulerDiscreteScheduler(), transformer, defaults=defaults
-    )
+    editor = tiny_editor(guidance_scale=2.0, num_frames=9, height=64, width=64)
     editor.save_pretrained(tmp_path / "runs/demo/sft/checkpoints/last")
     write_video(tmp_path / "clip.mp4", np.random.default_rng(0).integers(0, 256, (12, 48, 80, 3), np.uint8), fps=8)
     monkeypatch.chdir(tmp_path)

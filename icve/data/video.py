@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
-from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
+from icve.data.video_writer import VideoWriter, write_video
 
 __all__ = [
     "VideoError",
     "VideoInfo",
+    "VideoWriter",
     "cover_size",
+    "iterate_frames",
     "probe",
     "read_frames",
     "resize_crop",
@@ -119,10 +120,39 @@ def read_frames(
         raise VideoError(path, f"it has {frames} frames, so there is no frame {outside}.")
 
     unique, inverse = np.unique(wanted, return_inverse=True)
-    read = _read_decord if index.decoder == "decord" else _read_pyav
-    chunks = [chunk if size is None else resize_crop(chunk, size, shape) for chunk in read(path, index, unique)]
-    result = np.concatenate(chunks)
+    result = np.concatenate(list(_chunks(path, index, unique, size, shape)))
     return result if np.array_equal(unique, wanted) else result[inverse]
+
+
+def iterate_frames(
+    path: str | os.PathLike, start: int = 0, count: int | None = None, size: tuple[int, int] | None = None
+) -> Iterator[np.ndarray]:
+    """Decode consecutive frames in one pass, a few at a time, so that a file of any length fits into memory.
+
+    Args:
+        path: video file.
+        start: first frame.
+        count: number of frames; None reads to the end.
+        size: (height, width) that the whole picture is stretched to; None keeps the file's size.
+
+    Yields:
+        (n, H, W, 3) uint8 RGB, n at most 16.
+
+    Raises:
+        VideoError: as :func:`read_frames`.
+    """
+    index = index_packets(path)
+    end = index.info.frames if count is None else start + count
+    if not 0 <= start < end <= index.info.frames:
+        raise VideoError(path, f"it has {index.info.frames} frames, not the frames {start} to {end - 1} asked for.")
+    yield from _chunks(path, index, np.arange(start, end), size, size)
+
+
+def _chunks(path, index: PacketIndex, wanted: np.ndarray, size, shape) -> Iterator[np.ndarray]:
+    """Chunks (n, H, W, 3) of ascending frame numbers, brought to ``size``."""
+    read = _read_decord if index.decoder == "decord" else _read_pyav
+    for chunk in read(path, index, wanted):
+        yield chunk if size is None else resize_crop(chunk, size, shape)
 
 
 def cover_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -156,51 +186,6 @@ def resize_crop(frames: np.ndarray, size: tuple[int, int], shape: tuple[int, int
         resized = cv2.resize(frame, scaled[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
         out[:] = resized.reshape(*scaled, -1)[top : top + height, left : left + width]
     return result
-
-
-def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, crf: int = 18) -> None:
-    """Write frames as H.264 MP4 (yuv420p, BT.709, index in front), whole or not at all.
-
-    Args:
-        path: file to write; its folder is created, an existing file is replaced.
-        frames: (F, H, W, 3) uint8 RGB. Odd sizes grow by one replicated row or column, as yuv420p needs even ones.
-        fps: frame rate; floats are taken as the nearest fraction with a denominator up to 1001 (23.976 → 24000/1001).
-        crf: x264 quality, 0 (best) to 51.
-
-    Raises:
-        ValueError: frames of another shape or type, or a rate that is not positive.
-    """
-    frames = np.asarray(frames)
-    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or frames.size == 0:
-        raise ValueError(f"write_video needs uint8 frames (F, H, W, 3), not {frames.dtype} {frames.shape}.")
-    rate = Fraction(fps).limit_denominator(1001)
-    if rate <= 0:
-        raise ValueError(f"fps must be positive, not {fps}.")
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=rate)
-            stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-            # One thread, because callers parallelise over files. Without look-ahead rate control, because with it the
-            # same frames did not always give the same bytes.
-            stream.options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0:weightp=0"}
-            context = stream.codec_context
-            # Tagged, because players guess the matrix of untagged files from their height.
-            context.colorspace = context.color_primaries = context.color_trc = 1
-            context.color_range = 1
-            for frame in frames:
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-                picture = picture.reformat(format="yuv420p", dst_colorspace=1, dst_color_range=1)
-                container.mux(stream.encode(picture))
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_decord(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache, lru_cache
 
 import av
@@ -35,7 +37,7 @@ class VideoInfo:
 
     ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
     (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
-    already applied by :func:`read_frames`.
+    already applied by :func:`read_frames`. ``sample_aspect`` is width over height of an upright pixel as shown.
     """
 
     width: int
@@ -45,6 +47,17 @@ class VideoInfo:
     duration: float
     rotation: int
     codec: str
+    sample_aspect: Fraction = Fraction(1)
+
+    @property
+    def displayed(self) -> tuple[int, int]:
+        """(height, width) of the picture as shown, in square pixels; the longer stored side keeps its length."""
+        shown = self.width * self.sample_aspect
+        return (
+            (self.height, round(shown))
+            if shown >= self.width
+            else (round(self.height * self.width / shown), self.width)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +67,8 @@ class PacketIndex:
     info: VideoInfo
     pts: np.ndarray | None  # (F,) int64 in units of the stream's time base; None where they are missing or not unique
     seconds: np.ndarray  # (F,) float64, first frame at 0
+    time_base: Fraction  # seconds per unit of pts
+    origin: int  # of the file's timeline, in units of pts: where its sound begins, if that is before the picture
     keys: np.ndarray  # positions of key frames
     decoder: str
 
@@ -98,7 +113,9 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
                 raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
             packets = [packet for packet in container.demux(stream) if packet.size]
             average, time_base, codec = stream.average_rate, stream.time_base, stream.codec_context.codec.canonical_name
+            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             containers = set(container.format.name.split(","))
+            sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
         with av.open(path) as container:
             container.streams.video[0].thread_count = 1
@@ -126,7 +143,9 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
 
     rotation = round(first.rotation / 90) % 4 * 90
     width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
-    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec)
+    origin = min([0 if pts is None else int(pts[0]), *(math.floor(time / time_base) for time in sounds if time >= 0)])
+    aspect = 1 / aspect if rotation % 180 else aspect
+    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec, aspect)
     exact = (
         codec in _DECORD_CODECS
         and bool(containers & _DECORD_CONTAINERS)
@@ -135,7 +154,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         and not _has_leading_frames(shown)
         and all(side % 32 == 0 or side >= 96 for side in (width, height))
     )
-    return PacketIndex(info, pts, seconds, keys, "decord" if exact and _has_decord() else "pyav")
+    return PacketIndex(info, pts, seconds, time_base, origin, keys, "decord" if exact and _has_decord() else "pyav")
 
 
 def _has_leading_frames(packets: Sequence[av.Packet]) -> bool:

@@ -60,10 +60,14 @@ def write_results(
 
     shown = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
     shown |= {f"{stage}/config.yaml": (output / stage / "config.yaml").read_text("utf-8") for stage in stages}
+    by_stage = {
+        f"after {stages[stage].split()[0]}": {row["id"]: row for row in rows}
+        for stage, (_, rows) in evaluations.items()
+    }
     write_report(
         output / "report.html",
         [_stage(output / stage, title, evaluations[stage][0]) for stage, title in stages.items()],
-        _examples(output, {stages[stage]: rows for stage, (_, rows) in evaluations.items()}, examples_per_type),
+        held_out_examples(output / "data" / "held_out" / "manifest.parquet", by_stage, examples_per_type),
         shown,
         seconds,
         title="In-context video editing: the demo",
@@ -89,27 +93,36 @@ def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Stage:
     return Stage(f"After {title}", figures, training, validation)
 
 
-def _examples(output: Path, evaluations: Mapping[str, list[dict[str, Any]]], per_type: int) -> list[Example]:
-    """The first edits of every type, whatever came of them: nothing is picked. Results of all stages side by side."""
-    held_out = read_manifest(output / "data" / "held_out" / "manifest.parquet")
-    by_id = {row["id"]: row for row in held_out}
+def held_out_examples(
+    manifest: Path, evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]], per_type: int
+) -> list[Example]:
+    """The first edits of every type, whatever came of them: nothing is picked.
+
+    Args:
+        manifest: of the test set.
+        evaluations: by title of what edited, by id of the edit: its row of figures with ``result_path``. The figures
+            shown are the last one's.
+        per_type: edits of every type.
+    """
+    held_out = read_manifest(manifest)
     shown: dict[str, int] = {}
     examples = []
-    for results in zip(*evaluations.values(), strict=True):
-        final = results[-1]
-        shown[final["edit_type"]] = shown.get(final["edit_type"], 0) + 1
-        if shown[final["edit_type"]] > per_type:
+    for row in held_out:
+        results = {title: rows[row["id"]] for title, rows in evaluations.items() if row["id"] in rows}
+        if len(results) < len(evaluations) or shown.setdefault(row["edit_type"], 0) == per_type:
             continue
-        clips = {"source": decode_clip(by_id[final["id"]], "source", held_out.root)}
-        for title, row in zip(evaluations, results, strict=True):
-            clips[f"after {title.split()[0]}"] = read_frames(row["result_path"])
-        clips["target"] = decode_clip(by_id[final["id"]], "target", held_out.root)
-        nearest = _in_words(final["nearest"], by_id[final["id"]])
-        examples.append(Example(final["instruction"], final["edit_type"], clips, final, nearest))
+        shown[row["edit_type"]] += 1
+        clips = {"source": decode_clip(row, "source", held_out.root)}
+        clips |= {title: read_frames(result["result_path"]) for title, result in results.items()}
+        clips["target"] = decode_clip(row, "target", held_out.root)
+        final = list(results.values())[-1]
+        nearest = {"nearest to": in_words(final["nearest"], row)}
+        examples.append(Example(row["instruction"], row["edit_type"], clips, final, nearest, row.get("fps")))
     return examples
 
 
-def _in_words(nearest: str, row: Mapping[str, Any]) -> str:
+def in_words(nearest: str, row: Mapping[str, Any]) -> str:
+    """What ``measure_edit`` found a result nearest to, for a reader."""
     if nearest.startswith("distractor_"):
         return f"“{row['distractor_instructions'][int(nearest.removeprefix('distractor_'))]}”"
-    return {"target": "the target", "source": "the source"}[nearest]
+    return {"target": "the target", "source": "the source", "missing": "nothing: it is missing"}[nearest]

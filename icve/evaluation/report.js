@@ -9,12 +9,17 @@
     sheet: article.querySelector("img"),
     canvases: [...article.querySelectorAll("canvas")],
     frames: Number(article.dataset.frames),
+    fps: Number(article.dataset.fps),
     near: true,
   }));
 
+  const fastest = Math.max(...cards.map((card) => card.fps));
+  const slowest = Math.min(...cards.map((card) => card.fps));
+  const chosen = (id) => control(id)?.value ?? "";
+
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches;
-  let frame = 0;
-  let due = 0;
+  let clock = 0; // seconds of video since the page was opened; every clip shows its frame at this time
+  let last = null;
 
   // Mean absolute difference to the source's pixels, from black through red and yellow to white.
   function heatMap(context, source) {
@@ -38,7 +43,7 @@
       const { width, height } = canvas;
       const context = canvas.getContext("2d", { willReadFrequently: true });
       const x = Number(canvas.dataset.column) * width;
-      const y = (frame % card.frames) * height;
+      const y = (Math.floor(clock * card.fps + 1e-6) % card.frames) * height;
       context.drawImage(card.sheet, x, y, width, height, 0, 0, width, height);
       if (!heat) continue;
       if (source === null) source = context.getImageData(0, 0, width, height).data;
@@ -50,14 +55,14 @@
     for (const card of cards) if (card.near && !card.article.hidden) draw(card);
   }
 
-  // Every clip shows the same frame number: one clock, advanced here only.
+  // One clock for all clips, advanced here and by "Next frame" only.
   function tick(now) {
-    const interval = 1000 / (Number(section.dataset.fps) * Number(control("speed").value));
-    if (playing && now >= due) {
-      due = Math.max(due + interval, now);
-      frame += 1;
-      drawAll();
+    if (playing && last !== null) {
+      const frame = Math.floor(clock * fastest);
+      clock += ((now - last) / 1000) * Number(control("speed").value);
+      if (Math.floor(clock * fastest) !== frame) drawAll();
     }
+    last = now;
     requestAnimationFrame(tick);
   }
 
@@ -67,18 +72,29 @@
   }
 
   function arrange() {
-    const kind = control("kind").value;
-    const outcome = control("outcome").value;
+    const kind = chosen("kind");
+    const outcome = chosen("outcome");
+    const least = chosen("least");
     let shown = 0;
     for (const { article } of cards) {
-      article.hidden = (kind && article.dataset.kind !== kind) || (outcome && article.dataset.outcome !== outcome);
+      const data = article.dataset;
+      article.hidden =
+        (kind && data.kind !== kind) ||
+        (outcome && data.outcome !== outcome) ||
+        (least !== "" && !(Number(data[chosen("figure")] ?? NaN) >= Number(least)));
       shown += !article.hidden;
     }
-    const order = control("order").value;
+    const order = chosen("order");
     const key = order.replace("-", "");
     const sign = key === "index" || order.startsWith("-") ? 1 : -1;
-    const sorted = [...cards].sort((a, b) => sign * (a.article.dataset[key] - b.article.dataset[key]));
-    for (const { article } of sorted) list.append(article);
+    const value = (card) => Number(card.article.dataset[key] ?? NaN);
+    const compare = (a, b) => {
+      if (key === "kind") return a.article.dataset.kind.localeCompare(b.article.dataset.kind);
+      const [x, y] = [value(a), value(b)];
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y); // without a figure: last
+      return sign * (x - y);
+    };
+    for (const { article } of [...cards].sort(compare)) list.append(article);
     control("shown").textContent = `${shown} of ${cards.length} shown`;
     drawAll();
   }
@@ -86,11 +102,11 @@
   control("play").addEventListener("click", () => setPlaying(!playing));
   control("step").addEventListener("click", () => {
     setPlaying(false);
-    frame += 1;
+    clock = (Math.floor(clock * slowest + 1e-6) + 1) / slowest;
     drawAll();
   });
   control("heat").addEventListener("change", drawAll);
-  for (const id of ["kind", "outcome", "order"]) control(id).addEventListener("change", arrange);
+  for (const id of ["kind", "outcome", "figure", "least", "order"]) control(id)?.addEventListener("input", arrange);
   for (const card of cards) card.sheet.addEventListener("load", () => draw(card));
 
   // Cards far from the window are not drawn.

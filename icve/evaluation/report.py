@@ -11,7 +11,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -39,6 +39,13 @@ _COLUMNS = (  # heading, key, what the cell shows
     ("codec", "psnr_codec_outside", "reference"),
 )
 
+_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {  # what edits are sorted by
+    "gain": ("PSNR gain", lambda figures: figures["psnr"] - figures["psnr_copy"]),
+    "psnr": ("PSNR", lambda figures: figures["psnr"]),
+    "inside": ("PSNR inside", lambda figures: figures["psnr_inside"]),
+    "outside": ("PSNR outside", lambda figures: figures["psnr_outside"]),
+}
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -57,15 +64,16 @@ class Stage:
 class Example:
     """One edit to play: ``clips`` by label in the order shown, uint8 (F,H,W,3) of one shape; the first is the source.
 
-    ``figures`` is the row of :func:`icve.evaluation.synthetic.measure_edit` for the final result; ``nearest`` says in
-    words what the result is nearest to.
+    ``figures`` is the row of :func:`icve.evaluation.synthetic.measure_edit` for the final result, None where there is
+    no true target; ``facts`` are shown as they are; ``fps`` is the rate to play at, None the page's.
     """
 
     instruction: str
     edit_type: str
     clips: Mapping[str, np.ndarray]
-    figures: Mapping[str, Any]
-    nearest: str
+    figures: Mapping[str, Any] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    fps: float | None = None
 
 
 def write_report(
@@ -77,6 +85,7 @@ def write_report(
     title: str = "In-context video editing",
     introduction: str = "",
     fps: float = 8.0,
+    heading: str = "Edits of videos never seen in training",
 ) -> Path:
     """Write the page (whole or not at all) and return its path.
 
@@ -90,7 +99,7 @@ def write_report(
         _READING if any(stage.figures for stage in stages) else "",
         "</header><main>",
         *(_stage_section(stage) for stage in stages),
-        _examples_section(examples, fps),
+        _examples_section(examples, fps, heading),
         _times_section(seconds),
         _settings_section(settings),
         "</main>",
@@ -145,54 +154,72 @@ def _stage_section(stage: Stage) -> str:
     return f'<section><h2>{html.escape(stage.name)}</h2>{table}<div class="charts">{"".join(charts)}</div></section>'
 
 
-def _examples_section(examples: Sequence[Example], fps: float) -> str:
+def _examples_section(examples: Sequence[Example], fps: float, heading: str) -> str:
     if not examples:
         return ""
-    kinds = sorted({example.edit_type for example in examples})
-    options = "".join(f"<option>{html.escape(kind)}</option>" for kind in kinds)
+    measured = any(example.figures for example in examples)
+    kinds = sorted({example.edit_type for example in examples if example.edit_type})
+    controls = [
+        '<button type="button" id="play">Pause</button><button type="button" id="step">Next frame</button>',
+        _select("speed", "speed", {"0.25": "¼×", "0.5": "½×", "1": "1×"}, "1"),
+        _select("kind", "type", {"": "all"} | {kind: kind for kind in kinds}) if kinds else "",
+    ]
+    orders = {"index": "as made"} | ({"kind": "type"} if kinds else {})
+    if measured:
+        controls.append(_select("outcome", "result", {"": "all", "1": "succeeded", "0": "failed"}))
+        figures = {key: label for key, (label, _) in _FIGURES.items()}
+        least = '<label>at least <input type="number" id="least" step="0.5" size="5"> dB</label>'
+        controls += [_select("figure", "figure", figures), least]
+        for key, label in figures.items():
+            orders |= {key: f"{label}, best first", f"-{key}": f"{label}, worst first"}
+    controls += [
+        _select("order", "sort", orders),
+        '<label><input type="checkbox" id="heat"> difference to the source</label><output id="shown"></output>',
+    ]
+    cards = "".join(_card(index, example, fps) for index, example in enumerate(examples))
     return (
-        f'<section id="examples" data-fps="{fps:g}"><h2>Edits of videos never seen in training</h2>'
-        '<form class="controls" autocomplete="off">'
-        '<button type="button" id="play">Pause</button><button type="button" id="step">Next frame</button>'
-        '<label>speed <select id="speed"><option value="0.25">¼×</option><option value="0.5">½×</option>'
-        '<option value="1" selected>1×</option></select></label>'
-        f'<label>type <select id="kind"><option value="">all</option>{options}</select></label>'
-        '<label>result <select id="outcome"><option value="">all</option><option value="1">succeeded</option>'
-        '<option value="0">failed</option></select></label>'
-        '<label>sort <select id="order"><option value="index">as made</option>'
-        '<option value="gain">PSNR gain, best first</option><option value="-gain">PSNR gain, worst first</option>'
-        '<option value="psnr">PSNR, best first</option></select></label>'
-        '<label><input type="checkbox" id="heat"> difference to the source</label>'
-        '<output id="shown"></output></form>'
-        f'<div id="cards">{"".join(_card(index, example) for index, example in enumerate(examples))}</div></section>'
+        f'<section id="examples"><h2>{html.escape(heading)}</h2>'
+        f'<form class="controls" autocomplete="off">{"".join(controls)}</form><div id="cards">{cards}</div></section>'
     )
 
 
-def _card(index: int, example: Example) -> str:
+def _select(name: str, label: str, options: Mapping[str, str], chosen: str = "") -> str:
+    items = "".join(
+        f'<option value="{html.escape(value, quote=True)}"{" selected" if value == chosen else ""}>'
+        f"{html.escape(text)}</option>"
+        for value, text in options.items()
+    )
+    return f'<label>{label} <select id="{name}">{items}</select></label>'
+
+
+def _card(index: int, example: Example, fps: float) -> str:
     frames, height, width, _ = next(iter(example.clips.values())).shape
     figures = example.figures
-    gain = figures["psnr"] - figures["psnr_copy"]
-    outcome = "success" if figures["success"] else "failed"
     canvases = "".join(
         f'<figure><canvas width="{width}" height="{height}" data-column="{column}"></canvas>'
         f"<figcaption>{html.escape(label)}</figcaption></figure>"
         for column, label in enumerate(example.clips)
     )
-    facts = "".join(
-        f"<dt>{label}</dt><dd>{_decibels(figures[key])} <small>copy {_decibels(figures[copy])}</small></dd>"
-        for label, key, copy in (
-            ("PSNR", "psnr", "psnr_copy"),
-            ("inside", "psnr_inside", "psnr_copy_inside"),
-            ("outside", "psnr_outside", "psnr_copy_outside"),
-        )
+    facts = {"type": html.escape(example.edit_type)} if example.edit_type else {}
+    data = {"index": index, "kind": example.edit_type, "frames": frames, "fps": example.fps or fps}
+    if figures is not None:
+        outcome = "success" if figures["success"] else "failed"
+        facts["result"] = f'<span class="{outcome}">{outcome}</span>'
+        data |= {"outcome": int(figures["success"])}
+        data |= {name: value(figures) for name, (_, value) in _FIGURES.items() if value(figures) is not None}
+    facts |= {html.escape(name): html.escape(text) for name, text in example.facts.items()}
+    if figures is not None:
+        for label, region in (("PSNR", ""), ("inside", "_inside"), ("outside", "_outside")):
+            copy = _decibels(figures["psnr_copy" + region])
+            facts[label] = f"{_decibels(figures['psnr' + region])} <small>copy {copy}</small>"
+    attributes = "".join(
+        f' data-{name}="{html.escape(f"{value:.4f}" if isinstance(value, float) else str(value), quote=True)}"'
+        for name, value in data.items()
     )
+    listed = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in facts.items())
     return (
-        f'<article data-index="{index}" data-kind="{html.escape(example.edit_type, quote=True)}"'
-        f' data-outcome="{int(figures["success"])}" data-psnr="{figures["psnr"]:.4f}" data-gain="{gain:.4f}"'
-        f' data-frames="{frames}"><h3>{html.escape(example.instruction)}</h3>'
-        f'<div class="clips">{canvases}'
-        f'<dl><dt>type</dt><dd>{html.escape(example.edit_type)}</dd><dt>result</dt><dd class="{outcome}">{outcome}</dd>'
-        f"<dt>nearest to</dt><dd>{html.escape(example.nearest)}</dd>{facts}</dl></div>"
+        f"<article{attributes}><h3>{html.escape(example.instruction)}</h3>"
+        f'<div class="clips">{canvases}<dl>{listed}</dl></div>'
         f'<img alt="" hidden src="{sprite_sheet(list(example.clips.values()))}"></article>'
     )
 

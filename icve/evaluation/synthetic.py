@@ -85,12 +85,13 @@ def psnr(result: Clip, reference: Clip, region: np.ndarray | None = None) -> flo
     return PSNR_CAP if mean == 0.0 else min(PSNR_CAP, 10.0 * math.log10(255.0**2 / mean))
 
 
-def measure_edit(result: Clip, edit: HeldOutEdit, reconstruction: Clip | None = None) -> dict[str, Any]:
+def measure_edit(result: Clip | None, edit: HeldOutEdit, reconstruction: Clip | None = None) -> dict[str, Any]:
     """Figures of one edit: ``success``, ``nearest`` and PSNRs of the result, of copying and of the codec.
 
     ``result`` and ``reconstruction`` (the codec's decode(encode(target)); its figures are None without it) are uint8
-    (F,H,W,3). ``nearest`` names the clip the result is nearest to: target, source or distractor_0..3; a tie is never
-    a success. Raises ValueError when the result's shape is not the target's.
+    (F,H,W,3). ``nearest`` names the clip the result is nearest to: target, source or distractor_0..3; a tie is never a
+    success. Without a result (editing failed) it is "missing", no success, and the result's PSNRs are None. Raises
+    ValueError when the result's shape is not the target's.
     """
     for name, clip in (("result", result), ("reconstruction", reconstruction)):
         if clip is not None and (clip.shape != edit.target.shape or clip.dtype != np.uint8):
@@ -98,17 +99,13 @@ def measure_edit(result: Clip, edit: HeldOutEdit, reconstruction: Clip | None = 
                 f"The {name} of edit {edit.id} is {clip.dtype} {clip.shape}, its target uint8 {edit.target.shape}: "
                 "give uint8 clips with the target's number of frames, height and width."
             )
-    rivals = {"source": edit.source} | {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
-    distances = {name: float(_squared_error(result, clip).mean(dtype=np.float64)) for name, clip in rivals.items()}
-    to_target = float(_squared_error(result, edit.target).mean(dtype=np.float64))
-    nearest_rival = min(distances, key=distances.__getitem__)
-    success = to_target < distances[nearest_rival]
+    nearest = "missing" if result is None else _nearest(result, edit)
     row: dict[str, Any] = {
         "id": edit.id,
         "edit_type": edit.edit_type,
         "instruction": edit.instruction,
-        "success": success,
-        "nearest": "target" if success else nearest_rival,
+        "success": nearest == "target",
+        "nearest": nearest,
     }
     regions = dict(zip(REGIONS, (None, edit.mask, ~edit.mask), strict=True))
     for subject, clip in zip(SUBJECTS, (result, edit.source, reconstruction), strict=True):
@@ -122,7 +119,8 @@ def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     ``psnr*`` are means of decibels over edits. An edit without a region (a style edit has no outside) is left out of
     that region's mean; a mean over nothing is None. ``nearest_to_source`` and ``nearest_to_distractor`` split the
-    failures into copies and wrong edits (shares of all edits). Raises ValueError for no edits.
+    failures into copies and wrong edits (shares of all edits); ``missing`` counts edits without result. Raises
+    ValueError for no edits.
     """
     if not edits:
         raise ValueError("There is no edit to summarise: the test manifest is empty.")
@@ -177,7 +175,7 @@ def evaluate(
 
     Args:
         editor: an :class:`icve.pipeline.EditPipeline`, a callable (:data:`Editor`), or results made elsewhere: a
-            mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video.
+            mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video. An edit without result failed.
         manifest: test manifest with masks and distractors; its paths are relative to its root.
         batch_size: edits sampled together (of equal shape). Noise depends on (seed, edit id) only, so the batch size
             and the order of the rows change nothing but rounding.
@@ -207,8 +205,11 @@ def evaluate(
             decoded = _reconstruct(codec, batch) if codec is not None else [None] * len(batch)
             for edit, clip, reconstruction in zip(batch, clips, decoded, strict=True):
                 edits.append(measure_edit(clip, edit, reconstruction))
-                results[edit.id] = clip
+                if clip is not None:
+                    results[edit.id] = clip
             bar.update(len(batch))
+    if not results:
+        raise ValueError(f"There is no result for any of the {len(edits)} edits of {manifest}.")
     figures = summarise(edits)
     if given is None:
         figures |= {"seconds_edit": round(seconds, 3), "seconds_per_edit": round(seconds / len(edits), 4)}
@@ -265,6 +266,14 @@ def tensor_to_clips(video: Any) -> list[Clip]:
     return list(levels.byte().permute(0, 2, 3, 4, 1).contiguous().cpu().numpy())
 
 
+def _nearest(result: Clip, edit: HeldOutEdit) -> str:
+    """What a result is nearest to; a tie is never the target."""
+    clips = {"source": edit.source} | {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
+    clips["target"] = edit.target
+    distances = {name: float(_squared_error(result, clip).mean(dtype=np.float64)) for name, clip in clips.items()}
+    return min(distances, key=distances.__getitem__)
+
+
 def _squared_error(a: Clip, b: Clip) -> np.ndarray:
     difference = a.astype(np.float32) - b.astype(np.float32)
     return difference * difference
@@ -277,6 +286,7 @@ def _means(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         values = [e[name] for e in edits if e[name] is not None]
         means[name] = round(float(np.mean(values)), 4) if values else None
     means["nearest_to_source"] = sum(e["nearest"] == "source" for e in edits) / count
+    means["missing"] = sum(e["nearest"] == "missing" for e in edits)
     means["nearest_to_distractor"] = sum(e["nearest"].startswith("distractor") for e in edits) / count
     return means
 
@@ -288,10 +298,10 @@ def _batches(edits: Iterator[HeldOutEdit], batch_size: int) -> Iterator[list[Hel
             yield batch
 
 
-def _given_result(results: Mapping[str, Any], edit_id: str) -> Clip:
-    if edit_id not in results:
-        raise ValueError(f"There is no result for edit {edit_id}: give one for every row of the test manifest.")
-    result = results[edit_id]
+def _given_result(results: Mapping[str, Any], edit_id: str) -> Clip | None:
+    result = results.get(edit_id)
+    if result is None:
+        return None
     return read_frames(result) if isinstance(result, str | Path) else np.asarray(result)
 
 

@@ -189,7 +189,7 @@ class InContextEditingModule(LightningModule):
             source_hidden_states=z_source.to(dtype),
             timestep=1000.0 * sigma,
             encoder_hidden_states=embeddings.to(x_t.device, dtype),
-            encoder_attention_mask=mask.to(x_t.device),
+            encoder_attention_mask=mask,
             pooled_projections=pooled.to(x_t.device, dtype),
             guidance=guidance,
         )

@@ -99,9 +99,18 @@ def test_options_reach_the_editor_and_inputs_are_what_pipelines_take(manifest):
     evaluate(editor, manifest, num_inference_steps=7, progress=False)
 
 
-def test_a_missing_result_and_a_training_manifest_are_named(manifest, tmp_path):
-    with pytest.raises(ValueError, match="edit-1"):
-        evaluate({"edit-0": manifest.parent / "0_target.mp4"}, manifest, progress=False)
+def test_an_edit_without_result_is_no_success(manifest):
+    evaluation = evaluate({"edit-0": manifest.parent / "0_target.mp4"}, manifest, progress=False)
+    figures, count = evaluation.figures, len(evaluation.edits)
+    assert count > 1
+    assert (figures["missing"], figures["success_ratio"]) == (count - 1, 1 / count)
+    assert figures["psnr"] > 30  # of the one result there is
+    assert list(evaluation.results) == ["edit-0"]
+    with pytest.raises(ValueError, match="no result for any"):
+        evaluate({}, manifest, progress=False)
+
+
+def test_a_training_manifest_is_named(tmp_path):
     write_video(tmp_path / "a.mp4", np.zeros(SHAPE, np.uint8), 8)
     row = {"id": "x", "source_path": "a.mp4", "target_path": "a.mp4", "instruction": "do", "edit_type": "add"}
     write_manifest([row], tmp_path / "train.parquet")

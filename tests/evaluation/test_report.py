@@ -31,7 +31,8 @@ def make_examples(frames: int = 5, size: int = 16) -> list[Example]:
         make_row(edit_type="style", psnr=30.0, psnr_outside=None, psnr_copy_outside=None),
         make_row(edit_type="remove", psnr=10.0, success=False, nearest="distractor_2"),
     ]
-    return [Example(f"{HOSTILE} {i}", row["edit_type"], clips, row, f"nearest {HOSTILE}") for i, row in enumerate(rows)]
+    facts = {"nearest to": f"nearest {HOSTILE}"}
+    return [Example(f"{HOSTILE} {i}", row["edit_type"], clips, row, facts) for i, row in enumerate(rows)]
 
 
 @pytest.fixture
@@ -120,13 +121,15 @@ addEventListener("load", () => setTimeout(() => {
   const visible = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).map((a) => a.dataset.index);
   const level = (canvas) => canvas.getContext("2d").getImageData(8, 8, 1, 1).data[0];
   const levels = () => [...document.querySelectorAll("canvas")].map(level);
-  const set = (id, value) => { get(id).value = value; get(id).dispatchEvent(new Event("change")); };
+  const set = (id, value) => { get(id).value = value; get(id).dispatchEvent(new Event("input")); };
   const out = {title: document.title, all: visible()};
   if (get("play").textContent === "Pause") get("play").click();
   out.before = levels(); get("step").click(); out.after = levels();
   set("outcome", "0"); out.failed = visible(); set("outcome", "");
   set("kind", "style"); out.style = visible(); set("kind", "");
   set("order", "gain"); out.best = visible(); set("order", "-gain"); out.worst = visible();
+  set("order", "kind"); out.kinds = visible(); set("order", "outside"); out.outside = visible();
+  set("figure", "psnr"); set("least", "15"); out.least = visible(); set("least", "");
   get("heat").click(); out.heat = levels();
   const result = document.createElement("pre"); result.id = "probe"; result.textContent = JSON.stringify(out);
   document.body.append(result);

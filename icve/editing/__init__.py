@@ -1,0 +1,1 @@
+"""Batch editing: which items, at which sizes, in which windows, through the model and into files."""

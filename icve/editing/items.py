@@ -1,0 +1,164 @@
+"""What is to be edited: one video, a folder, or a manifest, as a list of items with safe and distinct file names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from icve.curation.clip_pairs import VIDEO_SUFFIXES
+from icve.data.manifest import ManifestError, read_manifest, resolve_path
+
+MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+
+
+class ItemError(ValueError):
+    """An input that gives no items, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One edit to make. ``problem`` says why it cannot be made, where that is known before it is tried."""
+
+    id: str
+    name: str  # file name without suffix: safe, and no other item's
+    source: Path
+    shown_source: str  # as the user named it
+    instruction: str
+    seed: int
+    start: int = 0
+    count: int | None = None  # frames from ``start`` on; None is all
+    problem: str | None = None
+
+
+def read_items(
+    source: str | os.PathLike,
+    instruction: str | None = None,
+    seed: int = 0,
+    root: str | os.PathLike | None = None,
+    columns: Mapping[str, str] | None = None,
+    exclude: str | os.PathLike | None = None,
+) -> list[Item]:
+    """Items of an input.
+
+    Args:
+        source: a video file; a folder of videos (subfolders too); or a manifest (JSONL, CSV, Parquet file or folder of
+            Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
+            ``source_start`` and ``source_frames``.
+        instruction: for a video or a folder, and for rows of a manifest without one.
+        seed: of items that bring none.
+        root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
+        exclude: folder whose videos are no input, because results are written to it.
+
+    Raises:
+        ItemError: there is nothing to edit, or the instruction is missing or given twice.
+        ManifestError: the manifest cannot be read.
+    """
+    path = Path(source)
+    if instruction is not None and not instruction.strip():
+        raise ItemError("The instruction is empty: say what to change.")
+    if not path.exists():
+        raise ItemError(f"The input {source} does not exist: give a video, a folder of videos or a manifest.")
+    parts = path.is_dir() and any(path.glob("*.parquet"))
+    if path.suffix.lower() in MANIFEST_SUFFIXES or parts:
+        items = _manifest_items(path, instruction, seed, root, columns)
+    else:
+        if instruction is None:
+            raise ItemError(f"{path} needs an --instruction: say what to change.")
+        items = _file_items(path, instruction.strip(), seed, exclude)
+    return _named(items)
+
+
+def shard(items: Sequence[Item], text: str) -> list[Item]:
+    """Part "i/n" (i from 1) of the items: every n-th source with all its items, so that none is decoded twice.
+
+    Raises:
+        ItemError: ``text`` is not such a part.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise ItemError(f"A shard is i/n with 1 <= i <= n, as in 2/8, not {text!r}.")
+    order = {source: number for number, source in enumerate(dict.fromkeys(item.source for item in items))}
+    return [item for item in items if order[item.source] % parts == part - 1]
+
+
+def safe_name(text: str) -> str:
+    """Letters, digits, dot, dash and underscore of ``text``, at most 80: a file name on every system."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._ ")[:80]
+    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name)
+    return f"_{name}" if reserved or not name else name
+
+
+def _manifest_items(path, instruction, seed, root, columns) -> list[Item]:
+    required = ("source_path",) if instruction is not None else ("source_path", "instruction")
+    manifest = read_manifest(path, root, columns, required)
+    if not manifest:
+        raise ItemError(f"The manifest {path} has no rows.")
+    items = []
+    for row in manifest:
+        problem, file = None, Path(manifest.root, row.get("source_path") or "")
+        words = str(row.get("instruction") or instruction or "").strip()
+        if not row.get("source_path"):
+            problem = "It has no source_path."
+        elif not words:
+            problem = "Its instruction is empty: say what to change."
+        else:
+            try:
+                file = resolve_path(manifest.root, row["source_path"])
+            except ManifestError as error:
+                problem = str(error)
+        number = row.get("seed")
+        try:
+            number = seed if number in (None, "") else int(number)
+        except (TypeError, ValueError):
+            number, problem = seed, f"Its seed {row['seed']!r} is not a whole number."
+        start, count = row.get("source_start") or 0, row.get("source_frames")
+        shown = row.get("source_path") or ""
+        items.append(Item(row["id"], "", file, shown, words, number, start, count, problem))
+    return items
+
+
+def _file_items(path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None) -> list[Item]:
+    if path.is_file():
+        return [Item(path.stem, "", path, str(path), instruction, seed)]
+    outside = None if exclude is None or Path(exclude).resolve() == path.resolve() else Path(exclude).resolve()
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.suffix.lower() in VIDEO_SUFFIXES
+        and file.name[0] != "."
+        and file.is_file()
+        and not (outside and file.resolve().is_relative_to(outside))
+    )
+    if not files:
+        raise ItemError(f"There is no video in {path}; known are {', '.join(sorted(VIDEO_SUFFIXES))}.")
+    stems = Counter(file.relative_to(path).with_suffix("").as_posix() for file in files)
+    items = []
+    for file in files:
+        relative = file.relative_to(path)
+        stem = relative.with_suffix("").as_posix()
+        name = stem if stems[stem] == 1 else relative.as_posix()
+        items.append(Item(name, "", file, str(file), instruction, seed))
+    return items
+
+
+def _named(items: list[Item]) -> list[Item]:
+    """Items with distinct ids and file names. Names depend on the whole list, never on the shard."""
+    seen: Counter[str] = Counter()
+    distinct = []
+    for item in items:
+        seen[item.id] += 1
+        distinct.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
+    taken = Counter(safe_name(item.id).casefold() for item in distinct)
+    named = []
+    for item in distinct:
+        name = safe_name(item.id)
+        if name != item.id or taken[name.casefold()] > 1:
+            name += "-" + hashlib.blake2b(item.id.encode(), digest_size=4).hexdigest()
+        named.append(replace(item, name=name))
+    return named

@@ -1,0 +1,76 @@
+"""`icve-eval` on results that `icve-edit` would leave."""
+
+import json
+import shutil
+
+import pytest
+
+from icve import evaluate
+from icve.data.manifest import read_manifest
+from icve.synthetic.pair_files import synthesize_pairs
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("truth")
+    synthesize_pairs(folder, 6, seed=3, frames=5)
+    return folder
+
+
+def write_results(truth, out, tiny_model, chosen, by_id=True):
+    """The true target of every chosen row as its result; the others failed."""
+    out.mkdir()
+    lines = []
+    for number, row in enumerate(read_manifest(truth / "manifest.parquet")):
+        line = {"id": row["id"] if by_id else f"x{number}", "source": f"some/where/{row['source_path']}"}
+        line |= {"instruction": row["instruction"], "settings": {"model": str(tiny_model)}, "seconds": 2.0}
+        if number in chosen:
+            shutil.copy(truth / row["target_path"], out / f"{number}.mp4")
+            line |= {"status": "ok", "output": f"{number}.mp4", "error": None}
+        else:
+            line |= {"status": "failed", "output": None, "error": "no"}
+        lines.append(json.dumps(line) + "\n")
+    (out / "results.jsonl").write_text("".join(lines))
+    return out / "results.jsonl"
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+def test_true_targets_score_perfectly_and_failed_items_are_no_success(truth, tiny_model, tmp_path, by_id, capsys):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0, 1, 2, 4}, by_id)
+    assert evaluate.main(["synthetic", "--results", str(results), "--truth", str(truth)]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["success_ratio"] == 4 / 6
+    assert figures["missing"] == 2
+    assert figures["psnr"] == 60.0
+    assert 15 < figures["psnr_codec"] < 35
+    assert (figures["seconds_edit"], figures["seconds_per_edit"]) == (8.0, 2.0)
+    assert len(figures["per_edit_type"]) == 6
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert page.count("<article") == 4
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda results, truth: results.unlink(), "There are no results"),
+        (lambda results, truth: results.write_text(""), "no result for any"),
+        (lambda results, truth: results.rename(results.with_name("other.jsonl")), "There are no results"),
+    ],
+)
+def test_what_is_missing_is_named(break_it, message, truth, tiny_model, tmp_path, capsys):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0})
+    break_it(results, truth)
+    assert (
+        evaluate.main(["synthetic", "--results", str(results), "--truth", str(truth), "--model", str(tiny_model)]) == 2
+    )
+    assert message in capsys.readouterr().err
+
+
+def test_missing_truth_and_foreign_lines(truth, tiny_model, tmp_path, capsys):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0})
+    assert evaluate.main(["synthetic", "--results", str(results), "--truth", str(tmp_path / "absent")]) == 2
+    assert "absent" in capsys.readouterr().err
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text("[1, 2]\n")
+    assert evaluate.main(["synthetic", "--results", str(foreign), "--truth", str(truth)]) == 2
+    assert "Line 1 of" in capsys.readouterr().err

@@ -1,0 +1,32 @@
+"""The smallest complete editor, with random weights."""
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from icve.codec import DCTCodec
+from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.pipeline import EditPipeline
+from icve.text import HashedTextEncoder
+
+
+def tiny_editor(**defaults) -> EditPipeline:
+    torch.manual_seed(0)
+    transformer = HunyuanVideoInContextTransformer3DModel(
+        num_attention_heads=1,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=32,
+        pooled_projection_dim=32,
+        rope_axes_dim=(4, 6, 6),
+        guidance_embeds=False,
+    ).eval()
+    with torch.no_grad():  # zero-initialised outputs would make every comparison pass
+        for parameter in transformer.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    defaults = {"steps": 2, "guidance_scale": 1.0, "shift": 5.0, "num_frames": 5, "height": 32, "width": 32} | defaults
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    editor = EditPipeline(DCTCodec(), HashedTextEncoder(32, 32), scheduler, transformer, defaults=defaults)
+    editor.set_progress_bar_config(disable=True)
+    return editor
