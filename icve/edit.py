@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from diffusers.utils import logging
+
     from icve.editing.items import read_items, shard
     from icve.editing.models import load_editor, resolve_model_folder, shipped_editor
 
@@ -92,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     model = resolve_model_folder(arguments.model or shipped_editor())
     if not arguments.dry_run:
         _prepare_output(output, items)
+    logging.disable_progress_bar()  # of diffusers, for every folder it opens
     pipeline = load_editor(model, arguments.device)
     settings = _settings(arguments, pipeline)
     if arguments.dry_run:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from icve import edit
-from icve.data.video import VideoWriter, probe, read_frames, timestamps
+from icve.data.video import VideoWriter, probe, read_frames, timestamps, write_video
+from tests.browser import probe_page
 
 
 def run(model, source, output, *options, instruction="make it red") -> int:
@@ -324,6 +325,46 @@ def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path
     assert rows["small"]["status"] == "ok"
     assert "cannot be written: File too large." in rows["large"]["error"]
     assert visible(tmp_path / "out") == ["results.jsonl", "side_by_side", "small.mp4"]
+
+
+PLAY = """
+  const video = document.querySelector("video"), canvas = document.createElement("canvas");
+  const out = {levels: []}, times = [0.05, 0.65, 1.15];
+  const fail = (event) => done({error: String(video.error && video.error.message)});
+  video.addEventListener("error", fail);
+  const next = () => {
+    if (!times.length) {
+      out.width = video.videoWidth; out.height = video.videoHeight; out.duration = video.duration;
+      return done(out);
+    }
+    video.currentTime = times.shift();
+  };
+  video.addEventListener("seeked", () => {
+    canvas.width = video.videoWidth; canvas.height = video.videoHeight;
+    const context = canvas.getContext("2d");
+    context.drawImage(video, 0, 0);
+    out.levels.push(context.getImageData(4, 4, 1, 1).data[0]);
+    next();
+  });
+  video.readyState >= 1 ? next() : video.addEventListener("loadedmetadata", next);
+"""
+
+
+@pytest.mark.slow
+def test_a_result_plays_in_a_browser(tiny_model, tmp_path, capsys):
+    frames = np.repeat(np.arange(12, dtype=np.uint8) * 16 + 30, 48 * 80 * 3).reshape(12, 48, 80, 3)
+    write_video(tmp_path / "a.mp4", frames, 10)
+    assert run(tiny_model, tmp_path / "a.mp4", tmp_path / "out") == 0
+    edited = read_frames(tmp_path / "out" / "a.mp4")
+    (tmp_path / "page").mkdir()
+    shutil.copy(tmp_path / "out" / "a.mp4", tmp_path / "page" / "a.mp4")
+    page = '<!doctype html><html><body><video src="a.mp4" muted preload="auto"></video></body></html>'
+    found = probe_page(page, PLAY, tmp_path / "page")
+    assert "error" not in found
+    assert (found["width"], found["height"]) == (80, 48)
+    assert abs(found["duration"] - 1.2) < 0.05
+    shown = [int(edited[index, 4, 4, 0]) for index in (0, 6, 11)]
+    assert all(abs(a - b) < 12 for a, b in zip(found["levels"], shown, strict=True)), (found, shown)
 
 
 def test_help_needs_no_torch():

@@ -26,6 +26,7 @@ class VideoWriter:
         rate: nominal frame rate; without ``times``, frame n is shown at n / rate.
         time_base: unit of the timestamps that :meth:`write` is given, in seconds.
         crf: x264 quality, 0 (best) to 51.
+        preset: x264's; faster ones make larger files of the same quality.
         sample_aspect: width over height of a pixel as shown.
         sound: file whose sound is copied (every track; tracks MP4 players do not know are encoded as AAC).
         sound_range: seconds [from, to) of that file's timeline that are taken, ``from`` being time 0 of this one; None
@@ -38,6 +39,7 @@ class VideoWriter:
         rate: float | Fraction,
         time_base: Fraction | None = None,
         crf: int = 18,
+        preset: str = "medium",
         sample_aspect: Fraction = Fraction(1),
         sound: str | os.PathLike | None = None,
         sound_range: tuple[float, float | None] = (0.0, None),
@@ -45,8 +47,9 @@ class VideoWriter:
         self.rate = Fraction(rate).limit_denominator(1001)
         if self.rate <= 0:
             raise ValueError(f"fps must be positive, not {rate}.")
-        self.path, self.time_base, self.crf = Path(path), time_base or 1 / self.rate, crf
-        self.sample_aspect, self.frames = Fraction(sample_aspect).limit_denominator(4096), 0
+        self.path, self.time_base = Path(path), time_base or 1 / self.rate
+        self.crf, self.preset, self.frames = crf, preset, 0
+        self.sample_aspect = Fraction(sample_aspect).limit_denominator(4096)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._container = self._stream = None
@@ -108,7 +111,12 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # One thread, because callers parallelise over files. Without look-ahead rate control, because with it the same
         # frames did not always give the same bytes.
-        stream.options = {"crf": str(self.crf), "threads": "1", "x264-params": "mbtree=0:weightp=0"}
+        stream.options = {
+            "crf": str(self.crf),
+            "preset": self.preset,
+            "threads": "1",
+            "x264-params": "mbtree=0:weightp=0",
+        }
         context = stream.codec_context
         context.time_base = stream.time_base = self.time_base
         context.sample_aspect_ratio = self.sample_aspect

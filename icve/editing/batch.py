@@ -404,7 +404,9 @@ class _Entry:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
             self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
-            writer = VideoWriter(path, rate, time_base, self.settings.crf, sample_aspect, clip.path, (origin, end))
+            writer = VideoWriter(
+                path, rate, time_base, self.settings.crf, "veryfast", sample_aspect, clip.path, (origin, end)
+            )
             self._writers.append(writer.__enter__())
 
     def _append(self, frames: np.ndarray) -> None:

@@ -1,16 +1,13 @@
-import html
 import html.parser
-import json
 import os
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from icve.evaluation.report import Example, Stage, figures_table, sprite_sheet, write_report
 from icve.evaluation.synthetic import summarise
+from tests.browser import probe_page
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & 'quotes' </article>"
 
@@ -114,9 +111,7 @@ def test_sprite_sheet_has_clips_as_columns_and_frames_as_rows():
     assert image[:, 7:].min() > 215
 
 
-PROBE = """
-<script>
-addEventListener("load", () => setTimeout(() => {
+PROBE = """setTimeout(() => {
   const get = (id) => document.getElementById(id);
   const visible = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).map((a) => a.dataset.index);
   const level = (canvas) => canvas.getContext("2d").getImageData(8, 8, 1, 1).data[0];
@@ -129,40 +124,25 @@ addEventListener("load", () => setTimeout(() => {
   set("kind", "style"); out.style = visible(); set("kind", "");
   set("order", "gain"); out.best = visible(); set("order", "-gain"); out.worst = visible();
   set("order", "kind"); out.kinds = visible(); set("order", "outside"); out.outside = visible();
-  set("figure", "psnr"); set("least", "15"); out.least = visible(); set("least", "");
+  set("order", "index"); set("figure", "psnr"); set("least", "15"); out.least = visible(); set("least", "");
   get("heat").click(); out.heat = levels();
-  const result = document.createElement("pre"); result.id = "probe"; result.textContent = JSON.stringify(out);
-  document.body.append(result);
-}, 500));
-</script></body>"""
+  done(out);
+}, 500);"""
 
 
 @pytest.mark.slow
 def test_page_works_in_a_browser(page, tmp_path):
     """Filters, order, stepping (every canvas at the same frame) and the heat map, in headless Chromium."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("no Chromium is installed: the page's script is only checked where one is")
-    probed = tmp_path / "probed.html"
-    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    flags += ["--window-size=1280,5000"]  # tall enough for every card: cards out of sight are not drawn
-    flags += [
-        "--disable-background-networking",
-        "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    dump = subprocess.run(
-        [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", probed.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    ).stdout  # fmt: skip
-    found = json.loads(html.unescape(re.search(r'<pre id="probe">(.*?)</pre>', dump).group(1)))
+    found = probe_page(page.read_text(encoding="utf-8"), PROBE, tmp_path)
     assert found["title"] == HOSTILE
     assert found["all"] == ["0", "1", "2"]
     assert found["failed"] == ["2"]
     assert found["style"] == ["1"]
     assert found["best"] == ["1", "0", "2"]
     assert found["worst"] == ["2", "0", "1"]
+    assert found["kinds"] == ["0", "2", "1"]
+    assert found["outside"][-1] == "1"  # a style edit has no outside: last, whichever way it is sorted
+    assert found["least"] == ["0", "1"]
     for moment in ("before", "after"):
         sources = found[moment][::3]
         assert max(sources) - min(sources) <= 6  # all cards show the same frame ...
