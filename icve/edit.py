@@ -147,7 +147,7 @@ def _edit(
     try:
         for item, error in refused:
             record(Outcome(item, error=error))
-            console.print(f"failed: {item.id}: {error}", markup=False, highlight=False)
+            console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
         with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("Editing", total=total)
             edited = edit_items(
@@ -161,7 +161,9 @@ def _edit(
             for outcome in edited:
                 record(outcome)
                 if outcome.error is not None:
-                    console.print(f"failed: {outcome.item.id}: {outcome.error}", markup=False, highlight=False)
+                    console.print(
+                        f"failed: {outcome.item.id}: {outcome.error}", markup=False, highlight=False, soft_wrap=True
+                    )
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:

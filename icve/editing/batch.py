@@ -4,7 +4,7 @@ A *source* is decoded and encoded once, whatever number of instructions it has. 
 window by window; windows of equal shape are batched across items and sources. An item's noise depends on its own seed
 alone, so its result does not depend on its neighbours. Errors belong to items: one never stops another.
 
-Latents of a source are kept until its last item is done: 1/12 of the bytes of its pixels at the model's size.
+Latents of a source are kept on the host until its last item is done: 1/12 of its pixels' bytes at the model's size.
 """
 
 from __future__ import annotations
@@ -188,8 +188,7 @@ def _encode(
     def flush() -> float:
         started = time.perf_counter()
         with torch.inference_mode():
-            latents.extend(pipeline.encode_video(torch.stack(batch)))
-        _synchronise(pipeline)
+            latents.extend(pipeline.encode_video(torch.stack(batch)).cpu())
         progress.add("encode", spent := time.perf_counter() - started)
         batch.clear()
         return spent
@@ -225,7 +224,7 @@ def _edit(
         generators = [torch.Generator().manual_seed(job.entry.outcome.item.seed) for job in jobs]
         with torch.inference_mode():
             edited = pipeline.edit_latents(
-                torch.stack([job.latent for job in jobs]),
+                torch.stack([job.latent for job in jobs]).to(pipeline.device),
                 [job.entry.outcome.item.instruction for job in jobs],
                 generator=generators,
                 **settings.sampling,
@@ -249,14 +248,6 @@ def _edit(
         else:
             job.entry.outcome.error = "The model's result is not finite: try another seed or fewer guided steps."
         on_window()
-
-
-def _synchronise(pipeline: EditPipeline) -> None:
-    """Wait for the device, so that its seconds are counted where they are spent."""
-    import torch
-
-    if pipeline.device.type == "cuda":
-        torch.cuda.synchronize(pipeline.device)
 
 
 class _Decoding:
