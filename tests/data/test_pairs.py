@@ -13,6 +13,7 @@ from icve.data import pairs
 from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.video import VideoError, write_video
+from icve.synthetic.masks import save_mask
 
 BUCKETS = [[48, 64, 9], [64, 48, 9]]
 
@@ -190,7 +191,6 @@ def test_cached_clips_are_decoded_once(pairs_folder, monkeypatch):
 
 
 def test_masks_follow_the_frames(pairs_folder, tmp_path):
-    masks = pytest.importorskip("icve.synthetic.masks")
     folder = tmp_path / "masked"
     shutil.copytree(pairs_folder, folder)
     rows = list(read_manifest(folder / "manifest.parquet"))
@@ -199,8 +199,8 @@ def test_masks_follow_the_frames(pairs_folder, tmp_path):
         for k in range(12):
             mask[k, :, : 8 * (k + 1)] = True
         row["mask_path"] = f"{row['id']}.npz"
-        masks.save_mask(folder / row["mask_path"], mask)
-    masks.save_mask(folder / rows[4]["mask_path"], mask[:5])
+        save_mask(folder / row["mask_path"], mask)
+    save_mask(folder / rows[4]["mask_path"], mask[:5])
     write_manifest(rows, folder / "manifest.parquet")
     module = data_module(folder, fps=4.0, buckets=[[48, 64, 5], [64, 48, 5]])
     seen = set()
