@@ -4,7 +4,7 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,10 @@ from torch import Tensor
 import icve.codec
 import icve.model
 import icve.text  # noqa: F401
+from icve.editing.inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
+
+StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 # Used where a folder's own `defaults` say nothing: the released model's sampling settings (methods: ICVE, objective).
 DEFAULTS: dict[str, Any] = {
@@ -46,6 +49,7 @@ class EditPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
+    _callback_tensor_inputs = ("latents",)
 
     def __init__(
         self,
@@ -83,7 +87,7 @@ class EditPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        video: Tensor,
+        video: VideoInput,
         instruction: str | Sequence[str],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -92,13 +96,17 @@ class EditPipeline(DiffusionPipeline):
         negative_prompt: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         embedded_guidance_scale: float = 1.0,
+        callback_on_step_end: StepCallback | None = None,
         output_type: Literal["pt", "uint8", "latent"] = "pt",
     ) -> Tensor:
         """Edit B videos of one size.
 
         Args:
             video: source (B, 3, F, H, W), floating point in [-1, 1] or uint8, F = 4k+1, H and W multiples of 16 (8x8
-                codecs, 2x2 patches).
+                codecs, 2x2 patches); without B for one video. Also uint8 arrays (F, H, W, 3) and paths of video files,
+                one or a list of one shape: files are read at the model's size, from their start, at most the model's
+                `num_frames` (`icve-edit` edits whole files), and a length that is not 4k+1 is continued by the last
+                frame and cut again.
             instruction: one for all, or one per video.
             num_inference_steps, shift, negative_prompt: None takes the model's default.
             guidance_scale: classifier-free guidance; 1 skips the negative branch and halves the cost.
@@ -108,6 +116,8 @@ class EditPipeline(DiffusionPipeline):
             generator: one per item makes an item's result independent of what it is batched with; a single one is drawn
                 from item after item.
             embedded_guidance_scale: guidance fed to models with a guidance embedding (times 1000).
+            callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": latents})` after every step;
+                the latents in the dict it returns replace the step's.
             output_type: "pt" for floating point in [-1, 1], "uint8" for pixels in 0..255, "latent" for (B, C, T, h, w).
 
         Returns:
@@ -118,8 +128,7 @@ class EditPipeline(DiffusionPipeline):
         """
         if output_type not in ("pt", "uint8", "latent"):
             raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
-        if video.ndim != 5:
-            raise ValueError(f"EditPipeline needs a video of shape (B, 3, F, H, W), got {tuple(video.shape)}.")
+        video, frames = as_video(video, self.default("height") * self.default("width"), self.default("num_frames"))
         instructions = [instruction] * len(video) if isinstance(instruction, str) else list(instruction)
         if len(instructions) != len(video):
             raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
@@ -134,9 +143,12 @@ class EditPipeline(DiffusionPipeline):
             negative_prompt,
             generator,
             embedded_guidance_scale,
+            callback_on_step_end,
         )
         self.maybe_free_model_hooks()
-        return latents if output_type == "latent" else self.decode_latents(latents, output_type)
+        if output_type == "latent":
+            return latents
+        return self.decode_latents(latents, output_type)[:, :, :frames]
 
     @torch.no_grad()
     def edit_latents(
@@ -150,6 +162,7 @@ class EditPipeline(DiffusionPipeline):
         negative_prompt: str | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         embedded_guidance_scale: float = 1.0,
+        callback_on_step_end: StepCallback | None = None,
     ) -> Tensor:
         """The call without the codec: source latents (B, C, T, h, w) float32 to edited ones; arguments as there."""
         steps = self.default("steps") if num_inference_steps is None else num_inference_steps
@@ -168,7 +181,14 @@ class EditPipeline(DiffusionPipeline):
         sigmas = sampling_sigmas(steps, shift, self.config.objective)
         self.scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
         return self._denoise(
-            latents, source, condition, negative, guidance_scale, guidance_until, embedded_guidance_scale
+            latents,
+            source,
+            condition,
+            negative,
+            guidance_scale,
+            guidance_until,
+            embedded_guidance_scale,
+            callback_on_step_end,
         )
 
     def encode_video(self, video: Tensor) -> Tensor:
@@ -202,6 +222,7 @@ class EditPipeline(DiffusionPipeline):
         guidance_scale: float,
         guidance_until: float,
         embedded_guidance_scale: float,
+        callback: StepCallback | None,
     ) -> Tensor:
         """Euler integration in float32 from noise to clean latents, whatever precision the transformer has."""
         objective, dtype = self.config.objective, self.transformer.dtype
@@ -221,17 +242,23 @@ class EditPipeline(DiffusionPipeline):
                 **condition,
             ).float()
 
+        self.transformer._reset_stateful_cache()  # of diffusers' step caches: an edit never sees the one before it
         with self.progress_bar(total=len(self.scheduler.timesteps)) as progress:
             for index, timestep in enumerate(self.scheduler.timesteps):
                 sigma = self.scheduler.sigmas[index]
+                # Guided and plain steps differ in batch size, so a step cache keeps them apart.
                 if both is not None and sigma > guidance_until:
                     twice = torch.cat([latents, latents]), torch.cat([source, source])
-                    unguided, instructed = predict(*twice, timestep, both).chunk(2)
+                    with self.transformer.cache_context("cond_uncond"):
+                        unguided, instructed = predict(*twice, timestep, both).chunk(2)
                     prediction = unguided + guidance_scale * (instructed - unguided)
                 else:
-                    prediction = predict(latents, source, timestep, condition)
+                    with self.transformer.cache_context("cond"):
+                        prediction = predict(latents, source, timestep, condition)
                 velocity = to_velocity(prediction, latents, sigma, objective)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                if callback is not None:
+                    latents = callback(self, index, timestep, {"latents": latents}).pop("latents", latents)
                 progress.update()
         return latents
 

@@ -3,21 +3,24 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, MagCacheConfig
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from icve.codec import DCTCodec
+from icve.data.video import write_video
 from icve.flow import sampling_sigmas
 from icve.pipeline import EditPipeline, draw_noise
 from icve.text import HashedTextEncoder
 from tests.tiny import tiny_editor
 
 
-class OracleTransformer(ModelMixin, ConfigMixin):
+class OracleTransformer(ModelMixin, ConfigMixin, CacheMixin):
     """Knows the one clean target of every instruction: source + a shift that only the pooled text decides.
 
     Predicts the exact velocity (x_t - x0)/sigma or noise (x_t - (1 - sigma) x0)/sigma, and records its calls.
@@ -199,7 +202,7 @@ def test_numbers_that_disagree_are_refused(pipeline):
     with pytest.raises(ValueError, match="2 videos and 1 generators"):
         pipeline(video(), "make it red", generator=generators(0))
     with pytest.raises(ValueError, match="shape"):
-        pipeline(video()[0], "make it red")
+        pipeline(video()[0, 0], "make it red")
     with pytest.raises(ValueError, match="output_type"):
         pipeline(video(), "make it red", output_type="pil")
     with pytest.raises(ValueError, match="at least 1 step"):
@@ -239,3 +242,136 @@ def test_code_in_the_folder_is_never_run(pipeline, tmp_path):
     with pytest.raises((ValueError, OSError)):
         EditPipeline.from_pretrained(tmp_path, trust_remote_code=True)
     assert not (tmp_path / "ran").exists()
+
+
+MAG_RATIOS = [1.0] * 6
+
+
+@pytest.mark.parametrize("guidance_until", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("make_config", "off", "high"),
+    [
+        (lambda threshold: FirstBlockCacheConfig(threshold=threshold), 0.0, 1e6),
+        # MagCache skips where the accumulated error is at most its threshold: ratios of 1 have none.
+        (
+            lambda threshold: MagCacheConfig(
+                threshold=threshold, num_inference_steps=6, mag_ratios=MAG_RATIOS, retention_ratio=0.2
+            ),
+            -1.0,
+            1e6,
+        ),
+    ],
+)
+def test_step_caches_work_and_remember_nothing_of_the_last_edit(make_config, off, high, guidance_until):
+    pipeline = tiny_editor(steps=6, guidance_scale=2.0, guidance_until=guidance_until)
+    computed = []
+    last = pipeline.transformer.single_transformer_blocks[-1]
+    last.proj_out.register_forward_hook(lambda *_: computed.append(1))
+
+    def edit(batch: int = 2):
+        computed.clear()
+        return pipeline(video(batch), "make it red", generator=generators(*range(batch))), len(computed)
+
+    plain, calls = edit()
+    assert calls == 6
+    pipeline.transformer.enable_cache(make_config(off))
+    result, calls = edit()
+    assert calls == 6
+    torch.testing.assert_close(result, plain, atol=1e-6, rtol=0)
+    pipeline.transformer.disable_cache()
+    pipeline.transformer.enable_cache(make_config(high))
+    first, calls = edit()
+    assert calls < 6
+    assert (first - plain).abs().max() > 0
+    edit(batch=1)
+    assert torch.equal(edit()[0], first)
+    pipeline.transformer.disable_cache()
+    assert torch.equal(edit()[0], plain)
+
+
+def test_a_callback_sees_every_step_and_may_replace_the_latents(pipeline):
+    steps = []
+
+    def look(editor, step, timestep, values):
+        steps.append((step, float(timestep)))
+        assert values["latents"].shape == (2, 16, 2, 4, 4)
+        return {}
+
+    plain = pipeline(video(), "make it red", generator=generators(0, 1))
+    assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1), callback_on_step_end=look), plain)
+    assert [step for step, _ in steps] == [0, 1, 2]
+    assert steps[0][1] == 1000.0
+    zeroed = pipeline(
+        video(),
+        "make it red",
+        generator=generators(0, 1),
+        callback_on_step_end=lambda *_: {"latents": torch.zeros(2, 16, 2, 4, 4)},
+    )
+    assert torch.equal(zeroed, pipeline.decode_latents(torch.zeros(2, 16, 2, 4, 4)))
+
+
+def test_every_form_of_a_video_gives_the_same_edit(pipeline, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(clip).permute(3, 0, 1, 2)
+
+    def edit(source):
+        return pipeline(source, "make it red", generator=torch.Generator().manual_seed(0))
+
+    expected = edit(tensor[None])
+    for form in (tensor, clip, clip[None], [clip], [tensor]):
+        assert torch.equal(edit(form), expected)
+    torch.testing.assert_close(edit([clip, clip])[:1], expected, atol=1e-5, rtol=0)
+    write_video(tmp_path / "a.mp4", clip, 8, crf=0)
+    from_file = edit(tmp_path / "a.mp4")
+    assert torch.equal(from_file, edit(str(tmp_path / "a.mp4")))
+    assert from_file.shape == expected.shape
+    assert (from_file - expected).abs().mean() < 0.2
+
+
+def test_any_number_of_frames_comes_back(pipeline, tmp_path):
+    clip = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    assert pipeline(clip, "make it red").shape == (1, 3, 3, 32, 32)
+    write_video(tmp_path / "a.mp4", np.zeros((12, 64, 64, 3), np.uint8), 8)
+    assert pipeline(tmp_path / "a.mp4", "make it red").shape == (1, 3, 5, 32, 32)  # the model's frames and size
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (torch.zeros(5, 32, 32), "shape"),
+        (np.zeros((5, 32, 32, 3), np.float32), "uint8"),
+        (torch.zeros(3, 5, 30, 32), "multiples of 16"),
+        ([torch.zeros(3, 5, 32, 32), torch.zeros(3, 9, 32, 32)], "one shape"),
+        ([], "one shape"),
+        (7, "not iterable|shape"),
+        ("absent.mp4", "absent.mp4: it cannot be opened"),
+    ],
+)
+def test_what_is_no_video_is_refused(pipeline, source, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        pipeline(source, "make it red")
+
+
+def test_group_offloading_changes_nothing():
+    pipeline = tiny_editor()
+    plain = pipeline(video(), "make it red", generator=generators(0, 1))
+    device = torch.device("cpu")
+    pipeline.transformer.enable_group_offload(device, device, offload_type="block_level", num_blocks_per_group=1)
+    assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)), plain)
+
+
+def test_model_offloading_moves_the_parts_for_every_call(pipeline):
+    """Offload hooks sit on `forward`; codec and text encoder are called by `encode` and `decode`."""
+    moved = []
+
+    class Hook:
+        def pre_forward(self, module):
+            moved.append(type(module).__name__)
+
+    pipeline.codec._hf_hook = pipeline.text_encoder._hf_hook = Hook()
+    try:
+        pipeline(video(), "make it red")
+    finally:
+        del pipeline.codec._hf_hook, pipeline.text_encoder._hf_hook
+    assert moved[0] == moved[-1] == "DCTCodec"
+    assert "HashedTextEncoder" in moved

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 # Orthonormal opponent colours: luma (R+G+B)/sqrt(3), orange-blue (R-B)/sqrt(2), magenta-green (R-2G+B)/sqrt(6).
@@ -115,6 +116,7 @@ class DCTCodec(ModelMixin, ConfigMixin):
         self._register_constants(self.basis_CP.device)
         return self
 
+    @apply_forward_hook  # so that offloading moves the module for this call too
     def encode(self, video: Tensor) -> Tensor:
         """Pixels to latents.
 
@@ -146,6 +148,7 @@ class DCTCodec(ModelMixin, ConfigMixin):
             z_BThwC = x_BThwP @ self.basis_CP.T / self.scale_C
         return z_BThwC.permute(0, 4, 1, 2, 3).contiguous().to(video.dtype)
 
+    @apply_forward_hook  # so that offloading moves the module for this call too
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pixels: the least-squares inverse of `encode`, linear, hence not clamped to [-1, 1].
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -85,6 +86,7 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
         return total / max(float(np.sqrt(np.mean(total**2))), 1e-6)
 
     @torch.no_grad()
+    @apply_forward_hook  # so that offloading moves the module for this call too
     def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Encode instructions; a text without any word becomes one null word, so that every mask has a valid token.
 

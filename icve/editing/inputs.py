@@ -1,0 +1,67 @@
+"""The forms in which a pipeline takes videos: tensors, arrays, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from icve.data.video import probe, read_frames
+from icve.editing.windows import model_size, padded
+
+VideoInput = Tensor | np.ndarray | str | os.PathLike | Sequence[Any]
+
+
+def as_video(video: VideoInput, budget: int, most_frames: int) -> tuple[Tensor, int]:
+    """Any form of one or several videos as (B, 3, F, H, W), F = 4k+1, and the number of frames before padding.
+
+    Args:
+        video: tensor (B, 3, F, H, W) or (3, F, H, W), uint8 or floating point; array (B, F, H, W, 3) or (F, H, W, 3)
+            uint8; path of a file; or a list of such videos of one shape.
+        budget: pixels near which files are read.
+        most_frames: that are read of a file.
+
+    Raises:
+        ValueError: another shape or type, or videos of different shapes.
+        VideoError: a file cannot be read.
+    """
+    if isinstance(video, (str, os.PathLike, np.ndarray, Tensor)):
+        tensor = _one(video, budget, most_frames)
+        tensor = tensor if tensor.ndim == 5 else tensor[None]
+    else:
+        tensors = [_one(item, budget, most_frames) for item in video]
+        if len({tuple(t.shape) for t in tensors}) != 1 or tensors[0].ndim != 4:
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+            raise ValueError(f"Videos edited together must have one shape (3, F, H, W), got {shapes or 'none'}.")
+        tensor = torch.stack(tensors)
+    frames = tensor.shape[2]
+    missing = padded(frames) - frames
+    if missing:
+        tensor = torch.cat([tensor, tensor[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
+    return tensor, frames
+
+
+def _one(video: Any, budget: int, most_frames: int) -> Tensor:
+    if isinstance(video, (str, os.PathLike)):
+        info = probe(Path(video))
+        size = model_size(*info.displayed, budget)
+        video = read_frames(video, count=min(info.frames, most_frames), size=size, shape=size)
+    if isinstance(video, np.ndarray):
+        if video.ndim not in (4, 5) or video.shape[-1] != 3 or video.dtype != np.uint8:
+            raise ValueError(
+                f"An array must be uint8 (F, H, W, 3) or (B, F, H, W, 3), got {video.dtype} {video.shape}."
+            )
+        video = torch.from_numpy(np.ascontiguousarray(np.moveaxis(video, -1, -4)))
+    if not isinstance(video, Tensor) or video.ndim not in (4, 5) or video.shape[-4] != 3:
+        what = tuple(video.shape) if isinstance(video, Tensor) else type(video).__name__
+        raise ValueError(f"EditPipeline needs a video of shape (B, 3, F, H, W), an array or a path, got {what}.")
+    if video.shape[-1] % 16 or video.shape[-2] % 16:
+        raise ValueError(
+            f"Height and width must be multiples of 16, got {video.shape[-2]}x{video.shape[-1]}: resize the video."
+        )
+    return video
