@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
@@ -18,6 +19,7 @@ import icve.model
 import icve.text  # noqa: F401
 from icve.editing.inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
+from icve.model.lora import check_lora
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -35,7 +37,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-class EditPipeline(DiffusionPipeline):
+class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
     """Instruction-based video editing in context: the transformer sees the source's clean latents while it denoises.
 
     Args:
@@ -78,6 +80,20 @@ class EditPipeline(DiffusionPipeline):
         return super().from_pretrained(
             pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
         )
+
+    def load_lora_weights(
+        self, pretrained_model_name_or_path_or_dict, adapter_name: str | None = None, **kwargs
+    ) -> None:
+        """Load an adapter of the transformer: safetensors in PEFT's / diffusers' layout, as `save_lora` writes them.
+
+        Raises:
+            ValueError: the adapter belongs to another model; its first layer that does not fit is named.
+        """
+        where, kwargs = pretrained_model_name_or_path_or_dict, {**kwargs, "use_safetensors": True}
+        check_lora(
+            self.lora_state_dict(where, **kwargs), self.transformer, "given" if isinstance(where, dict) else where
+        )
+        super().load_lora_weights(where, adapter_name, **kwargs)
 
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""

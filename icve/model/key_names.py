@@ -134,3 +134,16 @@ def to_original(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             out[name] = value
     return out
+
+
+def original_parts(layer: str) -> tuple[str, list[str]]:
+    """Original name of one of diffusers' layers, and all of diffusers' layers that it stacks, in order.
+
+    Raises:
+        KeyError: the layer has no counterpart, or not one with the same rows (the last modulation).
+    """
+    stem, number, _ = _pattern(layer + ".weight")
+    original = _TO_ORIGINAL[stem]
+    if original == _SWAPPED_HALVES[0]:
+        raise KeyError(layer)
+    return original.replace("#", number), [part.replace("#", number) for part in _TO_DIFFUSERS[original]]

@@ -1,0 +1,47 @@
+"""Add an adapter to the weights it was trained on and write the result as one transformer.
+
+    python tools/merge_lora.py --model weights/icve --lora runs/lora/checkpoints/last --output merged
+
+The result loads like any transformer of its format and needs peft no more.
+"""
+
+import argparse
+from pathlib import Path
+
+from icve.model import export_transformer, load_transformer
+from icve.model.lora import LORA_FILE, check_lora
+
+
+def merge(model: Path, lora: Path, output: Path, layout: str = "diffusers", scale: float = 1.0) -> None:
+    """Merge and export. Raises ValueError, FileNotFoundError or FileExistsError in one sentence."""
+    from icve.pipeline import EditPipeline
+
+    file = lora / LORA_FILE if lora.is_dir() else lora
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no adapter at {file}.")
+    transformer = load_transformer(model)
+    state, metadata = EditPipeline.lora_state_dict(file, use_safetensors=True, return_lora_metadata=True)
+    check_lora(state, transformer, str(file))
+    transformer.load_lora_adapter(state, metadata=metadata)
+    transformer.fuse_lora(lora_scale=scale)
+    transformer.unload_lora()
+    export_transformer(transformer, output, layout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="transformer in any known layout")
+    parser.add_argument("--lora", type=Path, required=True, help="adapter file or folder")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--format", choices=("diffusers", "icve"), default="diffusers")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the adapter's change (1)")
+    args = parser.parse_args()
+    try:
+        merge(args.model, args.lora, args.output, args.format, args.scale)
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        parser.error(str(error))
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()
