@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,9 @@ def _edit(
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
         log.add(_row(outcome, settings, model, keys[outcome.item.id]))
 
+    def tell(item: Item, error: str) -> None:
+        console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
+
     work, refused = _plan(todo, settings)
     total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)
     console = Console(stderr=True)
@@ -147,7 +151,7 @@ def _edit(
     try:
         for item, error in refused:
             record(Outcome(item, error=error))
-            console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
+            tell(item, error)
         with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("Editing", total=total)
             edited = edit_items(
