@@ -154,20 +154,14 @@ def _edit(
             tell(item, error)
         with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("Editing", total=total)
-            edited = edit_items(
-                pipeline,
-                work,
-                settings,
-                lambda item: output / f"{item.name}.mp4",
-                seconds,
-                lambda: bar.advance(task),
+            outcomes = edit_items(
+                pipeline, work, settings, lambda item: output / f"{item.name}.mp4", seconds, lambda: bar.advance(task)
             )
-            for outcome in edited:
-                record(outcome)
-                if outcome.error is not None:
-                    console.print(
-                        f"failed: {outcome.item.id}: {outcome.error}", markup=False, highlight=False, soft_wrap=True
-                    )
+            with closing(outcomes):  # its threads end with it, whatever happens here
+                for outcome in outcomes:
+                    record(outcome)
+                    if outcome.error is not None:
+                        tell(outcome.item, outcome.error)
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:
