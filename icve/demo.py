@@ -55,7 +55,7 @@ class DemoSize:
     ``icve fit``, for both stages.
     """
 
-    raw_videos: int = 90
+    raw_videos: int = 80
     train_pairs: int = 3000
     validation_pairs: int = 32  # clip pairs and paired edits kept back from training, for the loss curves
     held_out_edits: int = 120  # a multiple of the six edit types
