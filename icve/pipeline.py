@@ -4,7 +4,9 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 """
 
 import difflib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,6 +19,7 @@ import icve.codec
 import icve.model
 import icve.text  # noqa: F401
 from icve.flow import sampling_sigmas, to_velocity
+from icve.frozen import FrozenComponent
 
 # Used where a folder's own `defaults` say nothing: the released model's sampling settings (methods: ICVE, objective).
 DEFAULTS: dict[str, Any] = {
@@ -74,6 +77,21 @@ class EditPipeline(DiffusionPipeline):
         return super().from_pretrained(
             pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
         )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *, embed: bool = False, **kwargs: Any) -> None:
+        """Write the editor's folder.
+
+        Args:
+            save_directory: the folder.
+            embed: copy the weights of frozen parts (`icve.frozen`) into it, for an editor that is given away or moved
+                to another machine; otherwise the folder only names the folders they were read from.
+            **kwargs: as in diffusers.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if embed:
+            for name, component in self.components.items():
+                if isinstance(component, FrozenComponent):
+                    component.save_pretrained(Path(save_directory) / name, embed=True)
 
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""
