@@ -105,9 +105,13 @@ class FrozenComponent(ModelMixin, ABC):
 
         return super()._apply(keep_precision, recurse)
 
+    def load_to_offload(self) -> None:
+        """Read the weights where they are, in the precision of the accelerator that will compute."""
+        self.load(torch.accelerator.current_accelerator())
+
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The weights, loaded if need be; sequential offloading takes them from here."""
-        self.load(torch.accelerator.current_accelerator())
+        self.load_to_offload()
         return super().state_dict(*args, **kwargs)
 
     def enable_group_offload(self, onload_device: torch.device, *args: Any, **kwargs: Any) -> None:

@@ -93,6 +93,13 @@ class EditPipeline(DiffusionPipeline):
                 if isinstance(component, FrozenComponent):
                     component.save_pretrained(Path(save_directory) / name, embed=True)
 
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, whose hooks look at the weights they will move: frozen parts are read before."""
+        for component in self.components.values():
+            if isinstance(component, FrozenComponent):
+                component.load_to_offload()
+        super().enable_model_cpu_offload(*args, **kwargs)
+
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""
         value = self.config.defaults.get(name)

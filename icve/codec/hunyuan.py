@@ -10,7 +10,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKLHunyuanVideo
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from icve.frozen import FrozenComponent, Precision, check_folder
 from icve.weight_files import fill, model_files, read_json
 
 
-class HunyuanVideoCodec(FrozenComponent, ConfigMixin):
+class HunyuanVideoCodec(FrozenComponent, ModelMixin, ConfigMixin):
     """diffusers' `AutoencoderKLHunyuanVideo`, frozen: `mode()` of the posterior times the scaling factor.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import init_empty_weights
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ CLIP_TOKENS = 77
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
-class HunyuanTextEncoder(FrozenComponent, ConfigMixin):
+class HunyuanTextEncoder(FrozenComponent, ModelMixin, ConfigMixin):
     """Third hidden state from the end of a LLaMA, without the final norm, and the pooled text of CLIP-L; frozen.
 
     The text goes in as it is: ICVE drops the descriptive prompt template of HunyuanVideo T2V. Neither padding nor the
