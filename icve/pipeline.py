@@ -4,7 +4,9 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 """
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,6 +21,7 @@ import icve.model
 import icve.text  # noqa: F401
 from icve.editing.inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
+from icve.frozen import FrozenComponent
 from icve.model.lora import check_lora
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -94,6 +97,28 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
             self.lora_state_dict(where, **kwargs), self.transformer, "given" if isinstance(where, dict) else where
         )
         super().load_lora_weights(where, adapter_name, **kwargs)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *, embed: bool = False, **kwargs: Any) -> None:
+        """Write the editor's folder.
+
+        Args:
+            save_directory: the folder.
+            embed: copy the weights of frozen parts (`icve.frozen`) into it, for an editor that is given away or moved
+                to another machine; otherwise the folder only names the folders they were read from.
+            **kwargs: as in diffusers.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if embed:
+            for name, component in self.components.items():
+                if isinstance(component, FrozenComponent):
+                    component.save_pretrained(Path(save_directory) / name, embed=True)
+
+    def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers, whose hooks look at the weights they will move: frozen parts are read before."""
+        for component in self.components.values():
+            if isinstance(component, FrozenComponent):
+                component.load_to_offload()
+        super().enable_model_cpu_offload(*args, **kwargs)
 
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""

@@ -70,7 +70,7 @@ class InContextEditingModule(LightningModule):
         guidance: value embedded in models with a guidance embedding, already times 1000.
         edit_weight: loss weight inside the edited region (1 outside); 1 weighs all latents equally.
         pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
-            alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms` (DCTCodec).
+            alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms`.
         edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
         warmup_steps: optimizer steps of linear learning-rate warm-up.
         schedule: "constant" or "cosine" (to 0 at trainer.max_steps) after the warm-up.
@@ -107,7 +107,8 @@ class InContextEditingModule(LightningModule):
             raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
         if edit_weight <= 0 or warmup_steps < 0:
             raise ValueError("edit_weight must be positive and warmup_steps not negative.")
-        if pixel_weight and not hasattr(codec, "channel_rms"):
+        # Asked of the class: a codec with weights would read them now to measure it.
+        if pixel_weight and not hasattr(type(codec), "channel_rms"):
             raise ValueError(
                 f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
             )

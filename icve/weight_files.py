@@ -1,0 +1,121 @@
+"""Safetensors folders as others publish them: checked before anything is allocated, then read into a model."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+STANDARD_NAMES = ("diffusion_pytorch_model.safetensors", "model.safetensors")  # of diffusers and of transformers
+
+
+def read_json(file: Path) -> dict:
+    """A JSON file's object.
+
+    Raises:
+        ValueError: if it is not whole.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{file}' is not a whole JSON file ({error}): copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"'{file}' is no configuration: it holds {type(content).__name__}, not an object.")
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a model folder's weights: one under its standard name, the shards, or all.
+
+    Raises:
+        FileNotFoundError: if there is none, or a shard of the index is missing.
+    """
+    for name in STANDARD_NAMES:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            files = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+            if missing := [file.name for file in files if not file.is_file()]:
+                raise FileNotFoundError(
+                    f"'{folder}' lacks the shard {missing[0]}: the download is incomplete, copy or download it again."
+                )
+            return files
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"'{folder}' holds no .safetensors file: give a folder with safetensors weights.")
+    return files
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Everything that a copy of the model needs: config.json, the weights, and their index where there is one."""
+    weights = weight_files(folder)
+    index = [folder / f"{name}.index.json" for name in STANDARD_NAMES]
+    return [folder / "config.json", *weights, *(file for file in index if file.is_file() and len(weights) > 1)]
+
+
+def index_tensors(folder: Path) -> dict[str, Path]:
+    """The file of every tensor of a model folder. Reads the files' headers, which say whether a file is whole.
+
+    Raises:
+        FileNotFoundError: as `weight_files`.
+        ValueError: for a damaged file.
+    """
+    tensors = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as content:
+                tensors |= dict.fromkeys(content.keys(), file)
+        except SafetensorError as error:
+            raise ValueError(
+                f"'{file}' is not a whole safetensors file ({error}): copy or download it again."
+            ) from error
+    return tensors
+
+
+def fill(model: nn.Module, folder: Path, anchor: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Read a model's parameters from a folder, tensor by tensor, straight to their device and precision.
+
+    Args:
+        model: with its parameters on the meta device; tensors of the folder that it lacks are not read.
+        folder: the weights. All names may carry one more prefix than the model's, or one less.
+        anchor: end of the name of one parameter, by which that prefix is found.
+        dtype, device: of the parameters afterwards.
+
+    Raises:
+        FileNotFoundError, ValueError: no weights, damaged or not fitting ones; the first offending tensor is named.
+    """
+    tensors = index_tensors(folder)
+    wanted = {name: parameter.shape for name, parameter in model.state_dict().items()}
+    own = next(name for name in wanted if name.endswith(anchor)).removesuffix(anchor)
+    theirs = next((name.removesuffix(anchor) for name in sorted(tensors) if name.endswith(anchor)), own)
+    names = {name: theirs + name.removeprefix(own) for name in wanted}
+    if missing := [there for there in names.values() if there not in tensors]:
+        raise ValueError(
+            f"The weights in '{folder}' are not a {type(model).__name__} of the size its config.json says: "
+            f"'{missing[0]}' is missing ({len(missing)} in all)."
+        )
+    state: dict[str, Tensor] = {}
+    for file in sorted(set(tensors.values())):
+        with safe_open(file, framework="pt", device=str(device)) as content:
+            for name, there in names.items():
+                if tensors[there] == file:
+                    state[name] = _checked(content.get_tensor(there), wanted[name], there, file, dtype)
+    model.load_state_dict(state, assign=True)
+    model.to(device)  # the buffers, which are in no file
+
+
+def _checked(tensor: Tensor, shape: torch.Size, name: str, file: Path, dtype: torch.dtype) -> Tensor:
+    if tensor.shape != shape:
+        raise ValueError(
+            f"'{name}' in '{file}' is {tuple(tensor.shape)} where config.json asks for {tuple(shape)}: the two are not "
+            "of one model."
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(f"'{name}' in '{file}' is {tensor.dtype}: give weights in a floating point precision.")
+    # A tensor mapped from the file is unaligned, which changes results in the last bits: always a copy.
+    copy = tensor.to(dtype, copy=True)
+    if not torch.isfinite(copy).all():
+        raise ValueError(f"'{name}' in '{file}' holds values that are not finite in {dtype}: the file is damaged.")
+    return copy
