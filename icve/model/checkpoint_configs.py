@@ -27,7 +27,8 @@ def config_from(stored: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str,
             "text-to-video (T2V) ones."
         )
     if "num_attention_heads" in stored:
-        return {key: value for key, value in stored.items() if key in PARAMETERS}
+        known = {key: value for key, value in stored.items() if key in PARAMETERS}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
     config = config_from_shapes(tensors)
     if "hidden_size" not in stored:
         return config
