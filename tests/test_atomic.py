@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icve.atomic import write_text
+from icve.atomic import new_folder, write_text
 
 
 def test_writes_the_text_and_its_folder_and_nothing_else(tmp_path):
@@ -17,3 +17,17 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with new_folder(tmp_path / "new" / "folder") as folder:
+        (folder / "a").write_text("1")
+        assert not (tmp_path / "new" / "folder").exists()
+    assert os.listdir(tmp_path / "new") == ["folder"]
+    with pytest.raises(FileExistsError, match="not empty"), new_folder(tmp_path / "new" / "folder"):
+        pass
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnicodeEncodeError), new_folder(tmp_path / "empty") as folder:
+        (folder / "a").write_text("new \ud800", encoding="utf-8")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "new"]
+    assert not os.listdir(tmp_path / "empty")

@@ -1,6 +1,13 @@
 """The in-context diffusion transformer and its checkpoints."""
 
+from .base_folders import BasePaths, resolve_base
 from .checkpoints import export_transformer, load_transformer
 from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
 
-__all__ = ["HunyuanVideoInContextTransformer3DModel", "export_transformer", "load_transformer"]
+__all__ = [
+    "BasePaths",
+    "HunyuanVideoInContextTransformer3DModel",
+    "export_transformer",
+    "load_transformer",
+    "resolve_base",
+]

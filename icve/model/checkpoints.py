@@ -1,213 +1,181 @@
-"""Load and export transformer weights: diffusers folders, ICVE / Tencent folders, single files, training checkpoints.
-
-Weights are read from safetensors only.
-"""
+"""Load and export transformer weights: diffusers and ICVE / Tencent folders, single files, training checkpoints."""
 
 import json
-import os
-import shutil
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
-from .key_names import is_original, to_diffusers, to_original
+from icve.atomic import new_folder
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from .base_folders import tencent_transformer
+from .checkpoint_configs import PARAMETERS, config_from, mismatch, original_config
+from .checkpoint_files import WEIGHTS, open_shards, read_tensors, shard_tensors
+from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
+from .key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
+
 Model = HunyuanVideoInContextTransformer3DModel
 
 
-def load_transformer(folder_or_file: str | Path, **overrides: Any) -> Model:
-    """Build the in-context transformer from a checkpoint of any known layout, in the dtype it was stored in.
+def load_transformer(
+    folder_or_file: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    ema: bool = False,
+    progress: bool = False,
+    **overrides: Any,
+) -> Model:
+    """Build the in-context transformer from a checkpoint of any known layout.
 
     Known are: a diffusers folder (`config.json` and one or several safetensors files), an ICVE / Tencent folder
-    (`config.json` with `hidden_size`, original parameter names), a single `.safetensors` file of either naming (sizes
-    are read from the shapes), and a folder with a `transformer/` inside: a training checkpoint or a pipeline.
+    (`config.json` with `hidden_size`, original parameter names), a single `.safetensors` or `.pt` file of either naming
+    (without `config.json` sizes are read from the shapes), and a folder with a `transformer/` inside: a training
+    checkpoint (whose safetensors are its averaged weights), a run with such checkpoints, a pipeline, or Tencent's
+    `ckpts`. Weights go to `device` tensor by tensor: in host memory is, besides what stays there, one shard.
 
     Args:
         folder_or_file: where the weights are.
+        device: where the model is built.
+        dtype: what its weights become; None keeps what is stored.
+        ema: of a `.pt` file with both trained ("module") and averaged ("ema") weights take the averaged ones. By
+            default it is the trained ones, as in Tencent's own loader. Other files hold one set, which is taken.
+        progress: show a progress bar.
         **overrides: configuration values that replace the checkpoint's, e.g. `rope_axes_dim` for a single file whose
             head width is not 128.
 
     Raises:
-        FileNotFoundError: nothing there, or no weights in the folder.
-        ValueError: a damaged file, or weights that do not fit the configuration: the first mismatching keys are named.
+        FileNotFoundError: nothing there, no weights in the folder, or a missing shard.
+        ValueError: a damaged file, a DeepSpeed checkpoint, tensors that are not finite or no floating point numbers,
+            or weights that do not fit the configuration: the first mismatching keys are named, and the likely cause.
     """
-    path = Path(folder_or_file)
-    if not path.exists():
-        raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
-    if (path / "transformer").is_dir():
-        path = path / "transformer"
-    state = _read_state(path)
-    config_file = path / "config.json" if path.is_dir() else path.with_name("config.json")
-    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    config = _config(config, state) | overrides
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    if is_original(state):
-        state = to_diffusers(state, width)
-    with torch.device("meta"):
-        model = Model.from_config(config)
-    _check_keys(model.state_dict(), state, path)
-    model.load_state_dict(state, assign=True)
+    if unknown := sorted(overrides.keys() - PARAMETERS):
+        raise ValueError(f"The transformer has no setting '{unknown[0]}': it has {', '.join(sorted(PARAMETERS))}.")
+    path = _locate(Path(folder_or_file))
+    shards = open_shards(path, ema)
+    stored = shard_tensors(shards)
+    prefix = wrapper_prefix(stored)
+    stored = {key.removeprefix(prefix): value for key, value in stored.items()}
+    original = is_original(stored)
+    config = _read_config(path)
+    try:
+        config = config_from(config, stored) | overrides
+        # The tensors' width, not the configured one, which may not fit them.
+        width = stored["img_in.proj.weight"].shape[0] if "img_in.proj.weight" in stored else 0
+
+        def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+            return to_diffusers(tensors, width) if original else tensors
+
+        given = rename(stored)
+        if config.get("in_channels", 16) != config.get("out_channels", 16):
+            raise ValueError(
+                f"These weights take {config['in_channels']} channels where text-to-video (T2V) ones take "
+                f"{config['out_channels']}: they are likely an image-to-video (I2V) model's."
+            )
+        with torch.device("meta"):
+            model = Model.from_config(config)
+    except (ValueError, KeyError) as error:
+        reason = f"its config.json lacks {error}." if isinstance(error, KeyError) else error
+        raise ValueError(f"'{path}' cannot be loaded: {reason}") from error
+    if problem := mismatch(model.state_dict(), given):
+        raise ValueError(f"The weights of '{path}' do not fit their configuration: {problem}.")
+    model.load_state_dict(read_tensors(shards, rename, device, dtype, progress), assign=True)
     return model.eval()
 
 
-def export_transformer(model: Model, folder: str | Path, format: Literal["diffusers", "icve"] = "diffusers") -> None:
+def export_transformer(
+    model: Model,
+    folder: str | Path,
+    format: Literal["diffusers", "icve"] = "diffusers",
+    max_shard_size: int | str | None = None,
+) -> None:
     """Write `config.json` and safetensors to `folder`, whole or not at all.
 
     Args:
         model: the transformer.
         folder: must not exist yet, or be empty.
         format: "diffusers", or "icve" with the original names and configuration.
+        max_shard_size: bytes per file, or as "5GB"; more go to several files with an index. None leaves it to the
+            layout: 10 GB for diffusers, one file for ICVE, as it was released.
 
     Raises:
         FileExistsError: `folder` holds something.
-        ValueError: unknown format.
+        ValueError: unknown format or size.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"'{folder}' is not empty: choose another folder to export to.")
-    partial = folder.with_name(folder.name + f".partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    if format not in ("diffusers", "icve"):
+        raise ValueError(f"Unknown export format '{format}': choose 'diffusers' or 'icve'.")
+    limit = None if max_shard_size is None else byte_count(max_shard_size)
+    with new_folder(folder) as partial:
         if format == "diffusers":
-            model.save_pretrained(partial)
-        elif format == "icve":
-            partial.mkdir(parents=True)
-            state = {key: value.detach().cpu().contiguous() for key, value in to_original(model.state_dict()).items()}
-            save_file(state, partial / WEIGHTS, metadata={"format": "pt"})
-            (partial / "config.json").write_text(json.dumps(_original_config(model), indent=2) + "\n")
+            model.save_pretrained(partial, **({} if limit is None else {"max_shard_size": limit}))
         else:
-            raise ValueError(f"Unknown export format '{format}': choose 'diffusers' or 'icve'.")
-        if folder.exists():
-            folder.rmdir()
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _save_original(model.state_dict(), partial, limit)
+            (partial / "config.json").write_text(json.dumps(original_config(model), indent=2) + "\n")
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    if not files:
-        raise FileNotFoundError(f"'{path}' holds no .safetensors file.")
-    index = path / (WEIGHTS + ".index.json")
-    if index.is_file():
-        needed = set(json.loads(index.read_text())["weight_map"].values())
-        if missing := sorted(needed - {file.name for file in files}):
-            raise FileNotFoundError(f"'{path}' lacks the shard {missing[0]}: the download is incomplete.")
-        files = [file for file in files if file.name in needed]
-    state = {}
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                # Cloned: tensors mapped from the file are unaligned, which changes results in the last bits.
-                state |= {key: tensors.get_tensor(key).clone() for key in tensors.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"'{file}' is not a whole safetensors file ({error}): copy or download it again."
-            ) from error
-    return state
+def byte_count(size: int | str) -> int:
+    """ "5GB" -> 5000000000, "200MiB" -> 209715200; numbers are bytes.
+
+    Raises:
+        ValueError: not such a size, or zero.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?", str(size).strip().upper())
+    count = int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index(match[2] or " ")) if match else 0
+    if count < 1:
+        raise ValueError(f"'{size}' is no size of a file: give one like 5GB or 500MB.")
+    return count
 
 
-def _config(config: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """diffusers' configuration from diffusers' own, from the original's, or from the tensors' shapes."""
-    if "num_attention_heads" in config:
-        return {key: value for key, value in config.items() if not key.startswith("_")}
-    shapes = _config_from_shapes(state)
-    if "hidden_size" not in config:
-        return shapes
-    patch = config.get("patch_size", (1, 2, 2))
-    return shapes | {
-        "num_attention_heads": config["heads_num"],
-        "attention_head_dim": config["hidden_size"] // config["heads_num"],
-        "num_layers": config["mm_double_blocks_depth"],
-        "num_single_layers": config["mm_single_blocks_depth"],
-        "mlp_ratio": config.get("mlp_width_ratio", 4.0),
-        "patch_size_t": patch[0],
-        "patch_size": patch[1],
-        "rope_theta": config.get("rope_theta", 256),
-        "rope_axes_dim": tuple(config.get("rope_dim_list", (16, 56, 56))),
-        "guidance_embeds": config.get("guidance_embed", shapes["guidance_embeds"]),
-    }
+def _save_original(state: dict[str, Tensor], folder: Path, limit: int | None) -> None:
+    """Write a state dict of diffusers' naming in the original one; one shard at a time is put together."""
+    meta = to_original({key: torch.empty_like(value, device="meta") for key, value in state.items()})
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, value in meta.items():
+        if limit is not None and filled and filled + value.nbytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += value.nbytes
+    weight_map = {}
+    for number, keys in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = WEIGHTS.replace(".safetensors", f"-{number:05d}-of-{len(shards):05d}.safetensors")
+        tensors = to_original({part: state[part].detach().cpu() for key in keys for part in sources(key)})
+        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name, {"format": "pt"})
+        weight_map |= dict.fromkeys(keys, name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(value.nbytes for value in meta.values())}, "weight_map": weight_map}
+        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _config_from_shapes(state: dict[str, Tensor]) -> dict[str, Any]:
-    """Sizes that the tensors of a transformer give away, in either naming."""
-    original = is_original(state)
-    embed = state.get("img_in.proj.weight" if original else "x_embedder.proj.weight")
-    if embed is None:
-        raise ValueError("These weights are no HunyuanVideo transformer: neither 'img_in.proj' nor 'x_embedder.proj'.")
-    width, in_channels, patch_t, patch, _ = embed.shape
-
-    def shape(a: str, b: str) -> torch.Size:
-        return state[a if original else b].shape
-
-    def depth(a: str, b: str) -> int:
-        prefix = a if original else b
-        return len({key[len(prefix) :].split(".")[0] for key in state if key.startswith(prefix)})
-
-    double, single = (
-        depth("double_blocks.", "transformer_blocks."),
-        depth("single_blocks.", "single_transformer_blocks."),
-    )
-    if double:
-        head_dim = shape("double_blocks.0.img_attn_q_norm.weight", "transformer_blocks.0.attn.norm_q.weight")[0]
-    else:
-        head_dim = shape("single_blocks.0.q_norm.weight", "single_transformer_blocks.0.attn.norm_q.weight")[0]
-    refiner = "txt_in.individual_token_refiner.blocks.", "context_embedder.token_refiner.refiner_blocks."
-    return {
-        "in_channels": in_channels,
-        "out_channels": shape("final_layer.linear.weight", "proj_out.weight")[0] // (patch_t * patch * patch),
-        "num_attention_heads": width // head_dim,
-        "attention_head_dim": head_dim,
-        "num_layers": double,
-        "num_single_layers": single,
-        "num_refiner_layers": depth(*refiner),
-        "mlp_ratio": shape(refiner[0] + "0.mlp.fc1.weight", refiner[1] + "0.ff.net.0.proj.weight")[0] / width,
-        "patch_size": patch,
-        "patch_size_t": patch_t,
-        "guidance_embeds": any("guidance_" in key for key in state),
-        "text_embed_dim": shape("txt_in.input_embedder.weight", "context_embedder.proj_in.weight")[1],
-        "pooled_projection_dim": shape("vector_in.in_layer.weight", "time_text_embed.text_embedder.linear_1.weight")[1],
-    }
+def _locate(path: Path) -> Path:
+    """The folder or file with the transformer itself, inside what a user names."""
+    if path.name == "trainer.ckpt":  # what resumes a run; the weights to read are beside it
+        path = path.parent
+    if not path.exists():
+        raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
+    if path.is_file():
+        return path
+    for inner in (path / "transformer", path / "checkpoints" / "last" / "transformer"):
+        if inner.is_dir():
+            return inner
+    return tencent_transformer(path) or path
 
 
-def _original_config(model: Model) -> dict[str, Any]:
-    config = model.config
-    return {
-        "in_channels": config.in_channels,
-        "out_channels": config.out_channels,
-        "patch_size": [config.patch_size_t, config.patch_size, config.patch_size],
-        "mlp_width_ratio": config.mlp_ratio,
-        "mlp_act_type": "gelu_tanh",
-        "qkv_bias": True,
-        "qk_norm": True,
-        "qk_norm_type": "rms",
-        "text_projection": "single_refiner",
-        "use_attention_mask": True,
-        "rope_theta": config.rope_theta,
-        "hidden_size": config.num_attention_heads * config.attention_head_dim,
-        "heads_num": config.num_attention_heads,
-        "mm_double_blocks_depth": config.num_layers,
-        "mm_single_blocks_depth": config.num_single_layers,
-        "rope_dim_list": list(config.rope_axes_dim),
-        "guidance_embed": config.guidance_embeds,
-        "text_states_dim": config.text_embed_dim,
-        "text_states_dim_2": config.pooled_projection_dim,
-    }
-
-
-def _check_keys(expected: dict[str, Tensor], given: dict[str, Tensor], path: Path) -> None:
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    misshaped = [key for key in expected if key in given and given[key].shape != expected[key].shape]
-    problems = [f"missing '{missing[0]}' ({len(missing)} in all)"] if missing else []
-    problems += [f"unexpected '{unexpected[0]}' ({len(unexpected)} in all)"] if unexpected else []
-    for key in misshaped[:1]:
-        problems.append(f"'{key}' is {tuple(given[key].shape)} where the model has {tuple(expected[key].shape)}")
-    if problems:
-        raise ValueError(f"The weights of '{path}' do not fit their configuration: {'; '.join(problems)}.")
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{file}' is not valid JSON ({error}): copy or download it again.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"'{file}' is no configuration: it holds a {type(config).__name__}.")
+    return config

@@ -83,6 +83,18 @@ def _pattern(key: str) -> tuple[str, str, str]:
     return match[1] + "#" + match[3], match[2], "." + kind
 
 
+def wrapper_prefix(keys: Iterable[str]) -> str:
+    """What stands before every name of a transformer saved from within something larger, as "module." or "".
+
+    Found by the patch embedding, which every transformer has once.
+    """
+    for key in keys:
+        for name in ("img_in.proj.weight", "x_embedder.proj.weight"):
+            if key == name or key.endswith("." + name):
+                return key.removesuffix(name)
+    return ""
+
+
 def is_original(keys: Iterable[str]) -> bool:
     """Whether a state dict has the original (ICVE / Tencent) names."""
     return any(key.startswith(("img_in.", "double_blocks.", "single_blocks.", "txt_in.")) for key in keys)
@@ -94,6 +106,9 @@ def to_diffusers(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
     Args:
         state: original state dict.
         width: the model width D, the output size of each stacked query, key and value.
+
+    Raises:
+        ValueError: a stacked matrix does not hold what its name says at this width.
     """
     out = {}
     for key, value in state.items():
@@ -105,7 +120,10 @@ def to_diffusers(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
         if stem == _SWAPPED_HALVES[0]:
             pieces = [torch.cat(value.chunk(2)[::-1])]
         elif len(targets) > 1:
-            pieces = value.split([width] * 3 + [len(value) - 3 * width] * (len(targets) == 4))
+            rest = len(value) - 3 * width
+            if (rest <= 0) if len(targets) == 4 else rest:
+                raise ValueError(f"'{key}' has {len(value)} rows, which does not fit a model of width {width}.")
+            pieces = value.split([width] * 3 + [rest] * (len(targets) == 4))
         else:
             pieces = [value]
         for target, piece in zip(targets, pieces, strict=True):
@@ -147,3 +165,9 @@ def original_parts(layer: str) -> tuple[str, list[str]]:
     if original == _SWAPPED_HALVES[0]:
         raise KeyError(layer)
     return original.replace("#", number), [part.replace("#", number) for part in _TO_DIFFUSERS[original]]
+
+
+def sources(original: str) -> list[str]:
+    """diffusers' names of the tensors that an original tensor is made of, in their order."""
+    stem, number, kind = _pattern(original)
+    return [part.replace("#", number) + kind for part in _TO_DIFFUSERS[stem]]

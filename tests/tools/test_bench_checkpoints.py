@@ -1,0 +1,33 @@
+import importlib.util
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def tool(repository):
+    spec = importlib.util.spec_from_file_location("bench_checkpoints", repository / "tools" / "bench_checkpoints.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_13b_model_is_built_without_weights_in_seconds(tool):
+    seconds, parameters = tool.build_13b()
+    print(f"{parameters} parameters in {seconds:.2f} s")
+    assert parameters == 12_821_012_544
+    assert seconds < 10
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("format", "dtype"), [("diffusers", None), ("icve", "bfloat16")])
+def test_loading_needs_the_model_and_one_shard(tool, format, dtype):
+    """Of a model of 450 MB in shards of 50: a second copy of it, or of two shards, would break the limit."""
+    result = tool.measure(640, "50MB", dtype, format)
+    print(result)
+    assert result["shards"] > 5
+    assert result["model"] > (400e6 if dtype is None else 200e6)
+    assert result["model"] < result["peak"] < result["limit"]
