@@ -7,18 +7,21 @@ from argparse import ArgumentError
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.training.arguments import explain
 from icve.training.checkpoint_io import CheckpointFolders, read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.module import InContextEditingModule
 from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
+from icve.training.paths import check_paths
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
@@ -85,8 +88,17 @@ class TrainingCommand(LightningCLI):
             help="What --ckpt_path does. full: continue its stage (step, optimizer, learning rate, data). weights: "
             "start this stage from its EMA weights. auto: full if it is a checkpoint of this stage, else weights.",
         )
+        parser.add_argument(
+            "--variables",
+            type=dict[str, str],
+            default={},
+            help="Names for what a YAML says more than once, as in ${variables.weights}; resolved while it is read.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        if any(argument.startswith("--variables") for argument in args):
+            # The YAML's references to it are resolved before the command line is looked at.
+            raise ValueError("variables are set in the YAML, or by the environment variables that it names there.")
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -94,6 +106,13 @@ class TrainingCommand(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """The configuration rules: hyper-parameters inside a checkpoint never override it."""
+
+    def before_instantiate_classes(self) -> None:
+        # Weights of 13 B parameters are not made up to be overwritten: the pretrained ones take their places.
+        starts_elsewhere = self._get(self.config, "ckpt_path") is not None
+        check_paths(self.config[self.subcommand], starts_elsewhere)
+        if self._get(self.config, "model.pretrained") is not None:
+            self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
     def instantiate_classes(self) -> None:
         try:
@@ -168,7 +187,11 @@ class TrainingCommand(LightningCLI):
         if ckpt_path is None:
             if mode == "full":
                 raise ValueError("--resume_mode full needs a checkpoint: name it with --ckpt_path.")
-            rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
+            if model.pretrained is None:
+                rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
+            else:
+                model.load_weights(model.pretrained)
+                rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.pretrained}.")
             return None, 0
         checkpoint = resolve_checkpoint(ckpt_path)
         saved = read_stage(checkpoint)
@@ -182,4 +205,11 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
+        model.allocate()
         return checkpoint, saved["step"]
+
+
+def _on_meta(class_type: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any) -> Any:
+    """Instantiator of jsonargparse: parameters have shapes, and take no memory and no time."""
+    with torch.device("meta"):
+        return class_type(*args, **kwargs)

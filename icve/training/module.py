@@ -76,6 +76,10 @@ class InContextEditingModule(LightningModule):
         schedule: "constant" or "cosine" (to 0 at trainer.max_steps) after the warm-up.
         sampling: defaults of the saved model.
         seed: of noise, noise level and dropout.
+        pretrained: weights that `icve fit` starts the stage from when no --ckpt_path is given; any layout that
+            `icve.model.load_transformer` knows.
+        gradient_checkpointing: keep only every block's input for backward and compute the rest again, for about a
+            third more time and a small part of the memory.
 
     Raises:
         ValueError: for values out of range.
@@ -99,6 +103,8 @@ class InContextEditingModule(LightningModule):
         schedule: Schedule = "constant",
         sampling: Sampling = Sampling(),
         seed: int = 0,
+        pretrained: str | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if not stage:
@@ -113,6 +119,8 @@ class InContextEditingModule(LightningModule):
                 f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
             )
         self.transformer = transformer
+        if gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
         # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
         self.stage = stage
@@ -128,6 +136,7 @@ class InContextEditingModule(LightningModule):
         self.schedule = schedule
         self.sampling = sampling
         self.seed = seed
+        self.pretrained = pretrained
 
         self.step_skipped = False  # set by SkipNonFinite, read by EMA
         self.loss_sum = torch.zeros(())  # losses of the current step, over its accumulation micro-steps
@@ -280,6 +289,8 @@ class InContextEditingModule(LightningModule):
     def load_weights(self, path: str | Path) -> None:
         """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
 
+        They are cast to the dtype of the transformer's own, which may be on the meta device.
+
         Raises:
             ValueError: if they belong to a transformer of another shape.
         """
@@ -292,7 +303,22 @@ class InContextEditingModule(LightningModule):
                     f"The weights in {path} do not fit the configured transformer: {name} is {there} there and "
                     f"{here} here; give model.transformer the checkpoint's settings."
                 )
-        self.transformer.load_state_dict(state)
+        if self.on_meta:
+            # One by one: the stored and the cast weights are never there both.
+            cast = {name: state.pop(name).to(tensor.dtype) for name, tensor in own.items()}
+            self.transformer.load_state_dict(cast, assign=True)
+        else:
+            self.transformer.load_state_dict(state)
+
+    @property
+    def on_meta(self) -> bool:
+        """Whether the transformer has shapes only: its weights are still to be loaded."""
+        return any(tensor.is_meta for tensor in self.transformer.state_dict().values())
+
+    def allocate(self) -> None:
+        """Give a transformer on the meta device memory with arbitrary values, for a checkpoint that fills it."""
+        if self.on_meta:
+            self.transformer.to_empty(device="cpu")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[STAGE_KEY] = {

@@ -1,0 +1,1 @@
+"""What training will need, before any weight is loaded: FLOPs, memory per GPU, communication and time."""

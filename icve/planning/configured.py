@@ -1,0 +1,121 @@
+"""The run that a training configuration describes, counted."""
+
+from __future__ import annotations
+
+import inspect
+import pydoc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from icve.data.buckets import Bucket
+from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.planning.counting import Sample, build_on_meta, count
+from icve.planning.evaluation import Run, Sized
+from icve.planning.formulas import tokens
+from icve.planning.frozen import frozen_bytes
+from icve.planning.layouts import Model
+from icve.training.configuration import parse_configuration
+
+SPATIAL, TEMPORAL = 8, 4  # pixels and frames of a latent, of every codec so far
+_NAMES = {"16-mixed": (2, True), "bf16-mixed": (2, True), "16-true": (2, False), "bf16-true": (2, False)}
+_DTYPES = {2: torch.bfloat16, 4: torch.float32}
+
+
+def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, cached: bool = False) -> Run:
+    """Count the run of `icve fit` with these configurations and overrides.
+
+    Args:
+        configs: YAML files.
+        overrides: options of `icve fit`.
+        text: valid text tokens of a sample.
+        cached: no codec and text encoders are on the GPUs.
+
+    Raises:
+        ValueError: the configuration cannot be used, or not be planned.
+    """
+    config = parse_configuration([*(word for path in configs for word in ("-c", path)), *overrides])
+    transformer = transformer_arguments(config.model.transformer)
+    data = config.data.init_args
+    if not data.get("buckets"):
+        raise ValueError("The configuration's data module names no buckets: give --data.init_args.buckets.")
+    if config.trainer.max_steps < 1:
+        raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
+    weight, mixed = _NAMES.get(str(config.trainer.precision), (4, False))
+    model = Model(
+        **_parameters(transformer, config.model.optimizer),
+        frozen=0 if cached else sum(frozen_bytes(config.model[part]) for part in ("codec", "text_encoder")),
+        width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
+        blocks=transformer["num_layers"] + transformer["num_single_layers"],
+        heads=transformer["num_attention_heads"],
+        weight=weight,
+        mixed=mixed,
+        ema=any(callback["class_path"].endswith("EMA") for callback in config.trainer.callbacks or []),
+    )
+    buckets = [Bucket.parse(bucket) for bucket in data.buckets]
+    ratios = data.get("bucket_ratios") or [1.0] * len(buckets)
+    sized = []
+    for bucket, ratio in zip(buckets, ratios, strict=True):
+        sample = latents(bucket, transformer, text)
+        counts = {on: count(transformer, sample, _DTYPES[weight], on) for on in (False, True)}
+        sized.append(Sized(bucket, sum(tokens(transformer, sample)), ratio / sum(ratios), counts))
+    batch = data.batch_size * config.trainer.accumulate_grad_batches
+    return Run(
+        config.model.stage, model, sized, batch, config.trainer.max_steps, bool(config.model.gradient_checkpointing)
+    )
+
+
+def transformer_arguments(part: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the configured transformer, defaults included.
+
+    Raises:
+        ValueError: it is of another class than what can be counted.
+    """
+    kind = pydoc.locate(part["class_path"])
+    if kind is not HunyuanVideoInContextTransformer3DModel:
+        raise ValueError(f"Only HunyuanVideoInContextTransformer3DModel can be planned, not {part['class_path']}.")
+    signature = inspect.signature(kind.__init__).parameters
+    known = {name: parameter.default for name, parameter in signature.items() if name != "self"}
+    return known | dict(part.get("init_args") or {})
+
+
+def latents(bucket: Bucket, transformer: Mapping[str, Any], text: int) -> Sample:
+    """Sizes of a bucket's latents.
+
+    Raises:
+        ValueError: the bucket does not consist of whole patches and latent frames.
+    """
+    patch, patch_t = transformer["patch_size"], transformer["patch_size_t"]
+    frames = (bucket.frames - 1) // TEMPORAL + 1
+    step = SPATIAL * patch
+    if bucket.height % step or bucket.width % step or bucket.frames % TEMPORAL != 1 or frames % patch_t:
+        raise ValueError(
+            f"The bucket {bucket.height}x{bucket.width}x{bucket.frames} cannot be trained on: height and width must be "
+            f"multiples of {step}, and frames {TEMPORAL}k+1."
+        )
+    return Sample(frames, bucket.height // SPATIAL, bucket.width // SPATIAL, text)
+
+
+def _parameters(transformer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters, the largest block's, and bytes of optimizer state per parameter, by a step on the meta device."""
+    model = build_on_meta(transformer)
+    blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
+    total = sum(parameter.numel() for parameter in model.parameters())
+    kind = pydoc.locate(optimizer["class_path"])
+    made = kind(model.named_parameters(), **(optimizer.get("init_args") or {}))
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    try:
+        made.step()
+    except Exception as error:  # an optimizer with kernels of its own may raise anything on this device
+        raise ValueError(
+            f"The state of {optimizer['class_path']} cannot be counted without a GPU ({error}): plan with "
+            "--model.optimizer torch.optim.AdamW."
+        ) from error
+    state = [value for entry in made.state.values() for value in entry.values() if isinstance(value, torch.Tensor)]
+    return {
+        "parameters": total,
+        "block": max(sum(parameter.numel() for parameter in block.parameters()) for block in blocks),
+        "optimizer": sum(tensor.nbytes for tensor in state) / total,
+    }

@@ -1,0 +1,53 @@
+"""Bytes of the frozen codec and text encoders, from their configurations; no weights are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The released HunyuanVideo's, where the folders named are not there: LLaVA-LLaMA-3-8B's language model and CLIP-L.
+LLAMA = {"vocab_size": 128320, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+LLAMA |= {"num_attention_heads": 32, "num_key_value_heads": 8}
+CLIP = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+CLIP |= {"num_attention_heads": 12}
+UNUSED_LAYERS = 2  # the third hidden state from the end is what comes out before them
+ITEM = 2  # bytes of a number: the release's 16 bits
+
+
+def frozen_bytes(part: Mapping[str, Any]) -> int:
+    """Bytes of a codec or text encoder as it stands in a configuration (`class_path`, `init_args`).
+
+    Parts that name no pretrained folders have no weights.
+    """
+    arguments = part.get("init_args") or {}
+    parameters = 0
+    with torch.device("meta"):
+        if isinstance(arguments.get("pretrained"), str):
+            from diffusers import AutoencoderKLHunyuanVideo
+
+            model = AutoencoderKLHunyuanVideo.from_config(_config(arguments["pretrained"], {}))
+            parameters += sum(parameter.numel() for parameter in model.parameters())
+        if isinstance(arguments.get("llama"), str):
+            from transformers import LlamaConfig, LlamaModel
+
+            config = LlamaConfig(**_config(arguments["llama"], LLAMA))
+            config.num_hidden_layers -= UNUSED_LAYERS
+            parameters += sum(parameter.numel() for parameter in LlamaModel(config).parameters())
+        if isinstance(arguments.get("clip"), str):
+            from transformers import CLIPTextConfig, CLIPTextModel
+
+            model = CLIPTextModel(CLIPTextConfig(**_config(arguments["clip"], CLIP)))
+            parameters += sum(parameter.numel() for parameter in model.parameters())
+    return parameters * ITEM
+
+
+def _config(folder: str, released: dict[str, Any]) -> dict[str, Any]:
+    file = Path(folder).expanduser() / "config.json"
+    if not file.is_file():
+        return released
+    config = json.loads(file.read_text())
+    return config.get("text_config", config)  # of a whole LLaVA or CLIP, the part that reads text

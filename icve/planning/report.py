@@ -1,0 +1,229 @@
+"""A plan as tables for a terminal or a document (Markdown), and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from icve.planning.evaluation import Machine, Option, Run, best, describe, evaluate, gib, nearest, options, remedies
+from icve.planning.layouts import Layout
+
+DAY = 86_400
+_PARTS = ("parameters", "gradients", "optimizer", "ema", "frozen", "activations", "buffers", "reserve")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run on some GPUs: every layout, the best that fits, and what helps where none does."""
+
+    run: Run
+    machine: Machine
+    options: Sequence[Option]
+    chosen: Option | None
+    simplest: Option
+    remedies: Sequence[str]
+
+    @classmethod
+    def of(cls, run: Run, machine: Machine, strategies: Sequence[str]) -> Result:
+        """Evaluate all layouts of these strategies."""
+        found = options(run, machine, strategies)
+        chosen = best(found)
+        # Where one starts: the first strategy, no sequence parallelism if the batch allows that, as configured.
+        first = found[0].layout
+        start = Layout(first.gpus, first.strategy, first.sequence_parallel, run.checkpointing)
+        helps = [] if chosen else remedies(run, machine, strategies)
+        return cls(run, machine, found, chosen, evaluate(run, machine, start), helps)
+
+    @property
+    def shown(self) -> Option:
+        """The chosen option, or the one that needs least memory."""
+        return self.chosen or min(self.options, key=lambda option: option.most)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that are used: some stay idle where the batch cannot be divided among all."""
+        return self.shown.layout.gpus
+
+    @property
+    def days(self) -> float:
+        return self.run.steps * self.shown.step_seconds / DAY
+
+    @property
+    def settings(self) -> str:
+        """What the layout means for `icve fit`."""
+        option, layout = self.shown, self.shown.layout
+        return (
+            f"--data.init_args.batch_size {layout.groups * option.samples} "
+            f"--trainer.accumulate_grad_batches {option.micro_steps} "
+            f"--model.gradient_checkpointing {str(layout.checkpointing).lower()}"
+        )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table with aligned columns: the first to the left, the others to the right."""
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
+
+
+def tables(result: Result) -> str:
+    """The whole plan."""
+    run, machine, option = result.run, result.machine, result.shown
+    billions = run.model.parameters / 1e9
+    parts = [
+        f"Stage {run.stage}: {billions:.2f} B parameters, {run.steps} steps of {run.batch} samples, on {machine.gpus} "
+        f"GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
+        "One sample (PFLOP; GiB that wait for the backward pass, without and with checkpointing):",
+        _samples(run),
+        "GiB per GPU in the bucket that needs most; +x is x GiB too many:",
+        _matrix(result),
+        verdict(result),
+        f"GiB per GPU with {describe(option.layout)}; {_count(option.layout.groups, 'group')} of GPUs, each with "
+        f"{_count(option.samples, 'sample')} at once, {_count(option.micro_steps, 'pass', 'es')} per step:",
+        _buckets(result),
+        f"The run: {result.days:.1f} days, {result.days * result.gpus:.0f} GPU-days, "
+        f"{result.shown.step_seconds:.1f} s per step on average.",
+        f"Settings: {result.settings}",
+    ]
+    return "\n\n".join(parts)
+
+
+def compare(results: Sequence[Result]) -> str:
+    """One line for each number of GPUs."""
+    rows = []
+    for result in results:
+        option = result.shown
+        verdict_ = f"{gib(option.most):.0f}" if option.fits else f"{gib(option.most):.0f} (does not fit)"
+        used = (
+            f"{result.machine.gpus}"
+            if result.gpus == result.machine.gpus
+            else f"{result.gpus} of {result.machine.gpus}"
+        )
+        passes = f"{option.layout.groups} × {option.samples} × {option.micro_steps}"
+        time = f"{min(option.seconds):.1f}–{max(option.seconds):.1f}"
+        days = (f"{result.days:.1f}", f"{result.days * result.gpus:.0f}")
+        rows.append((result.run.stage, used, describe(option.layout), passes, verdict_, time, *days))
+    head = ("stage", "GPUs", "layout", "groups × samples × passes", "GiB per GPU", "s per step", "days", "GPU-days")
+    return table(head, rows)
+
+
+def verdict(result: Result) -> str:
+    """Which layout fits, and what to change in the one a run would start from."""
+    machine, chosen, start = result.machine, result.chosen, result.simplest
+    told = []
+    if result.gpus < machine.gpus:
+        told.append(
+            f"A batch of {result.run.batch} cannot be divided among {machine.gpus} GPUs (groups of at most "
+            f"{machine.node} that divide the {result.run.model.heads} heads): {result.gpus} are used."
+        )
+    if not start.fits:
+        over = gib(start.most - machine.memory)
+        change = nearest(start, result.options)
+        help_ = f"; change to {', '.join(change)}" if change else ""
+        told.append(f"{describe(start.layout)} does not fit, by {over:.1f} GiB{help_}.")
+    if chosen is None:
+        told.append("No layout fits. It would with " + ", or with ".join(result.remedies) + ".")
+    else:
+        spare = gib(machine.memory - chosen.most)
+        told.append(f"{describe(chosen.layout)} is the fastest that fits, with {spare:.1f} GiB to spare.")
+    return "\n".join(told)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Everything that was counted and computed; bytes, FLOPs and seconds."""
+    run = result.run
+    return {
+        "stage": run.stage,
+        "model": asdict(run.model),
+        "batch": run.batch,
+        "steps": run.steps,
+        "machine": asdict(result.machine),
+        "buckets": [
+            {
+                "bucket": list(sized.bucket),
+                "tokens": sized.tokens,
+                "share": sized.share,
+                "plain": asdict(sized.counts[False]),
+                "checkpointed": asdict(sized.counts[True]),
+            }
+            for sized in run.buckets
+        ],
+        "layouts": [_option(result, option) for option in result.options],
+        "chosen": None if result.chosen is None else _option(result, result.chosen),
+        "remedies": list(result.remedies),
+        "verdict": verdict(result),
+        "settings": result.settings,
+        "days": result.days,
+        "gpu_days": result.days * result.gpus,
+    }
+
+
+def _option(result: Result, option: Option) -> dict[str, Any]:
+    over = option.most - result.machine.memory
+    return {
+        **asdict(option.layout),
+        "samples": option.samples,
+        "micro_steps": option.micro_steps,
+        "fits": option.fits,
+        "missing": max(0.0, over),
+        "change": [] if option.fits else nearest(option, result.options),
+        "memory": [asdict(part) | {"total": part.total} for part in option.memory],
+        "communication": list(option.communication),
+        "seconds": list(option.seconds),
+        "step_seconds": option.step_seconds,
+    }
+
+
+def _samples(run: Run) -> str:
+    rows = []
+    for sized in run.buckets:
+        plain, kept = sized.counts[False], sized.counts[True]
+        flops = (f"{number / 1e15:.3g}" for number in (plain.forward, plain.backward, kept.recompute))
+        saved = (f"{gib(counts.saved):.3g}" for counts in (plain, kept))
+        rows.append((name(sized.bucket), sized.tokens, *flops, *saved))
+    head = ("bucket", "tokens", "forward", "backward", "recomputed", "all kept", "checkpointed")
+    return table(head, rows)
+
+
+def _matrix(result: Result) -> str:
+    """Rows strategy and checkpointing, columns sequence-parallel sizes."""
+    sizes = sorted({option.layout.sequence_parallel for option in result.options})
+    rows: dict[tuple[str, bool], dict[int, str]] = {}
+    for option in result.options:
+        layout, over = option.layout, option.most - result.machine.memory
+        cell = f"{gib(option.most):.1f}" if option.fits else f"+{gib(over):.1f}"
+        rows.setdefault((layout.strategy, layout.checkpointing), {})[layout.sequence_parallel] = cell
+    body = [
+        (f"{strategy}, {'checkpointing' if on else 'all kept'}", *(cells.get(size, "") for size in sizes))
+        for (strategy, on), cells in rows.items()
+    ]
+    return table(("layout", *(f"sequence parallel {size}" for size in sizes)), body)
+
+
+def _buckets(result: Result) -> str:
+    option = result.shown
+    rows = []
+    for sized, part, sent, seconds in zip(
+        result.run.buckets, option.memory, option.communication, option.seconds, strict=True
+    ):
+        sizes = [f"{gib(getattr(part, field)):.1f}" for field in _PARTS]
+        rows.append((name(sized.bucket), *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", f"{seconds:.1f}"))
+    return table(("bucket", *_PARTS, "total", "sent per step", "s per step"), rows)
+
+
+def name(bucket: Sequence[int]) -> str:
+    """A bucket as height x width x frames."""
+    return "x".join(map(str, bucket))
+
+
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else plural}"

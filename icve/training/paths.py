@@ -1,0 +1,50 @@
+"""Files that a configuration names and that are not there: said at once, before anything large is loaded."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = (
+    "put HunyuanVideo's text-to-video weights there, in the layout of their diffusers repository (transformer, vae, "
+    "text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
+)
+MANIFEST = "write one row per pair of clips there (docs/data.md)"
+# Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
+_FROZEN = ("codec", "text_encoder")
+_FROZEN_OPTIONS = ("pretrained", "llama", "clip")
+_DATA_OPTIONS = ("manifest", "val_manifest")
+_VARIABLES = {WEIGHTS: "weights", MANIFEST: "manifest"}
+
+
+def check_paths(config: Mapping[str, Any], has_checkpoint: bool) -> None:
+    """Check the paths of a parsed configuration of `icve fit` or `icve validate`.
+
+    Args:
+        config: of the subcommand.
+        has_checkpoint: the transformer's weights come from --ckpt_path, so that `model.pretrained` is not read.
+
+    Raises:
+        FileNotFoundError: the first path that is not there, and what to put where.
+    """
+    for option, path, advice in _named_paths(config, has_checkpoint):
+        if not Path(path).expanduser().exists():
+            elsewhere = f"correct {option}"
+            if _VARIABLES[advice] in (config.get("variables") or {}):
+                elsewhere = f"say where it is in variables.{_VARIABLES[advice]} or the environment variable named there"
+            raise FileNotFoundError(f"{option} is {path}, which does not exist: {advice}, or {elsewhere}.")
+
+
+def _named_paths(config: Mapping[str, Any], has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
+    """(option, path, what to put there)."""
+    model, data = config.get("model") or {}, config.get("data") or {}
+    if model.get("pretrained") is not None and not has_checkpoint:
+        yield "model.pretrained", model["pretrained"], WEIGHTS
+    for part in _FROZEN:
+        arguments = (model.get(part) or {}).get("init_args") or {}
+        for name in _FROZEN_OPTIONS:
+            if isinstance(arguments.get(name), str):
+                yield f"model.{part}.init_args.{name}", arguments[name], WEIGHTS
+    arguments = data.get("init_args") or {}
+    for name in _DATA_OPTIONS:
+        if isinstance(arguments.get(name), str):
+            yield f"data.init_args.{name}", arguments[name], MANIFEST

@@ -1,0 +1,111 @@
+"""A stage that starts from pretrained weights: when they are read, and what is said when they are not there."""
+
+import time
+
+import pytest
+import torch
+import yaml
+
+from icve.cli import main
+from icve.model import load_transformer
+from icve.training.command import TrainingCommand
+from icve.training.module import InContextEditingModule
+from tests.training.conftest import tiny_transformer
+
+
+@pytest.fixture
+def weights(tmp_path):
+    folder = tmp_path / "weights" / "transformer"
+    tiny_transformer(seed=5).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def config(tiny_yaml, weights):
+    settings = yaml.safe_load(tiny_yaml.read_text())
+    settings["variables"] = {"weights": str(weights.parent)}
+    settings["model"] |= {"pretrained": "${variables.weights}/transformer", "gradient_checkpointing": True}
+    tiny_yaml.write_text(yaml.safe_dump(settings))
+    return tiny_yaml
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Paths that weights were loaded from."""
+    paths, load = [], InContextEditingModule.load_weights
+    monkeypatch.setattr(
+        InContextEditingModule, "load_weights", lambda self, path: (paths.append(str(path)), load(self, path))[1]
+    )
+    return paths
+
+
+def fit(config, *arguments):
+    return main(["fit", "-c", str(config), *map(str, arguments)])
+
+
+def test_the_stage_starts_from_them_in_its_own_dtype(config, weights, tmp_path, loaded):
+    assert fit(config, "--model.optimizer.init_args.lr", 0.0, "--trainer.max_steps", 1) == 0
+    assert loaded == [str(weights)]
+    trained = load_transformer(tmp_path / "run" / "checkpoints" / "last").state_dict()
+    for name, tensor in load_transformer(weights).state_dict().items():
+        assert trained[name].dtype == torch.float32
+        assert torch.equal(trained[name], tensor.float())
+
+
+def test_resuming_and_a_warm_start_do_not_read_them(config, weights, tmp_path, loaded):
+    assert fit(config, "--trainer.max_steps", 2) == 0
+    assert fit(config, "--trainer.max_steps", 4) == 2  # it was not resumed
+    whole = tmp_path / "whole"
+    assert fit(config, "--trainer.default_root_dir", whole) == 0
+    weights.rename(weights.with_name("moved"))
+    loaded.clear()
+
+    run = tmp_path / "run"
+    assert fit(config, "--ckpt_path", run) == 0
+    assert loaded == []
+    assert (run / "steps.jsonl").read_text() == (whole / "steps.jsonl").read_text()
+
+    other = ["--model.stage", "next", "--trainer.default_root_dir", tmp_path / "next", "--trainer.max_steps", 1]
+    assert fit(config, "--ckpt_path", run, *other) == 0
+    assert loaded == [str((run / "checkpoints" / "last").resolve())]
+
+
+def test_nothing_is_allocated_for_weights_that_follow(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(TrainingCommand, "_run_subcommand", lambda self, _: seen.append(self.model))
+    TrainingCommand(["fit", "-c", str(config)])
+    (model,) = seen
+    assert model.on_meta
+    assert model.transformer.gradient_checkpointing
+    model.allocate()
+    assert not model.on_meta
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("model.pretrained", "put HunyuanVideo's text-to-video weights there"),
+        ("data.init_args.manifest", "write one row per pair of clips there"),
+        ("data.init_args.val_manifest", "write one row per pair of clips there"),
+    ],
+)
+def test_a_missing_path_is_told_before_anything_is_built(config, option, told, capsys, monkeypatch):
+    monkeypatch.setattr(TrainingCommand, "instantiate_classes", lambda self: pytest.fail("classes were built"))
+    start = time.perf_counter()
+    assert fit(config, f"--{option}", "nowhere/file") == 2
+    assert time.perf_counter() - start < 5
+    (message,) = capsys.readouterr().err.strip().splitlines()
+    assert f"{option} is nowhere/file, which does not exist: {told}" in message
+    assert ("variables.weights" in message) == (option == "model.pretrained")
+
+
+def test_variables_are_not_set_where_they_have_no_effect(config, capsys):
+    assert fit(config, "--variables.weights", "x") == 2
+    assert "set in the YAML" in capsys.readouterr().err
+
+
+def test_checkpointed_blocks_give_the_same_losses(config, tmp_path):
+    assert fit(config) == 0
+    plain = tmp_path / "plain"
+    assert fit(config, "--model.gradient_checkpointing", "false", "--trainer.default_root_dir", plain) == 0
+    assert (plain / "steps.jsonl").read_text() == (tmp_path / "run" / "steps.jsonl").read_text()
