@@ -9,22 +9,13 @@ import argparse
 from pathlib import Path
 
 from icve.model import export_transformer, load_transformer
-from icve.model.lora import LORA_FILE, check_lora
+from icve.model.lora import fuse_adapter
 
 
 def merge(model: Path, lora: Path, output: Path, layout: str = "diffusers", scale: float = 1.0) -> None:
     """Merge and export. Raises ValueError, FileNotFoundError or FileExistsError in one sentence."""
-    from icve.pipeline import EditPipeline
-
-    file = lora / LORA_FILE if lora.is_dir() else lora
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no adapter at {file}.")
     transformer = load_transformer(model)
-    state, metadata = EditPipeline.lora_state_dict(file, use_safetensors=True, return_lora_metadata=True)
-    check_lora(state, transformer, str(file))
-    transformer.load_lora_adapter(state, metadata=metadata)
-    transformer.fuse_lora(lora_scale=scale)
-    transformer.unload_lora()
+    fuse_adapter(transformer, lora, scale)
     export_transformer(transformer, output, layout)
 
 

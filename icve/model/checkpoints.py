@@ -16,6 +16,7 @@ from .checkpoint_configs import PARAMETERS, config_from, mismatch, original_conf
 from .checkpoint_files import WEIGHTS, open_shards, read_tensors, shard_tensors
 from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
 from .key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
+from .lora import ADAPTED, adapted_weights, fuse_adapter
 
 Model = HunyuanVideoInContextTransformer3DModel
 
@@ -34,8 +35,9 @@ def load_transformer(
     Known are: a diffusers folder (`config.json` and one or several safetensors files), an ICVE / Tencent folder
     (`config.json` with `hidden_size`, original parameter names), a single `.safetensors` or `.pt` file of either naming
     (without `config.json` sizes are read from the shapes), and a folder with a `transformer/` inside: a training
-    checkpoint (whose safetensors are its averaged weights), a run with such checkpoints, a pipeline, or Tencent's
-    `ckpts`. Weights go to `device` tensor by tensor: in host memory is, besides what stays there, one shard.
+    checkpoint (whose safetensors are its averaged weights; an adapter's is added to the weights it names), a run with
+    such checkpoints, a pipeline, or Tencent's `ckpts`. Weights go to `device` tensor by tensor: in host memory is,
+    besides what stays there, one shard.
 
     Args:
         folder_or_file: where the weights are.
@@ -55,6 +57,10 @@ def load_transformer(
     if unknown := sorted(overrides.keys() - PARAMETERS):
         raise ValueError(f"The transformer has no setting '{unknown[0]}': it has {', '.join(sorted(PARAMETERS))}.")
     path = _locate(Path(folder_or_file))
+    if (weights := adapted_weights(path)) is not None:
+        model = load_transformer(weights, device=device, dtype=dtype, ema=ema, progress=progress, **overrides)
+        fuse_adapter(model, path)
+        return model
     shards = open_shards(path, ema)
     stored = shard_tensors(shards)
     prefix = wrapper_prefix(stored)
@@ -162,9 +168,11 @@ def _locate(path: Path) -> Path:
         raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
     if path.is_file():
         return path
-    for inner in (path / "transformer", path / "checkpoints" / "last" / "transformer"):
-        if inner.is_dir():
-            return inner
+    for folder in (path, path / "checkpoints" / "last"):
+        if (folder / "transformer").is_dir():
+            return folder / "transformer"
+        if (folder / ADAPTED).is_file():
+            return folder
     return tencent_transformer(path) or path
 
 

@@ -4,9 +4,11 @@ peft does the work (`pip install icve[lora]`). A file holds `transformer.<layer>
 `lora_B.weight` (out, rank) of every adapted layer; the layer's weight grows by alpha/rank · B·A.
 """
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from .key_names import original_parts
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."
 # Every projection of attention and MLP in the transformer's blocks; not modulation, embeddings, refiner and output.
 ATTENTION_AND_MLP = (
@@ -31,6 +34,7 @@ class LoRA:
         alpha: the update is scaled by alpha/rank; None takes the rank (a scale of 1).
         dropout: of the adapter's input, in [0, 1).
         targets: regular expression that a layer's whole name must match.
+        weights_dtype: of the frozen weights; the adapter is float32.
 
     Raises:
         ValueError: for values out of range.
@@ -40,6 +44,7 @@ class LoRA:
     alpha: float | None = None
     dropout: float = 0.0
     targets: str = ATTENTION_AND_MLP
+    weights_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
 
     def __post_init__(self) -> None:
         if self.rank < 1 or not 0.0 <= self.dropout < 1.0:
@@ -72,8 +77,11 @@ def add_lora(transformer: nn.Module, lora: LoRA) -> int:
     return sum(parameter.numel() for parameter in transformer.parameters() if parameter.requires_grad)
 
 
-def save_lora(transformer: nn.Module, folder: str | Path) -> Path:
-    """Write the adapter as `pytorch_lora_weights.safetensors`, with its settings in the file's metadata."""
+def save_lora(transformer: nn.Module, folder: str | Path, weights: str | Path | None = None) -> Path:
+    """Write the adapter as `pytorch_lora_weights.safetensors`, with its settings in the file's metadata.
+
+    With `weights`, the path of the transformer it belongs to, the folder can be loaded like a transformer's.
+    """
     from diffusers.training_utils import _collate_lora_metadata
     from peft import get_peft_model_state_dict
 
@@ -84,7 +92,47 @@ def save_lora(transformer: nn.Module, folder: str | Path) -> Path:
         transformer_lora_layers=get_peft_model_state_dict(transformer),
         **_collate_lora_metadata({"transformer": transformer}),
     )
+    if weights is not None:
+        (Path(folder) / ADAPTED).write_text(json.dumps({"transformer": str(weights)}) + "\n", encoding="utf-8")
     return Path(folder) / LORA_FILE
+
+
+def adapted_weights(folder: Path) -> Path | None:
+    """The transformer that the adapter in a folder belongs to, None where the folder holds no adapter with its place.
+
+    Raises:
+        FileNotFoundError: the transformer is not where it was.
+    """
+    file = folder / ADAPTED
+    if not file.is_file():
+        return None
+    weights = Path(json.loads(file.read_text(encoding="utf-8"))["transformer"])
+    if not weights.exists():
+        raise FileNotFoundError(
+            f"The adapter in {folder} belongs to the weights in {weights}, which are not there: put them back, or "
+            f"correct the path in {file}."
+        )
+    return weights
+
+
+def fuse_adapter(transformer: nn.Module, path: str | Path, scale: float = 1.0) -> None:
+    """Add an adapter (a file or its folder) to the weights, for good.
+
+    Raises:
+        ImportError: peft is not installed.
+        FileNotFoundError: there is no adapter.
+        ValueError: it belongs to another model.
+    """
+    from icve.pipeline import EditPipeline
+
+    file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no adapter at {file}.")
+    state, metadata = EditPipeline.lora_state_dict(file, use_safetensors=True, return_lora_metadata=True)
+    check_lora(state, transformer, str(file))
+    transformer.load_lora_adapter(state, metadata=metadata)
+    transformer.fuse_lora(lora_scale=scale)
+    transformer.unload_lora()
 
 
 def check_lora(state: dict[str, Tensor], transformer: nn.Module, where: str) -> None:

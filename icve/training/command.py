@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.model.lora import adapted_weights
 from icve.training.arguments import explain
 from icve.training.checkpoint_io import CheckpointFolders, read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
@@ -165,7 +166,7 @@ class TrainingCommand(LightningCLI):
                 f"resume it with --ckpt_path {trainer.default_root_dir}, choose another --trainer.default_root_dir, or "
                 "remove it."
             )
-        size = sum(p.numel() for p in model.transformer.parameters())
+        size = sum(p.numel() for p in model.transformer.parameters() if p.requires_grad)
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
         if trainer.global_step <= start and not trainer.interrupted:
@@ -192,6 +193,7 @@ class TrainingCommand(LightningCLI):
             else:
                 model.load_weights(model.pretrained)
                 rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.pretrained}.")
+            model.add_adapter(model.pretrained)
             return None, 0
         checkpoint = resolve_checkpoint(ckpt_path)
         saved = read_stage(checkpoint)
@@ -201,11 +203,23 @@ class TrainingCommand(LightningCLI):
             model.load_weights(checkpoint)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
             rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
+            model.add_adapter(checkpoint)
             return None, 0
         rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
-        model.allocate()
+        weights = adapted_weights(checkpoint)
+        if (weights is None) != (model.lora is None):
+            kinds = ("an adapter", "whole weights") if weights is not None else ("whole weights", "an adapter")
+            raise ValueError(
+                f"{checkpoint} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.lora as then, or "
+                "start another stage."
+            )
+        if weights is None:
+            model.allocate()
+        else:
+            model.load_weights(weights)
+            model.add_adapter(weights)
         return checkpoint, saved["step"]
 
 

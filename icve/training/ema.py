@@ -9,8 +9,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 
+def trained(pl_module: LightningModule) -> dict[str, Tensor]:
+    """The transformer's parameters that learn: all, or an adapter's."""
+    return {name: p for name, p in pl_module.transformer.named_parameters() if p.requires_grad}
+
+
 class EMA(Callback):
-    """Float32 shadow of `module.transformer`'s parameters, moved towards them after every optimizer step.
+    """Float32 shadow of `module.transformer`'s trained parameters, moved towards them after every optimizer step.
 
     Args:
         decay: share of the shadow that remains per step, in [0, 1).
@@ -31,7 +36,7 @@ class EMA(Callback):
         self._last_step = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        parameters = dict(pl_module.transformer.named_parameters())
+        parameters = trained(pl_module)
         if not self.shadow:
             self.shadow = {name: p.detach().float().clone() for name, p in parameters.items()}
         if self.shadow.keys() != parameters.keys():
@@ -55,7 +60,7 @@ class EMA(Callback):
     def update(self, pl_module: LightningModule) -> None:
         """Move the shadow towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        weights = [p.detach().float() for p in pl_module.transformer.parameters()]
+        weights = [p.detach().float() for p in trained(pl_module).values()]
         torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - decay)
         self.updates += 1
 
@@ -63,14 +68,14 @@ class EMA(Callback):
         """Put the averaged weights into the transformer and the live ones aside; without a shadow, do nothing."""
         if not self.shadow or self._live is not None:
             return
-        parameters = [p.data for p in pl_module.transformer.parameters()]
+        parameters = [p.data for p in trained(pl_module).values()]
         self._live = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, list(self.shadow.values()))
 
     def swap_out(self, pl_module: LightningModule) -> None:
         """Put the live weights back, bit for bit."""
         if self._live is not None:
-            torch._foreach_copy_([p.data for p in pl_module.transformer.parameters()], self._live)
+            torch._foreach_copy_([p.data for p in trained(pl_module).values()], self._live)
             self._live = None
 
     @contextmanager

@@ -5,6 +5,7 @@ z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noi
 x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model import load_transformer
+from icve.model.lora import LoRA, add_lora, save_lora
 from icve.pipeline import EditPipeline
 from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
 from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
@@ -78,6 +80,8 @@ class InContextEditingModule(LightningModule):
         seed: of noise, noise level and dropout.
         pretrained: weights that `icve fit` starts the stage from when no --ckpt_path is given; any layout that
             `icve.model.load_transformer` knows.
+        lora: train an adapter of these weights instead of the weights themselves (parameter-efficient); checkpoints
+            then hold the adapter and the place of the weights it belongs to.
         gradient_checkpointing: keep only every block's input for backward and compute the rest again, for about a
             third more time and a small part of the memory.
 
@@ -104,6 +108,7 @@ class InContextEditingModule(LightningModule):
         sampling: Sampling = Sampling(),
         seed: int = 0,
         pretrained: str | None = None,
+        lora: LoRA | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -118,7 +123,10 @@ class InContextEditingModule(LightningModule):
             raise ValueError(
                 f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
             )
-        self.transformer = transformer
+        self.transformer = transformer if lora is None else transformer.to(getattr(torch, lora.weights_dtype))
+        self.lora, self.adapted = lora, None
+        # A checkpoint of an adapter does not hold the weights it adapts.
+        self.strict_loading = lora is None
         if gradient_checkpointing:
             transformer.enable_gradient_checkpointing()
         # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
@@ -256,7 +264,7 @@ class InContextEditingModule(LightningModule):
     # ---- optimisation --------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self.transformer.named_parameters())
+        optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
         factor = learning_rate_factor(self.schedule, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -278,13 +286,30 @@ class InContextEditingModule(LightningModule):
         )
 
     def save_model_folder(self, folder: Path) -> None:
-        """Write the complete editor with the EMA weights (the current ones where the run keeps no EMA)."""
+        """Write the complete editor with the EMA weights (the current ones where the run keeps no EMA).
+
+        Of an adapted transformer: the adapter, and where the weights are that it belongs to.
+        """
         averages = [callback for callback in self.trainer.callbacks if isinstance(callback, EMA)]
-        if averages:
-            with averages[0].averaged(self):
-                self.pipeline().save_pretrained(folder)
-        else:
-            self.pipeline().save_pretrained(folder)
+        with averages[0].averaged(self) if averages else nullcontext():
+            pipeline = self.pipeline()
+            if self.adapted is not None:
+                pipeline.register_modules(transformer=None)
+                save_lora(self.transformer, folder, self.adapted)
+            pipeline.save_pretrained(folder)
+
+    def add_adapter(self, weights: str | Path | None) -> None:
+        """Freeze the weights, which were loaded from a path, and add the adapter to train, if there is to be one.
+
+        Raises:
+            ValueError: an adapter of weights that were never trained.
+        """
+        if self.lora is None:
+            return
+        if weights is None:
+            raise ValueError("model.lora adapts trained weights: name them with model.pretrained or --ckpt_path.")
+        self.adapted = Path(weights).resolve()
+        add_lora(self.transformer, self.lora)
 
     def load_weights(self, path: str | Path) -> None:
         """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
@@ -327,6 +352,8 @@ class InContextEditingModule(LightningModule):
             "batches": self.batches_done,
             "seed": self.seed,
         }
+        if self.lora is not None:
+            checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}
         if isinstance(self.trainer.strategy.checkpoint_io, CheckpointFolders):
             checkpoint[CheckpointFolders.MODEL_WRITER] = self.save_model_folder
 

@@ -1,0 +1,124 @@
+"""Training an adapter: what learns, what is saved, resuming, editing with it and starting another stage from it."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from icve import cli
+from icve.editing.models import load_editor
+from icve.model import load_transformer
+from icve.model.lora import LORA_FILE
+from icve.synthetic.pair_files import synthesize_pairs
+from tests.tiny import tiny_editor
+
+pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    tiny_editor(num_frames=5).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, repository, weights):
+    """The demo's second stage on the tiny editor's weights, with an adapter."""
+    folder = tmp_path_factory.mktemp("data")
+    manifest = synthesize_pairs(folder / "pairs", 6, split="train", sizes=[(32, 32)], frames=5)
+    values = yaml.safe_load((repository / "configs/demo/sft.yaml").read_text())
+    values["trainer"] |= {"max_steps": 4, "log_every_n_steps": 1, "val_check_interval": 2, "precision": "32"}
+    values["trainer"]["callbacks"] = [
+        {"class_path": "icve.training.ema.EMA", "init_args": {"decay": 0.5}},
+        {"class_path": "icve.training.checkpoints.Checkpoints", "init_args": {"every_n_steps": 2}},
+        {"class_path": "icve.training.monitor.TrainingMonitor"},
+    ]
+    shape = json.loads((weights / "transformer" / "config.json").read_text())
+    names = values["model"]["transformer"]["init_args"]
+    values["model"]["transformer"]["init_args"] = {name: shape[name] for name in names}
+    values["model"]["text_encoder"]["init_args"] = {"text_dim": 32, "pooled_dim": 32}
+    values["model"] |= {
+        "stage": "lora",
+        "pretrained": str(weights),
+        "lora": {"rank": 2, "weights_dtype": "float32"},
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "sampling": {"steps": 2, "guidance_scale": 1.0, "shift": 5.0, "num_frames": 5, "height": 32, "width": 32},
+    }
+    values["data"]["init_args"] |= {"manifest": str(manifest), "val_manifest": str(manifest), "batch_size": 2}
+    values["data"]["init_args"]["buckets"] = [[32, 32, 5]]
+    (folder / "lora.yaml").write_text(yaml.safe_dump(values))
+    return folder / "lora.yaml"
+
+
+def fit(config, run, *options) -> int:
+    return cli.main(["fit", "-c", str(config), f"--trainer.default_root_dir={run}", *map(str, options)])
+
+
+def losses(run) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "steps.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "lora"
+    assert fit(config, folder) == 0
+    return folder
+
+
+def test_checkpoints_hold_the_adapter_and_name_the_weights(run, weights):
+    last = run / "checkpoints" / "last"
+    assert json.loads((last / "adapted_weights.json").read_text()) == {"transformer": str(weights.resolve())}
+    assert not (last / "transformer").exists()
+    saved = torch.load(last / "trainer.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all("lora_" in key for key in saved["state_dict"])
+    adapter = load_file(last / LORA_FILE)
+    assert max(value.abs().max() for key, value in adapter.items() if "lora_B" in key) > 0
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(run, config, tmp_path):
+    assert fit(config, tmp_path / "half", "--trainer.max_steps", 2) == 0
+    assert fit(config, tmp_path / "half", "--ckpt_path", tmp_path / "half") == 0
+    assert losses(tmp_path / "half") == losses(run)
+    once, twice = (load_file(folder / "checkpoints/last" / LORA_FILE) for folder in (run, tmp_path / "half"))
+    assert all(torch.equal(once[key], twice[key]) for key in once)
+
+
+def test_the_run_edits_and_its_weights_are_the_base_plus_the_adapter(run, weights):
+    base, adapted = load_transformer(weights), load_transformer(run)
+    changed = {n for n, p in adapted.named_parameters() if not torch.equal(p, base.get_parameter(n))}
+    assert changed
+    assert not any("norm" in name or "embed" in name for name in changed)
+    editor = load_editor(run)
+    editor.set_progress_bar_config(disable=True)
+    for name, parameter in editor.transformer.named_parameters():
+        assert torch.equal(parameter, adapted.get_parameter(name))
+    assert editor(torch.zeros(1, 3, 5, 32, 32), "make it red").shape == (1, 3, 5, 32, 32)
+
+
+def test_another_stage_starts_from_the_adapted_weights(run, config, tmp_path, capsys):
+    options = ["--model.stage", "next", "--trainer.max_steps", 2, "--ckpt_path", run]
+    assert fit(config, tmp_path / "next", *options, "--model.lora", "null") == 0
+    assert (tmp_path / "next" / "checkpoints" / "last" / "transformer").is_dir()
+
+
+def test_an_adapter_needs_weights_and_the_configuration_it_was_trained_with(run, config, tmp_path, capsys):
+    assert fit(config, tmp_path / "a", "--model.pretrained", "null") == 2
+    assert "model.lora adapts trained weights" in capsys.readouterr().err
+    assert fit(config, tmp_path / "b", "--ckpt_path", run, "--model.lora", "null", "--trainer.max_steps", 6) == 2
+    assert "trained an adapter and the configuration trains whole weights" in capsys.readouterr().err
+
+
+def test_weights_that_moved_are_named(run, weights, tmp_path):
+    import shutil
+
+    copy = tmp_path / "last"
+    shutil.copytree(run / "checkpoints" / "last", copy)
+    (copy / "adapted_weights.json").write_text('{"transformer": "/nowhere/icve"}')
+    with pytest.raises(ValueError, match="/nowhere/icve, which are not there"):
+        load_editor(copy)
