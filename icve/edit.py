@@ -24,6 +24,7 @@ EPILOG = """examples:
   icve-edit --input clip.mp4 --instruction "make the red circle blue" --output out
   icve-edit --input clips/ --instruction "apply the sepia style" --output out --report 24
   icve-edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
+  icve-edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
   icve-edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
 
 A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
@@ -47,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", metavar="YAML", help="options by name, as in 'steps: 20'; those of the command line come first")
     add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
+    add("--transformer", metavar="ICVE", help="instead of --model: published weights, with --base")
+    add("--base", metavar="HUNYUAN", help="HunyuanVideo's folder, diffusers' or Tencent's: autoencoder, text encoders")
     add("--input", help="video, folder of videos, or manifest (.jsonl, .csv, .parquet, folder of Parquet parts)")
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
     add("--output", help="folder for the results")
@@ -59,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the initial noise of items that bring none (default: 0)")
     add("--size", choices=("source", "model"), default="source", help="of the result (default: the source's)")
     add("--window", type=int, help="frames edited together, 4k+1; longer clips overlap (default: the model's)")
+    add("--pixels", type=int, help="of a frame as it is edited, about: height times width (default: the model's)")
     add("--side-by-side", action="store_true", help="also write OUTPUT/side_by_side/<id>.mp4: source and result")
     add("--batch-size", type=int, help="windows edited together (default: by their number of tokens)")
     add("--shard", default="1/1", metavar="I/N", help="only part I of N; a source's items stay together")
@@ -86,25 +90,35 @@ def _run(arguments: argparse.Namespace) -> int:
     from diffusers.utils import logging
 
     from icve.editing.items import read_items, shard
-    from icve.editing.models import load_editor, resolve_model_folder, shipped_editor
+    from icve.editing.models import checked_device, load_editor, resolve_model_folder, shipped_editor
+    from icve.editing.released import released_editor
 
     columns = dict(pair.split("=", 1) for pair in arguments.columns or ())
     output = Path(arguments.output)
     items = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
     items = shard(items, arguments.shard)
-    model = resolve_model_folder(arguments.model or shipped_editor())
+    model = None if arguments.transformer else resolve_model_folder(arguments.model or shipped_editor())
     if not arguments.dry_run:
         _prepare_output(output, items)
     logging.disable_progress_bar()  # of diffusers, for every folder it opens
-    pipeline = load_editor(model, arguments.device)
+    if model is None:
+        pipeline = released_editor(arguments.transformer, arguments.base, checked_device(arguments.device))
+    else:
+        pipeline = load_editor(model, arguments.device)
     settings = _settings(arguments, pipeline)
     if arguments.dry_run:
         return _dry_run(pipeline, items, settings, output)
-    return _edit(pipeline, model, items, settings, output, arguments.report)
+    parts = [model] if model is not None else [Path(arguments.transformer), Path(arguments.base)]
+    return _edit(pipeline, parts, items, settings, output, arguments.report)
 
 
 def _edit(
-    pipeline: EditPipeline, model: Path, items: Sequence[Item], settings: Settings, output: Path, report: int | None
+    pipeline: EditPipeline,
+    parts: list[Path],
+    items: Sequence[Item],
+    settings: Settings,
+    output: Path,
+    report: int | None,
 ) -> int:
     from rich.console import Console
     from rich.progress import (
@@ -123,7 +137,7 @@ def _edit(
 
     began = time.perf_counter()
     log, seconds = ResultLog(output), Seconds()
-    known, digest = log.read(), fingerprint(model)
+    known, digest = log.read(), fingerprint(*parts)
     keys = {item.id: _key(item, settings, digest) for item in items}
     todo = [item for item in items if not _is_done(item, known, keys, settings, output)]
     failed: list[Outcome] = []
@@ -132,7 +146,7 @@ def _edit(
         if outcome.error is not None:
             failed.append(outcome)
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
-        log.add(_row(outcome, settings, model, keys[outcome.item.id]))
+        log.add(_row(outcome, settings, parts, keys[outcome.item.id]))
 
     def tell(item: Item, error: str) -> None:
         console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
@@ -265,7 +279,7 @@ def _settings(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settings
     return Settings(
         sampling=sampling,
         window=arguments.window or pipeline.default("num_frames"),
-        budget=pipeline.default("height") * pipeline.default("width"),
+        budget=arguments.pixels or pipeline.default("height") * pipeline.default("width"),
         size=arguments.size,
         side_by_side=arguments.side_by_side,
         batch_size=arguments.batch_size,
@@ -283,7 +297,9 @@ def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpa
             raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
     if arguments.instruction is not None and not str(arguments.instruction).strip():
         raise ValueError("The instruction is empty: say what to change.")
-    for name in ("steps", "batch_size", "report"):
+    if (arguments.transformer is None) != (arguments.base is None) or (arguments.base and arguments.model):
+        raise ValueError("--transformer and --base go together and take the place of --model.")
+    for name in ("steps", "batch_size", "report", "pixels"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
@@ -365,9 +381,9 @@ def _is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Pa
     return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.is_file() for file in files)
 
 
-def _row(outcome: Outcome, settings: Settings, model: Path, key: str) -> dict[str, Any]:
+def _row(outcome: Outcome, settings: Settings, parts: list[Path], key: str) -> dict[str, Any]:
     item, clip = outcome.item, outcome.clip
-    used = {"model": str(model), **settings.sampling, "window": settings.window, "size": settings.size}
+    used = {"model": str(parts[0]), **settings.sampling, "window": settings.window, "size": settings.size}
     row = {
         "id": item.id,
         "source": item.shown_source,

@@ -186,7 +186,7 @@ def test_wrong_yaml(content, message, tmp_path, capsys):
         (["--window", "6"], "--window must be 4k+1"),
         (["--shard", "3/2"], "shard is i/n"),
         (["--columns", "a"], "--columns takes pairs"),
-        (["--device", "abacus"], "There is no device 'abacus'"),
+        (["--device", "abacus"], "There is no device 'abacus' here"),
         (["--config", "absent.yaml"], "absent.yaml does not exist"),
     ],
 )

@@ -54,34 +54,38 @@ def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipel
     from icve.model import load_transformer
     from icve.pipeline import EditPipeline
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = checked_device(device)
+    precise = torch.device(device).type == "cpu"
     try:
-        precise = torch.device(device).type == "cpu"
-    except RuntimeError as error:
-        raise ValueError(
-            f"There is no device {device!r}: give cpu, cuda, cuda:1 or another that torch knows."
-        ) from error
-    try:
-        transformer = load_transformer(folder)
-        transformer = transformer.float() if precise else transformer
+        transformer = load_transformer(folder, dtype=torch.float32 if precise else None)
         pipeline = EditPipeline.from_pretrained(folder, transformer=transformer)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(f"The model in {folder} cannot be loaded: {first_sentence(error)}") from error
     pipeline.transformer.eval()
+    return pipeline.to(device)
+
+
+def checked_device(name: str | None) -> str:
+    """A device by name, None for CUDA where there is one and the CPU elsewhere. Raises ValueError for no such one."""
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return pipeline.to(device)
+        torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The model cannot be moved to the device {device!r}: {first_sentence(error)}") from error
+        raise ValueError(f"There is no device {name!r} here: {first_sentence(error)}") from error
+    return name
 
 
-def fingerprint(folder: str | os.PathLike) -> str:
-    """Hash of a model folder's content (of large files: their length and both ends), wherever it lies."""
+def fingerprint(*paths: str | os.PathLike) -> str:
+    """Hash of the content of model folders or files (of large ones: length and both ends), wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(Path(folder).rglob("*")):
-        if file.suffix not in (".json", ".safetensors") or not file.is_file():
+    found = [(file, path) for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*"))]
+    for file, path in sorted(found):
+        if file.suffix not in (".json", ".safetensors", ".pt") or not file.is_file():
             continue
         size = file.stat().st_size
-        digest.update(f"{file.relative_to(folder).as_posix()}/{size}/".encode())
+        digest.update(f"{file.relative_to(path).as_posix()}/{size}/".encode())
         with file.open("rb") as stream:
             digest.update(stream.read(_SAMPLED))
             stream.seek(max(0, size - _SAMPLED))

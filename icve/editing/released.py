@@ -1,0 +1,67 @@
+"""An editor put together from published weights: an ICVE transformer and HunyuanVideo's autoencoder and text encoders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icve.editing.models import fingerprint
+
+if TYPE_CHECKING:
+    from icve.pipeline import EditPipeline
+
+# The release's lists defects of quality; these are the same kinds in other words.
+NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
+DEFAULTS = {
+    "steps": 50,
+    "guidance_scale": 6.0,
+    "shift": 7.0,
+    "negative_prompt": NEGATIVE_PROMPT,
+    "num_frames": 77,
+    "height": 480,
+    "width": 768,
+}
+
+
+def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, device: str) -> EditPipeline:
+    """Build the editor with the release's settings.
+
+    Args:
+        transformer: ICVE weights in any layout that `load_transformer` knows.
+        base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.model.base_folders.resolve_base`).
+        device: where it will run; the transformer is bfloat16 there, float32 on a CPU.
+
+    Raises:
+        FileNotFoundError: a part is missing; the sentence says where it belongs.
+        ValueError: a part is damaged or another model's.
+    """
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    from icve.codec.hunyuan import HunyuanVideoCodec
+    from icve.model import load_transformer
+    from icve.model.base_folders import resolve_base
+    from icve.pipeline import EditPipeline
+    from icve.text.hunyuan import HunyuanTextEncoder
+
+    paths = resolve_base(base, ("vae", "llama", "clip"))
+    codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))
+    text_encoder = HunyuanTextEncoder(llama=str(paths.llama), clip=str(paths.clip))
+    on_cpu = torch.device(device).type == "cpu"
+    dit = load_transformer(transformer, device=device, dtype=torch.float32 if on_cpu else torch.bfloat16)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
+    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS).to(device)
+
+
+def diffusers_vae(folder: Path) -> Path:
+    """An autoencoder's folder in diffusers' layout: itself, or a copy converted once into the user's cache."""
+    if any(folder.glob("*.safetensors")):
+        return folder
+    from icve.codec.hunyuan_checkpoint import export_vae, load_vae
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    converted = cache / "icve" / f"vae-{fingerprint(folder)}"
+    if not converted.is_dir():
+        export_vae(load_vae(folder), converted)
+    return converted
