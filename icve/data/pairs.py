@@ -329,7 +329,7 @@ class PairsDataModule(LightningDataModule):
         return PairLoader(
             PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached),
             batch_sampler=batches,
-            collate_fn=collate if cached is None else partial(collate_cached, empty=self.latent_cache.no_instruction()),
+            collate_fn=collate if cached is None else partial(collate_cached, empty=cached.cache.no_instruction()),
             num_workers=workers,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,
