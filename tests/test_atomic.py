@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icve.atomic import write_text
+from icve.atomic import whole_file, write_text
 
 
 def test_writes_the_text_and_its_folder_and_nothing_else(tmp_path):
@@ -17,3 +17,15 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_a_whole_file_appears_when_its_block_ends(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"1")
+        assert not path.exists()
+    assert path.read_bytes() == b"1"
+    with pytest.raises(FileNotFoundError), whole_file(path) as temporary:
+        (temporary / "2").write_bytes(b"2")
+    assert path.read_bytes() == b"1"
+    assert os.listdir(path.parent) == ["file.bin"]
