@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from icve.data.buckets import Bucket
-from icve.data.latents import Embedding, LatentCache, LatentsError, Record, request_of
+from icve.data.latents import LatentCache, LatentsError, Record, request_of
 from icve.data.manifest import Manifest
 from icve.data.selection import Pair, Selection, is_described
+from icve.text.known import Embedding
 
 
 class RecordIndex:

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from icve.data.buckets import Bucket
 from icve.data.cached_rows import RecordIndex
 from icve.data.identity import FileIdentity, json_digest
-from icve.data.latents import Embedding, LatentCache, Record, ShardWriter, request_of
+from icve.data.latents import LatentCache, Record, ShardWriter, request_of
 from icve.data.manifest import Manifest, ManifestError
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
 from icve.data.video import VideoError, probe, read_frames
+from icve.text.known import Embedding
 from icve.training.edit_region import region_from_mask
 
 log = logging.getLogger(__name__)

@@ -38,6 +38,7 @@ from icve.atomic import whole_file
 from icve.data.buckets import Bucket
 from icve.data.identity import FileIdentity, describe_encoder, difference, json_digest
 from icve.data.selection import Pair
+from icve.text.known import Embedding
 
 try:
     import fcntl
@@ -45,7 +46,6 @@ except ImportError:  # Windows: one process per cache folder
     fcntl = None
 
 Precision = Literal["bfloat16", "float32"]
-Embedding = tuple[Tensor, Tensor]  # embeddings (L, Dt) without padding, pooled (Dp,)
 
 FORMAT = 1  # raised when the layout changes, or when decoding or resizing gives other pixels
 TENSORS = ("source", "target", "text", "pooled", "region")

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model import load_transformer
 from icve.pipeline import EditPipeline
+from icve.text.known import pad_texts
 from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
 from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.training.ema import EMA
@@ -224,12 +225,9 @@ class InContextEditingModule(LightningModule):
         if "text" not in batch:
             texts = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
             return self.encode_text(texts)
-        texts = [batch["no_text"] if drop else text for text, drop in zip(batch["text"], dropped, strict=True)]
-        pooled = [batch["no_pooled"] if drop else row for row, drop in zip(batch["pooled"], dropped, strict=True)]
-        lengths = torch.tensor([len(text) for text in texts])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        # The mask stays on the host, where the transformer reads it without waiting for the device.
-        return nn.utils.rnn.pad_sequence(texts, batch_first=True), mask, torch.stack(pooled)
+        nothing = batch["no_text"], batch["no_pooled"]
+        cached = zip(batch["text"], batch["pooled"], strict=True)
+        return pad_texts([nothing if drop else text for text, drop in zip(cached, dropped, strict=True)])
 
     @torch.no_grad()
     def encode_text(self, text: list[str]) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from icve.text.known import KnownTexts
 from icve.training.gif import gif_summary
 from icve.training.randomness import generator
 
@@ -16,7 +17,8 @@ class EditPreviews(Callback):
     """Moving pictures in TensorBoard: source | edited | target of some validation samples, after each validation.
 
     The edits use the weights that validation uses (the EMA) and the same noise every time, so that the pictures of
-    different steps and runs compare. From a latent cache, source and target are shown as the codec decodes them.
+    different steps and runs compare. From a latent cache, source and target are shown as the codec decodes them;
+    the text encoder is asked for a negative prompt only.
 
     Args:
         count: how many samples, from the first validation batches.
@@ -46,6 +48,11 @@ class EditPreviews(Callback):
             return
         for index in range(min(self.count - len(self._samples), len(batch["source"]))):
             sample = {name: batch[name][index] for name in ("source", "target", "instruction", "id")}
+            if "text" in batch:
+                sample["texts"] = {
+                    sample["instruction"]: (batch["text"][index], batch["pooled"][index]),
+                    "": (batch["no_text"], batch["no_pooled"]),
+                }
             self._samples.append(sample)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,10 +61,11 @@ class EditPreviews(Callback):
             return
         pipeline = pl_module.pipeline()
         pipeline.set_progress_bar_config(disable=True)
-        # Under a latent cache the codec waits on the host; the text encoder, for a few words, works there.
+        # Under a latent cache the codec waits on the host, and the text encoder is not needed at all.
         home = pipeline.codec.device
         pipeline.codec.to(pl_module.device)
         for number, sample in enumerate(self._samples):
+            pipeline.text_encoder = KnownTexts(sample.get("texts", {}), pl_module.text_encoder)
             videos = {role: sample[role][None] for role in ("source", "target")}
             with trainer.precision_plugin.forward_context():
                 cached = videos["source"].dtype != torch.uint8

@@ -7,7 +7,7 @@ from icve.flow import flow_loss, interpolate
 from icve.training.edit_region import region_from_mask
 from icve.training.module import VALIDATION_SIGMAS, InContextEditingModule
 from icve.training.randomness import generator
-from tests.training.conftest import as_loader, tiny_transformer
+from tests.training.conftest import as_loader, cached_texts, tiny_transformer
 
 
 class Spy(torch.nn.Module):
@@ -135,14 +135,6 @@ def test_channels_may_weigh_as_their_pixels_do(make_module, make_data):
 def test_latents_are_taken_as_they_are(make_module):
     latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
     assert torch.equal(make_module().encode_video(latents), latents.float())
-
-
-def cached_texts(module, batch):
-    """The batch with what icve.data.cached_rows adds to it."""
-    encoded = [module.text_encoder.encode([words]) for words in batch["instruction"]]
-    nothing, _, no_pooled = module.text_encoder.encode([""])
-    texts = {"text": [row[0][0] for row in encoded], "pooled": torch.cat([row[2] for row in encoded])}
-    return batch | texts | {"no_text": nothing[0], "no_pooled": no_pooled[0]}
 
 
 @pytest.mark.parametrize("dropped", [None, [False, True], [True, False], [True, True]])

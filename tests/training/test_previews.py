@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 from icve.training.ema import EMA
 from icve.training.gif import encode_gif
 from icve.training.previews import EditPreviews, side_by_side
-from tests.training.conftest import SIZE, as_loader
+from tests.training.conftest import SIZE, as_loader, cached_texts
 
 
 def gif_frames(data):
@@ -107,9 +107,13 @@ def test_latents_are_shown_as_the_codec_decodes_them(make_module, make_trainer, 
     batch = data.batch(-1)
     pixels = {role: batch[role] for role in ("source", "target")}
     latents = {role: module.codec.encode(video.float() / 127.5 - 1) for role, video in pixels.items()}
-    data.val_dataloader = lambda: as_loader([{**batch, **latents}])
+    batch = cached_texts(module, batch) | latents
+    module.text_encoder.encode = None  # not needed
+    data.train_dataloader = data.val_dataloader = lambda: as_loader([batch])
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
-    make_trainer(1, [EditPreviews(count=2, steps=2)], logger=logger, val_check_interval=1).fit(module, datamodule=data)
+    make_trainer(1, [EditPreviews(count=2, steps=2, guidance_scale=2.0)], logger=logger, val_check_interval=1).fit(
+        module, datamodule=data
+    )
     images = served_by_tensorboard(tmp_path)
     assert len(images) == 2
     for number, (_, gif) in enumerate(images.values()):
