@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Temporary name (hidden, in the same folder, which is made) to write a file under.
+
+    It takes the name ``path`` when the block ends, with every byte on disk, and is removed when the block fails.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process id: processes of several machines may share a folder.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -22,7 +42,7 @@ def write_text(path: str | Path, text: str) -> Path:
     return path
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `path` at the end, and vanishes where filling it fails.
 
@@ -42,3 +62,14 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush(path: str | Path) -> None:
+    """Force a file, or the names in a folder, to disk."""
+    if os.name == "nt" and os.path.isdir(path):
+        return  # folders cannot be opened there
+    descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

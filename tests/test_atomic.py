@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icve.atomic import new_folder, write_text
+from icve.atomic import new_folder, whole_file, write_text
 
 
 def test_writes_the_text_and_its_folder_and_nothing_else(tmp_path):
@@ -31,3 +31,15 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "a").write_text("new \ud800", encoding="utf-8")
     assert sorted(os.listdir(tmp_path)) == ["empty", "new"]
     assert not os.listdir(tmp_path / "empty")
+
+
+def test_a_whole_file_appears_when_its_block_ends(tmp_path):
+    path = tmp_path / "new" / "file.bin"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"1")
+        assert not path.exists()
+    assert path.read_bytes() == b"1"
+    with pytest.raises(FileNotFoundError), whole_file(path) as temporary:
+        (temporary / "2").write_bytes(b"2")
+    assert path.read_bytes() == b"1"
+    assert os.listdir(path.parent) == ["file.bin"]

@@ -144,6 +144,7 @@ def test_console_scripts_are_the_built_commands_and_import():
         "lightning": "icve.cli:main",
         "icve": "icve.cli:main",
         "icve-edit": "icve.edit:main",
+        "icve-encode": "icve.encode:main",
         "icve-eval": "icve.evaluate:main",
     }
     for target in scripts.values():
@@ -151,7 +152,7 @@ def test_console_scripts_are_the_built_commands_and_import():
         assert callable(getattr(importlib.import_module(module), function))
 
 
-@pytest.mark.parametrize("script", ["lightning", "icve", "icve-edit", "icve-eval"])
+@pytest.mark.parametrize("script", ["lightning", "icve", "icve-edit", "icve-encode", "icve-eval"])
 def test_installed_scripts_answer_help(script):
     path = shutil.which(script, path=sysconfig.get_path("scripts"))
     if path is None:
@@ -159,7 +160,8 @@ def test_installed_scripts_answer_help(script):
     result = subprocess.run([path, "--help"], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     # `lightning` may have been overwritten by lightning-sdk, whose help knows nothing of fitting.
-    assert {"icve-edit": "--instruction", "icve-eval": "--truth"}.get(script, "fit") in result.stdout
+    marks = {"icve-edit": "--instruction", "icve-encode": "--shard", "icve-eval": "--truth"}
+    assert marks.get(script, "fit") in result.stdout
 
 
 def test_one_version_everywhere():

@@ -56,6 +56,14 @@ def check_edit(arguments: list[str]) -> None:
     build_parser().parse_args(arguments)  # exits where it does not fit
 
 
+def check_encode(arguments: list[str]) -> None:
+    """Its own options parse, and with the rest the configuration is composed."""
+    from icve.encode import build_parser
+
+    given, rest = build_parser().parse_known_args(arguments)
+    assert run_icve(["fit", *(word for file in given.config for word in ("-c", file)), *rest, "--print_config"]) == 0
+
+
 @pytest.mark.parametrize(("document", "line"), shell_commands(), ids=lambda value: re.sub(r"\W+", "-", value)[:60])
 def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
@@ -69,6 +77,8 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
         check_icve(words[3:], tmp_path)
     elif program == "icve-edit":
         check_edit(words[1:])
+    elif program == "icve-encode":
+        check_encode(words[1:])
     elif program == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file()
     elif program == "source":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, replacement
-from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
+from icve.data.cached_rows import CachedRows, RecordIndex, collate_cached
+from icve.data.latents import LatentCache, LatentsError
+from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
 from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.synthetic.masks import load_mask
@@ -72,12 +75,38 @@ class FrameCache:
         return frames[indices]
 
 
+def load_pair(
+    pair: Pair, root: Path, bucket: Bucket, read: Reader, fps: float | None, decode: Decoder = read_frames
+) -> dict[str, Any]:
+    """Decode one pair.
+
+    Returns:
+        ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, and ``mask`` bool (1, F, H, W) if the
+        pair has one.
+
+    Raises:
+        VideoError, ManifestError: a file cannot be read or leaves the root.
+    """
+    source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
+    source_FHWC, target_FHWC, shown = read(source_file, target_file, pair, bucket, fps, decode)
+    sample: dict[str, Any] = {
+        "source": _channels_first(source_FHWC),
+        "target": _channels_first(target_FHWC),
+        "instruction": pair.instruction,
+        "id": pair.id,
+    }
+    if pair.mask is not None:
+        sample["mask"] = torch.from_numpy(_read_mask(resolve_path(root, pair.mask), shown, bucket))[None]
+    return sample
+
+
 class PairDataset(Dataset[dict[str, Any]]):
     """Loads the pair at a :class:`Draw`; an unreadable one is replaced by another of its bucket and reported.
 
     Samples hold ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, ``dropped`` (list of
     (id, reason) of pairs found unreadable on the way), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
-    True for a row without one: its edit may be anywhere).
+    True for a row without one: its edit may be anywhere). With ``cached`` rows they hold what
+    :meth:`icve.data.cached_rows.CachedRows.load` returns instead of pixels.
     """
 
     def __init__(
@@ -88,7 +117,9 @@ class PairDataset(Dataset[dict[str, Any]]):
         fps: float | None = None,
         seed: int = 0,
         cache_in_memory: bool = False,
+        cached: CachedRows | None = None,
     ) -> None:
+        self.cached = cached
         self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
         self.members = selection.members(len(self.buckets))
         self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
@@ -108,7 +139,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             if index not in self._unreadable:
                 try:
                     return {**self._load(index), "dropped": dropped}
-                except (VideoError, ManifestError) as error:
+                except (VideoError, ManifestError, LatentsError) as error:
                     self._unreadable[index] = str(error)
                     dropped.append((self.selection.pairs[index].id, str(error)))
             index = replacement(members, self.seed, draw, attempt)
@@ -120,21 +151,14 @@ class PairDataset(Dataset[dict[str, Any]]):
     def _load(self, index: int) -> dict[str, Any]:
         if self._samples is not None and index in self._samples:
             return self._samples[index]
-        pair = self.selection.pairs[index]
-        bucket, root = self.buckets[pair.bucket], self.selection.root
-        source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
-        source_FHWC, target_FHWC, shown = self.read(source_file, target_file, pair, bucket, self.fps, self._decoder)
-        sample: dict[str, Any] = {
-            "source": _channels_first(source_FHWC),
-            "target": _channels_first(target_FHWC),
-            "instruction": pair.instruction,
-            "id": pair.id,
-        }
-        if self.selection.has_masks:
-            mask_FHW = np.ones((bucket.frames, bucket.height, bucket.width), dtype=bool)
-            if pair.mask is not None:
-                mask_FHW = _read_mask(resolve_path(root, pair.mask), shown, bucket)
-            sample["mask"] = torch.from_numpy(mask_FHW)[None]
+        pair, root = self.selection.pairs[index], self.selection.root
+        bucket = self.buckets[pair.bucket]
+        if self.cached is not None:
+            sample = self.cached.load(index)
+        else:
+            sample = load_pair(pair, root, bucket, self.read, self.fps, self._decoder)
+            if self.selection.has_masks and "mask" not in sample:
+                sample["mask"] = torch.ones(1, *bucket[2:], *bucket[:2], dtype=torch.bool)
         if self._samples is not None:
             self._samples[index] = sample
         return sample
@@ -164,6 +188,9 @@ class PairsDataModule(LightningDataModule):
     batch n is a pure function of (seed, n) and the data: set ``start_batch`` before the loader is built to begin at n.
     Under several processes B is ``batch_size / processes``, the slice of the global batch at this process's rank.
 
+    With ``latents``, no video is opened: batches are what :func:`icve.data.cached_rows.collate_cached` makes of a cache
+    of the same pairs, in the same order.
+
     A file that cannot be read is reported once with its reason, listed in ``dropped`` and replaced by another pair of
     its bucket, chosen by (seed, n, position).
 
@@ -182,9 +209,12 @@ class PairsDataModule(LightningDataModule):
         cache_in_memory: decode each file once and keep its frames at the bucket's size; for data that fits into
             memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
         worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
+        latents: folder of a latent cache of both manifests, made by `icve-encode`; None decodes the videos.
 
     Raises:
-        ValueError: the manifest cannot be used, or no row of it can (raised by ``setup``).
+        ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for (raised
+            by ``setup``).
+        FileNotFoundError: there is no latent cache (raised by ``setup``).
     """
 
     read: Reader
@@ -203,6 +233,7 @@ class PairsDataModule(LightningDataModule):
         bucket_ratios: list[float] | None = None,
         cache_in_memory: bool = False,
         worker_timeout: int = 300,
+        latents: str | None = None,
     ) -> None:
         super().__init__()
         if not buckets:
@@ -211,17 +242,26 @@ class PairsDataModule(LightningDataModule):
         self.buckets = [Bucket.parse(bucket) for bucket in buckets]
         self.batch_size, self.bucket_ratios, self.seed, self.fps = batch_size, bucket_ratios, seed, fps
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
+        self.latents = latents
+        self.latent_cache: LatentCache | None = None
         self.start_batch = 0
         self.train: Selection | None = None
         self.val: Selection | None = None
+        self._cached: dict[str, CachedRows] = {}  # by manifest
         self.dropped: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
-        if self.train is None and stage in (None, "fit"):
-            self.train = self._select(self.manifest)
-        if self.val is None and self.val_manifest is not None and stage in (None, "fit", "validate"):
-            self.val = self._select(self.val_manifest)
+        train = self.train is None and stage in (None, "fit")
+        val = self.val is None and self.val_manifest is not None and stage in (None, "fit", "validate")
+        index = None
+        if self.latents is not None and (train or val):
+            self.latent_cache = self.latent_cache or LatentCache(self.latents)
+            index = RecordIndex(self.latent_cache.records())
+        if train:
+            self.train = self._select(self.manifest, index)
+        if val:
+            self.val = self._select(self.val_manifest, index)
 
     def train_dataloader(self) -> PairLoader:
         """Endless loader that begins at batch ``start_batch``."""
@@ -232,7 +272,7 @@ class PairsDataModule(LightningDataModule):
         sampler = BucketBatchSampler(
             members, self.batch_size, self.seed, rank, world, self.start_batch, self.bucket_ratios
         )
-        return self._loader(self.train, sampler)
+        return self._loader(self.train, self.manifest, sampler)
 
     def val_dataloader(self) -> PairLoader | list:
         """Fixed order, bucket by bucket, the last batch of each may be smaller.
@@ -254,10 +294,16 @@ class PairsDataModule(LightningDataModule):
                 ]
                 bounds = [len(draws) * r // world for r in (rank, rank + 1)]
                 batches.append(draws[slice(*bounds)] or draws[-1:])
-        return self._loader(self.val, batches)
+        return self._loader(self.val, self.val_manifest, batches)
 
-    def _select(self, path: str) -> Selection:
-        manifest = read_manifest(path, self.root, self.columns, required=(*REQUIRED, "target_path"))
+    def rows(self, path: str) -> Manifest:
+        """Rows of one of the manifests."""
+        return read_manifest(path, self.root, self.columns, required=(*REQUIRED, "target_path"))
+
+    def _select(self, path: str, index: RecordIndex | None) -> Selection:
+        manifest = self.rows(path)
+        if index is not None:
+            index.describe(manifest, self.fps)
         selection = select(manifest, self.buckets, self.fps)
         per_bucket = ", ".join(
             f"{len(members)} in {bucket.height}x{bucket.width}x{bucket.frames}"
@@ -270,14 +316,20 @@ class PairsDataModule(LightningDataModule):
                 f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
                 "check the manifest, its root and the buckets."
             )
+        if index is not None:
+            self._cached[path] = CachedRows(
+                self.latent_cache, index, selection, self.buckets, self.fps, type(self).read, path
+            )
         return selection
 
-    def _loader(self, selection: Selection, batches: BucketBatchSampler | list[list[Draw]]) -> PairLoader:
-        workers = self.num_workers
+    def _loader(
+        self, selection: Selection, manifest: str, batches: BucketBatchSampler | list[list[Draw]]
+    ) -> PairLoader:
+        workers, cached, read = self.num_workers, self._cached.get(manifest), type(self).read
         return PairLoader(
-            PairDataset(selection, self.buckets, type(self).read, self.fps, self.seed, self.cache_in_memory),
+            PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached),
             batch_sampler=batches,
-            collate_fn=collate,
+            collate_fn=collate if cached is None else partial(collate_cached, empty=cached.cache.no_instruction()),
             num_workers=workers,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,

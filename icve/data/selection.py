@@ -57,7 +57,7 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
     ``fps``, the rate in ``fps``) cost nothing; files of the others are probed.
     """
     selection = Selection(len(manifest), manifest.root, has_masks=any(row.get("mask_path") for row in manifest))
-    unknown = [row for row in manifest if not _missing(row) and not _described(row, fps)]
+    unknown = [row for row in manifest if not _missing(row) and not is_described(row, fps)]
     probed = dict(zip(map(id, unknown), _probe_all(unknown, manifest.root), strict=True))
     for row in manifest:
         info = probed.get(id(row))
@@ -80,7 +80,8 @@ def _missing(row: Row) -> str | None:
     return next((name for name in ("source_path", "target_path", "instruction") if row.get(name) in (None, "")), None)
 
 
-def _described(row: Row, fps: float | None) -> bool:
+def is_described(row: Row, fps: float | None) -> bool:
+    """Whether a row's own columns tell its bucket, so that its video need not be opened for that."""
     return all(row.get(name) for name in ("width", "height", *(("fps",) if fps else ()))) and any(
         row.get(name) for name in ("source_frames", "frames")
     )

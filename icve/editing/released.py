@@ -1,4 +1,4 @@
-"""An editor put together from published weights: an ICVE transformer and HunyuanVideo's autoencoder and text encoders."""
+"""An editor made of published weights: an ICVE transformer, HunyuanVideo's autoencoder and text encoders."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noi
 x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model import load_transformer
 from icve.model.lora import LoRA, add_lora, save_lora
 from icve.pipeline import EditPipeline
+from icve.text.known import pad_texts
 from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
 from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.training.ema import EMA
@@ -162,14 +164,16 @@ class InContextEditingModule(LightningModule):
     # ---- the training step -------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """One micro-batch: source and target uint8 (B, 3, F, H, W) or latents; instruction and id lists of str."""
+        """One micro-batch: source and target uint8 (B, 3, F, H, W), or latents and texts from a cache
+        (:func:`icve.data.cached_rows.collate_cached`); instruction and id lists of str.
+        """
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
         sigma, noise, dropped = self.draw(x0)
-        text = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
+        text = self.condition(batch, dropped)
 
         x_t = interpolate(x0, noise, sigma)  # (1 - sigma) x0 + sigma noise
         prediction, tokens = self.predict(x_t, z_source, sigma, text)
-        weight = self.loss_weight(batch.get("mask"), z_source, x0)
+        weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
         loss = flow_loss(prediction, x0, noise, sigma, self.objective, weight).mean()  # |v - (noise - x0)|^2
 
         self.loss_sum = self.loss_sum + loss.detach()
@@ -195,10 +199,16 @@ class InContextEditingModule(LightningModule):
         dropout = [float(torch.rand((), generator=source(p, "instruction dropout"))) for p in positions]
         return sigma, noise, [value < self.instruction_dropout for value in dropout]
 
-    def predict(self, x_t: Tensor, z_source: Tensor, sigma: Tensor, text: list[str]) -> tuple[Tensor, int]:
-        """The transformer's prediction (B, C, T, h, w), and how many tokens it attended to."""
+    def predict(
+        self, x_t: Tensor, z_source: Tensor, sigma: Tensor, text: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, int]:
+        """The transformer's prediction (B, C, T, h, w), and how many tokens it attended to.
+
+        Args:
+            text: embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp), see :meth:`condition`.
+        """
         dtype = next(self.transformer.parameters()).dtype
-        embeddings, mask, pooled = self.encode_text(text)
+        embeddings, mask, pooled = text
         guidance = None
         if self.transformer.config.guidance_embeds:
             guidance = torch.full_like(sigma, self.guidance)
@@ -224,24 +234,44 @@ class InContextEditingModule(LightningModule):
         with torch.autocast(video.device.type, enabled=False):
             return self.codec.encode(video.float() / 127.5 - 1.0).float()
 
+    def condition(self, batch: dict[str, Any], dropped: Sequence[bool] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp) of a batch's instructions, "" where dropped.
+
+        From the batch's cached texts if it has them: L is then, as from the text encoders, the length of the longest.
+        """
+        dropped = [False] * len(batch["instruction"]) if dropped is None else dropped
+        if "text" not in batch:
+            texts = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
+            return self.encode_text(texts)
+        nothing = batch["no_text"], batch["no_pooled"]
+        cached = zip(batch["text"], batch["pooled"], strict=True)
+        return pad_texts([nothing if drop else text for text, drop in zip(cached, dropped, strict=True)])
+
     @torch.no_grad()
     def encode_text(self, text: list[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp) of B instructions."""
         with torch.autocast(self.device.type, enabled=False):
             return self.text_encoder.encode(text)
 
-    def loss_weight(self, mask: Tensor | None, z_source: Tensor, x0: Tensor) -> Tensor | None:
-        """Loss weights that broadcast to (B, C, T, h, w), or None when every latent counts the same."""
+    def loss_weight(
+        self, mask: Tensor | None, z_source: Tensor, x0: Tensor, region: Tensor | None = None
+    ) -> Tensor | None:
+        """Loss weights that broadcast to (B, C, T, h, w), or None when every latent counts the same.
+
+        Args:
+            mask: edit mask in pixels (B, 1, F, H, W).
+            region: the same on the latent grid (B, 1, T, h, w), from a cache.
+        """
         weight = None
         if self.pixel_weight:
             weight = self.codec.channel_rms.to(x0.device).reshape(1, -1, 1, 1, 1) ** self.pixel_weight
         if self.edit_weight == 1.0:
             return weight
-        if mask is not None:
+        if region is None and mask is not None:
             region = region_from_mask(mask, x0.shape[2:])
-        elif z_source.shape == x0.shape:
+        elif region is None and z_source.shape == x0.shape:
             region = region_from_latents(z_source, x0, self.edit_threshold)
-        else:
+        elif region is None:
             return weight
         region = region_weight(region, self.edit_weight)
         return region if weight is None else region * weight
@@ -251,12 +281,12 @@ class InContextEditingModule(LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss at fixed noise levels; the noise depends on the sample's id only, so that runs are comparable."""
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
-        losses = []
+        text, losses = self.condition(batch), []
         for level in VALIDATION_SIGMAS:
             draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
             noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
             sigma = torch.full((len(x0),), level, device=x0.device)
-            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, batch["instruction"])
+            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
             losses.append(flow_loss(prediction, x0, noise, sigma, self.objective).mean())
             self.log(f"val/loss_sigma_{level}", losses[-1], batch_size=len(x0), sync_dist=True)
         self.log("val/loss", torch.stack(losses).mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
@@ -269,6 +299,10 @@ class InContextEditingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        cache = getattr(self.trainer.datamodule, "latent_cache", None)
+        if cache is not None:  # the frozen parts have done their work: they stay where they are
+            cache.check_encoders(self.codec, self.text_encoder)
+            return
         for module in self._frozen:
             module.to(self.trainer.strategy.root_device)
 

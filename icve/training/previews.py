@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from icve.text.known import KnownTexts
 from icve.training.gif import gif_summary
 from icve.training.randomness import generator
 
@@ -16,7 +17,8 @@ class EditPreviews(Callback):
     """Moving pictures in TensorBoard: source | edited | target of some validation samples, after each validation.
 
     The edits use the weights that validation uses (the EMA) and the same noise every time, so that the pictures of
-    different steps and runs compare.
+    different steps and runs compare. From a latent cache, source and target are shown as the codec decodes them;
+    the text encoder is asked for a negative prompt only.
 
     Args:
         count: how many samples, from the first validation batches.
@@ -42,10 +44,15 @@ class EditPreviews(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], *args: Any
     ) -> None:
-        if batch["source"].dtype != torch.uint8 or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         for index in range(min(self.count - len(self._samples), len(batch["source"]))):
             sample = {name: batch[name][index] for name in ("source", "target", "instruction", "id")}
+            if "text" in batch:
+                sample["texts"] = {
+                    sample["instruction"]: (batch["text"][index], batch["pooled"][index]),
+                    "": (batch["no_text"], batch["no_pooled"]),
+                }
             self._samples.append(sample)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,22 +61,32 @@ class EditPreviews(Callback):
             return
         pipeline = pl_module.pipeline()
         pipeline.set_progress_bar_config(disable=True)
+        # Under a latent cache the codec waits on the host, and the text encoder is not needed at all.
+        home = pipeline.codec.device
+        pipeline.codec.to(pl_module.device)
         for number, sample in enumerate(self._samples):
+            pipeline.text_encoder = KnownTexts(sample.get("texts", {}), pl_module.text_encoder)
+            videos = {role: sample[role][None] for role in ("source", "target")}
             with trainer.precision_plugin.forward_context():
-                edited = pipeline(
-                    sample["source"][None],
-                    sample["instruction"],
+                cached = videos["source"].dtype != torch.uint8
+                latents = videos["source"].float() if cached else pipeline.encode_video(videos["source"])
+                edited = pipeline.edit_latents(
+                    latents,
+                    [sample["instruction"]],
                     num_inference_steps=self.steps,
                     guidance_scale=self.guidance_scale,
                     generator=generator(0, "preview", 0, sample["id"], "noise"),
-                    output_type="uint8",
-                )[0]
-            frames = side_by_side([sample["source"], edited, sample["target"]])
+                )
+                edited = pipeline.decode_latents(edited, "uint8")[0]
+                if cached:
+                    videos = {role: pipeline.decode_latents(video, "uint8") for role, video in videos.items()}
+            frames = side_by_side([videos["source"][0], edited, videos["target"][0]])
             writer = loggers[0].experiment
             tag = f"previews/{number}"
             # The event-file writer behind the SummaryWriter: its public methods take no ready-made image bytes.
             writer._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), trainer.global_step)
             writer.add_text(f"{tag}/instruction", sample["instruction"], trainer.global_step)
+        pipeline.codec.to(home)
         loggers[0].experiment.flush()
         self._samples = []
 

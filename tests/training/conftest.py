@@ -62,6 +62,14 @@ def as_loader(batches):
     return torch.utils.data.DataLoader(batches, batch_size=None) if batches else []
 
 
+def cached_texts(module, batch):
+    """The batch with what icve.data.cached_rows adds to it."""
+    encoded = [module.text_encoder.encode([words]) for words in batch["instruction"]]
+    nothing, _, no_pooled = module.text_encoder.encode([""])
+    texts = {"text": [row[0][0] for row in encoded], "pooled": torch.cat([row[2] for row in encoded])}
+    return batch | texts | {"no_text": nothing[0], "no_pooled": no_pooled[0]}
+
+
 class _Stream(torch.utils.data.IterableDataset):
     def __init__(self, make):
         self.make = make

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from icve.flow import flow_loss, interpolate
+from icve.training.edit_region import region_from_mask
 from icve.training.module import VALIDATION_SIGMAS, InContextEditingModule
 from icve.training.randomness import generator
-from tests.training.conftest import as_loader, tiny_transformer
+from tests.training.conftest import as_loader, cached_texts, tiny_transformer
 
 
 class Spy(torch.nn.Module):
@@ -134,6 +135,57 @@ def test_channels_may_weigh_as_their_pixels_do(make_module, make_data):
 def test_latents_are_taken_as_they_are(make_module):
     latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
     assert torch.equal(make_module().encode_video(latents), latents.float())
+
+
+@pytest.mark.parametrize("dropped", [None, [False, True], [True, False], [True, True]])
+def test_cached_texts_are_the_text_encoders(make_module, make_data, dropped):
+    module = make_module()
+    batch = make_data().batch(0)
+    expected = module.condition(batch, dropped)
+    module.text_encoder.encode = None  # a cached batch does not need it
+    encoder = make_module()
+    for ours, theirs in zip(module.condition(cached_texts(encoder, batch), dropped), expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
+
+
+def test_a_cached_region_counts_as_its_mask(make_module, make_data):
+    module = make_module(edit_weight=5.0, pixel_weight=1.0)
+    mask = make_data(mask=True).batch(0)["mask"]
+    x0 = torch.zeros(2, 16, 2, 2, 2)
+    region = region_from_mask(mask, x0.shape[2:])
+    assert torch.equal(module.loss_weight(None, x0, x0, region), module.loss_weight(mask, x0, x0))
+
+
+class Cache:
+    """Stands for a latent cache that knows which encoders made it."""
+
+    def __init__(self, fits=True):
+        self.fits = fits
+
+    def check_encoders(self, codec, text_encoder):
+        if not self.fits:
+            raise ValueError(f"made with another encoder than {type(codec).__name__}, {type(text_encoder).__name__}")
+
+
+def test_with_a_cache_the_frozen_parts_stay_where_they_are(make_module, make_trainer, make_data):
+    def moved(cache):
+        module, data, calls = make_module(), make_data(), []
+        batches = [data.batch(n) for n in range(3)]
+        for batch in batches:
+            batch |= {role: module.encode_video(batch[role]) for role in ("source", "target")}
+        batches = [cached_texts(module, batch) for batch in batches]
+        data.train_dataloader = lambda: as_loader(batches)
+        data.latent_cache = cache
+        for part in (module.codec, module.text_encoder):
+            part.to = lambda *args, part=part: calls.append(type(part).__name__)
+        make_trainer(2).fit(module, datamodule=data)
+        return calls
+
+    assert moved(Cache()) == []
+    assert moved(None) == ["DCTCodec", "HashedTextEncoder"]
+    with pytest.raises(ValueError, match="made with another encoder than DCTCodec, HashedTextEncoder"):
+        moved(Cache(fits=False))
 
 
 def test_frozen_parts_are_neither_saved_nor_optimised(make_module, make_trainer, make_data):

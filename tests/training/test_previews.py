@@ -16,7 +16,7 @@ from werkzeug.wrappers import Response
 from icve.training.ema import EMA
 from icve.training.gif import encode_gif
 from icve.training.previews import EditPreviews, side_by_side
-from tests.training.conftest import SIZE
+from tests.training.conftest import SIZE, as_loader, cached_texts
 
 
 def gif_frames(data):
@@ -102,8 +102,30 @@ def test_tensorboard_shows_moving_pictures(make_module, make_trainer, make_data,
             assert np.abs(shown - truth).mean() < 25  # 256 colours for a clip of noise
 
 
-def test_without_tensorboard_or_pixels_there_is_nothing_to_show(make_module, make_trainer, make_data):
+def test_latents_are_shown_as_the_codec_decodes_them(make_module, make_trainer, make_data, tmp_path):
+    data, module = make_data(validation=1), make_module()
+    batch = data.batch(-1)
+    pixels = {role: batch[role] for role in ("source", "target")}
+    latents = {role: module.codec.encode(video.float() / 127.5 - 1) for role, video in pixels.items()}
+    batch = cached_texts(module, batch) | latents
+    module.text_encoder.encode = None  # not needed
+    data.train_dataloader = data.val_dataloader = lambda: as_loader([batch])
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    make_trainer(1, [EditPreviews(count=2, steps=2, guidance_scale=2.0)], logger=logger, val_check_interval=1).fit(
+        module, datamodule=data
+    )
+    images = served_by_tensorboard(tmp_path)
+    assert len(images) == 2
+    for number, (_, gif) in enumerate(images.values()):
+        frames, _ = gif_frames(gif)
+        for name, left in (("source", 0), ("target", 2 * 132)):
+            shown = frames[:, 4::8, left + 4 : left + 128 : 8].astype(float)
+            truth = module.pipeline().decode_latents(latents[name][[number]], "uint8")[0].permute(1, 2, 3, 0).numpy()
+            assert np.abs(shown - truth).mean() < 25
+            # close to what was decoded, not to the noise that was encoded
+            assert np.abs(shown - pixels[name][number].permute(1, 2, 3, 0).numpy()).mean() > 40
+
+
+def test_without_tensorboard_there_is_nothing_to_show(make_module, make_trainer, make_data):
     trainer = make_trainer(1, [EditPreviews(steps=1)], val_check_interval=1)
     trainer.fit(make_module(), datamodule=make_data(validation=1))
-    latents = make_data(validation=1, poison=[-1])
-    make_trainer(1, [EditPreviews(steps=1)], val_check_interval=1).fit(make_module(), datamodule=latents)
