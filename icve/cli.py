@@ -16,10 +16,17 @@ USAGE = 2  # exit status of an error the user can correct
 COMMANDS = {
     "fit": "train a stage: icve fit -c configs/demo/pretrain.yaml",
     "validate": "losses of a checkpoint: icve validate -c runs/demo/sft/config.yaml --ckpt_path runs/demo/sft",
+    "plan": "memory, FLOPs and time of a run: icve plan -c configs/sft.yaml --gpus 64 --gpu_memory 80",
+    "inspect-data": "what training will see of a manifest: icve inspect-data data/clips.parquet --buckets 240x384x77",
     "synthesize": "make synthetic videos: icve synthesize pairs --seed 0 --count 100 --output data/pairs",
     "demo": "the whole story on synthetic videos: icve demo",
 }
-MODULES = {"synthesize": "icve.synthetic.cli", "demo": "icve.demo"}
+MODULES = {
+    "plan": "icve.plan",
+    "inspect-data": "icve.inspect_data",
+    "synthesize": "icve.synthetic.cli",
+    "demo": "icve.demo",
+}
 
 HELP = """usage: icve COMMAND [options]      (lightning COMMAND and python -m icve COMMAND are the same)
 
@@ -33,6 +40,8 @@ examples:
   icve fit -c configs/demo/sft.yaml --ckpt_path runs/demo/pretrain     starts the stage from those weights
   icve fit -c configs/demo/sft.yaml --ckpt_path runs/demo/sft          resumes the stage
   icve fit -c configs/demo/sft.yaml --trainer.max_steps 50 --print_config
+  icve plan -c configs/pretrain_480p.yaml --gpus 8 64 256 --gpu_memory 80
+  icve inspect-data data/clips.parquet -c configs/pretrain_480p.yaml --output runs/inspection
 
 `icve COMMAND --help` explains a command. Exit status: 0 done, 1 failed, 2 wrong usage, 3 some items failed.
 """
@@ -49,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP.format(commands="\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())), end="")
+        print(HELP.format(commands="\n".join(f"  {name:<14}{text}" for name, text in COMMANDS.items())), end="")
         return 0 if arguments else USAGE
     if arguments[0] == "--version":
         from icve import __version__

@@ -12,7 +12,7 @@ def test_help_lists_every_command_with_a_line(arguments, capsys):
     assert cli.main(arguments) == 0
     shown = capsys.readouterr().out
     for name, line in cli.COMMANDS.items():
-        assert f"  {name:<12}{line}" in shown
+        assert f"  {name:<14}{line}" in shown
 
 
 def test_no_command_is_wrong_usage(capsys):

@@ -30,7 +30,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         configs: YAML files.
         overrides: options of `icve fit`.
         text: valid text tokens of a sample.
-        cached: no codec and text encoders are on the GPUs.
+        cached: no codec and text encoders are on the GPUs; so too where the data module reads latents.
 
     Raises:
         ValueError: the configuration cannot be used, or not be planned.
@@ -42,6 +42,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         raise ValueError("The configuration's data module names no buckets: give --data.init_args.buckets.")
     if config.trainer.max_steps < 1:
         raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
+    cached = cached or data.get("latents") is not None
     weight, mixed = _NAMES.get(str(config.trainer.precision), (4, False))
     model = Model(
         **_parameters(transformer, config.model.optimizer),
@@ -55,11 +56,13 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     )
     buckets = [Bucket.parse(bucket) for bucket in data.buckets]
     ratios = data.get("bucket_ratios") or [1.0] * len(buckets)
-    sized = []
+    sized, counted = [], {}
     for bucket, ratio in zip(buckets, ratios, strict=True):
         sample = latents(bucket, transformer, text)
-        counts = {on: count(transformer, sample, _DTYPES[weight], on) for on in (False, True)}
-        sized.append(Sized(bucket, sum(tokens(transformer, sample)), ratio / sum(ratios), counts))
+        number = sum(tokens(transformer, sample))
+        if number not in counted:  # which side of the picture is the longer makes no difference
+            counted[number] = {on: count(transformer, sample, _DTYPES[weight], on) for on in (False, True)}
+        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     return Run(
         config.model.stage, model, sized, batch, config.trainer.max_steps, bool(config.model.gradient_checkpointing)

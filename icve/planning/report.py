@@ -84,7 +84,7 @@ def tables(result: Result) -> str:
         f"GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
         "One sample (PFLOP; GiB that wait for the backward pass, without and with checkpointing):",
         _samples(run),
-        "GiB per GPU in the bucket that needs most; +x is x GiB too many:",
+        "GiB per GPU in the bucket that needs most, with as many samples at once as fit; +x is x GiB too many:",
         _matrix(result),
         verdict(result),
         f"GiB per GPU with {describe(option.layout)}; {_count(option.layout.groups, 'group')} of GPUs, each with "

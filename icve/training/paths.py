@@ -9,11 +9,12 @@ WEIGHTS = (
     "text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
 )
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
+LATENTS = "make it with icve-encode"
 # Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
 _FROZEN = ("codec", "text_encoder")
 _FROZEN_OPTIONS = ("pretrained", "llama", "clip")
-_DATA_OPTIONS = ("manifest", "val_manifest")
-_VARIABLES = {WEIGHTS: "weights", MANIFEST: "manifest"}
+_DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
+_VARIABLES = {WEIGHTS: "weights", MANIFEST: "manifest", LATENTS: "latents"}
 
 
 def check_paths(config: Mapping[str, Any], has_checkpoint: bool) -> None:
@@ -45,6 +46,6 @@ def _named_paths(config: Mapping[str, Any], has_checkpoint: bool) -> Iterator[tu
             if isinstance(arguments.get(name), str):
                 yield f"model.{part}.init_args.{name}", arguments[name], WEIGHTS
     arguments = data.get("init_args") or {}
-    for name in _DATA_OPTIONS:
+    for name, advice in _DATA_OPTIONS.items():
         if isinstance(arguments.get(name), str):
-            yield f"data.init_args.{name}", arguments[name], MANIFEST
+            yield f"data.init_args.{name}", arguments[name], advice

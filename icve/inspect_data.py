@@ -1,0 +1,123 @@
+"""`icve inspect-data`: what training will really see of a manifest, before it trains on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+EPILOG = """examples:
+  icve inspect-data data/clips.parquet -c configs/pretrain_480p.yaml --output runs/inspection
+      bucket, frames, rate and crop of every row as that configuration takes them; rows left out, and why;
+      runs/inspection/pairs.png and pairs.html show the first pairs
+  icve inspect-data data/edits.jsonl --kind edits --buckets 480x768x77 768x480x77 --fps 24 --decode
+      without a configuration; every frame is decoded, which finds damaged files
+
+With -c, options of `icve fit` override the configuration (--data.init_args.fps 16).
+
+exit status: 0 every row can be used; 2 wrong arguments; 3 some rows cannot
+"""
+PICTURE, PAGE = "pairs.png", "pairs.html"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of `icve inspect-data`; with -c, what it does not know goes to the parser of `icve fit`."""
+    parser = argparse.ArgumentParser(
+        prog="icve inspect-data",
+        description="Show what training will see: bucket, frames, rate and crop of every row, and pictures of pairs.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("manifest", help="manifest to inspect (.jsonl, .csv, .parquet or a folder of Parquet files)")
+    add("-c", "--config", action="append", default=[], help="training configuration that says how it is read")
+    add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
+    add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")
+    add("--fps", type=float, help="without -c: resample to this rate (default: the files' own frames)")
+    add("--root", help="without -c: folder that the manifest's paths are relative to")
+    add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="without -c: names of columns")
+    add("--output", type=Path, help="folder for pairs.png and pairs.html (default: none are written)")
+    add("--count", type=int, default=12, help="pairs shown (default: 12), taken from every bucket in turn")
+    add("--rows", type=int, help="look at so many rows, evenly over the manifest (default: all)")
+    add("--decode", action="store_true", help="decode the frames of every row, not only of those shown")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `icve inspect-data`; returns the exit status."""
+    parser = build_parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    if overrides and not arguments.config:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    # Imported late: help is quick.
+    from icve.inspection.pictures import write_page, write_sheet
+    from icve.inspection.rows import choose, inspect_rows
+    from icve.inspection.table import summary
+
+    try:
+        if min(arguments.count, arguments.rows or 1) < 1:
+            raise ValueError("--count and --rows must be at least 1.")
+        module = _data_module(arguments, overrides)
+        inspection = inspect_rows(module, arguments.decode, arguments.rows)
+        shown = choose(inspection, arguments.count) if arguments.output is not None else []
+        pairs = [pair for pair in map(inspection.read, shown) if pair is not None]
+        print(summary(inspection))
+        if pairs:
+            for path in (
+                write_sheet(arguments.output / PICTURE, pairs),
+                write_page(arguments.output / PAGE, pairs, inspection),
+            ):
+                print(path)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"icve inspect-data: error: {error}", file=sys.stderr)
+        return 2
+    return 3 if inspection.dropped else 0
+
+
+def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
+    """The data module that would train on the manifest."""
+    import pydoc
+
+    from icve.data.clips import UnpairedClipsDataModule
+    from icve.data.edits import PairedEditsDataModule
+    from icve.data.pairs import PairsDataModule
+
+    if arguments.config:
+        from icve.training.configuration import parse_configuration
+
+        words = [word for path in arguments.config for word in ("-c", path)]
+        data = parse_configuration([*words, *overrides]).data
+        kind = pydoc.locate(data.class_path)
+        if not (isinstance(kind, type) and issubclass(kind, PairsDataModule)):
+            raise ValueError(f"{data.class_path} reads no videos: give a configuration that trains from pixels.")
+        settings = data.init_args.as_dict()
+        if "latents" in settings:
+            settings["latents"] = None  # the videos are looked at
+        return kind(**settings | {"manifest": arguments.manifest, "val_manifest": None, "cache_in_memory": False})
+    if not arguments.buckets:
+        raise ValueError("buckets are needed: name a configuration with -c, or give --buckets 480x768x77 ...")
+    columns = dict(_assignment(text) for text in arguments.columns)
+    kind = UnpairedClipsDataModule if arguments.kind == "clips" else PairedEditsDataModule
+    buckets = [_bucket(text) for text in arguments.buckets]
+    return kind(arguments.manifest, buckets, 1, columns=columns, root=arguments.root, fps=arguments.fps)
+
+
+def _bucket(text: str) -> list[int]:
+    try:
+        height, width, frames = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise ValueError(f"'{text}' is no bucket: write height x width x frames, as in 480x768x77.") from None
+    return [height, width, frames]
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    theirs, separator, ours = text.partition("=")
+    if not (theirs and separator and ours):
+        raise ValueError(f"'{text}' maps no column: write their name = the name used here, as in source=source_path.")
+    return theirs, ours
+
+
+if __name__ == "__main__":
+    sys.exit(main())

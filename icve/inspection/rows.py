@@ -1,0 +1,170 @@
+"""Rows of a manifest as training takes them: bucket, frames by number, rate and crop of both clips.
+
+The data module selects the rows, and its own reader says which frames it wants of which file and at which size: it is
+called with a decoder that notes what it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from icve.data.buckets import Bucket
+from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
+from icve.data.pairs import PairsDataModule
+from icve.data.selection import Pair, Selection, select
+from icve.data.video import VideoError, cover_size, probe, read_frames, timestamps
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One clip as it is read.
+
+    Attributes:
+        path: its file.
+        indices: (F,) frames of the file.
+        seconds: (F,) when they are shown.
+        fps: of the file.
+        shape: (height, width) of the file's picture.
+        scaled: (height, width) that it is brought to before the cut; `stretched` when proportions change by that.
+        size: (height, width) of the cut in the middle.
+    """
+
+    path: Path
+    indices: np.ndarray
+    seconds: np.ndarray
+    fps: float
+    shape: tuple[int, int]
+    scaled: tuple[int, int]
+    stretched: bool
+    size: tuple[int, int]
+
+    @property
+    def rate(self) -> float:
+        """Frames per second of the clip as the model sees it, by the file's timestamps; 0 for one frame."""
+        length = float(self.seconds[-1] - self.seconds[0])
+        return (len(self.indices) - 1) / length if length > 0 else 0.0
+
+    @property
+    def repeated(self) -> int:
+        """Frames that show the same picture as the one before: the file's rate is too low."""
+        return int((np.diff(self.indices) == 0).sum())
+
+    @property
+    def cut_off(self) -> float:
+        """Share of the picture that lies outside of the cut."""
+        return 1 - self.size[0] * self.size[1] / (self.scaled[0] * self.scaled[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A row that can be trained on."""
+
+    pair: Pair
+    bucket: Bucket
+    source: Clip
+    target: Clip
+
+
+@dataclass(frozen=True, eq=False)
+class SeenPair:
+    """A row with its pixels, uint8 (F, H, W, 3)."""
+
+    row: Seen
+    source: np.ndarray
+    target: np.ndarray
+
+
+@dataclass
+class Inspection:
+    """Rows of a manifest: of its ``selection`` so many were ``looked_at``, and are in ``rows`` or among ``dropped``.
+
+    ``dropped`` are (id, reason), those that the selection left out too.
+    """
+
+    module: PairsDataModule
+    selection: Selection
+    looked_at: int
+    rows: list[Seen]
+    dropped: list[tuple[str, str]]
+
+    def read(self, row: Seen) -> SeenPair | None:
+        """The pixels of a row; one that does not decode is moved to the dropped ones."""
+        pixels = _read(self.module, self.selection, row.pair, read_frames)
+        if isinstance(pixels, str):
+            self.rows.remove(row)
+            self.dropped.append((row.pair.id, pixels))
+            return None
+        return SeenPair(row, *pixels[:2])
+
+
+def inspect_rows(module: PairsDataModule, decode: bool = False, limit: int | None = None) -> Inspection:
+    """Look at the rows of a data module's training manifest.
+
+    Args:
+        module: the data module that would train.
+        decode: decode all frames, not only the index of each file.
+        limit: rows looked at, evenly over the manifest; None is all.
+
+    Raises:
+        ValueError: the manifest cannot be read.
+    """
+    manifest = read_manifest(module.manifest, module.root, module.columns, required=(*REQUIRED, "target_path"))
+    selection = select(manifest, module.buckets, module.fps)
+    pairs: Sequence[Pair] = selection.pairs
+    if limit is not None and limit < len(pairs):
+        pairs = [pairs[int(k)] for k in np.linspace(0, len(pairs) - 1, limit)]
+    inspection = Inspection(module, selection, len(pairs), [], list(selection.dropped))
+    for pair in tqdm(pairs, desc="Looking at rows", unit="row", disable=len(pairs) < 100):
+        noted: list[Clip] = []
+
+        def note(path: Path, indices: np.ndarray, noted: list[Clip] = noted, **shapes: Any) -> np.ndarray:
+            noted.append(_clip(path, indices, **shapes))
+            if decode:
+                return read_frames(path, indices, **shapes)
+            return np.broadcast_to(np.uint8(0), (len(indices), *shapes["size"], 3))  # takes no memory
+
+        problem = _read(module, selection, pair, note)
+        if isinstance(problem, str):
+            inspection.dropped.append((pair.id, problem))
+        else:
+            inspection.rows.append(Seen(pair, module.buckets[pair.bucket], *noted))
+    return inspection
+
+
+def choose(inspection: Inspection, count: int) -> list[Seen]:
+    """Rows to show: of every bucket in turn, in the manifest's order."""
+    queues: dict[Bucket, list[Seen]] = {}
+    for row in inspection.rows:
+        queues.setdefault(row.bucket, []).append(row)
+    turns = [queue[k] for k in range(count) for queue in queues.values() if k < len(queue)]
+    return turns[:count]
+
+
+def _read(
+    module: PairsDataModule, selection: Selection, pair: Pair, decode: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, ...] | str:
+    """What the module's reader returns, or why it cannot read the pair."""
+    root, bucket = selection.root, module.buckets[pair.bucket]
+    try:
+        files = resolve_path(root, pair.source), resolve_path(root, pair.target)
+        return module.read(*files, pair, bucket, module.fps, decode)
+    except (VideoError, ManifestError) as error:
+        return str(error)
+
+
+def _clip(path: Path, indices: np.ndarray, size: tuple[int, int], shape: tuple[int, int] | None = None) -> Clip:
+    """What `read_frames` makes of these arguments. Raises VideoError for a file that is not there or not whole."""
+    info, seconds = probe(path), timestamps(path)
+    indices = np.asarray(indices)
+    if indices.max() >= len(seconds):
+        raise VideoError(path, f"it has {len(seconds)} frames, so there is no frame {int(indices.max())}.")
+    own = (info.height, info.width)
+    return Clip(
+        path, indices, seconds[indices], info.fps, own, cover_size(shape or own, size), shape not in (None, own), size
+    )
