@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from icve.atomic import write_text
+from icve.data.identity import files_digest
 from icve.weight_files import index_tensors, read_json
 
 Precision = Literal["float16", "bfloat16", "float32"]
@@ -58,6 +59,10 @@ class FrozenComponent(ModelMixin, ABC):
     @abstractmethod
     def files(self, name: str) -> list[Path]:
         """What to copy so that the folder `name` of the configuration can be done without."""
+
+    def weights_digest(self) -> str:
+        """Digest of the files of weights, which are not loaded for it: how a latent cache knows its encoder."""
+        return files_digest(file for name in self.FOLDERS for file in self.files(name))
 
     # ---- weights, device and precision ---------------------------------------------------------------------------
 
