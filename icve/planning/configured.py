@@ -61,7 +61,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         sample = latents(bucket, transformer, text)
         number = sum(tokens(transformer, sample))
         if number not in counted:  # which side of the picture is the longer makes no difference
-            counted[number] = {on: count(transformer, sample, _DTYPES[weight], on) for on in (False, True)}
+            counted[number] = count(transformer, sample, _DTYPES[weight])
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     return Run(

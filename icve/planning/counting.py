@@ -9,7 +9,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -103,34 +104,53 @@ def build_on_meta(config: Mapping[str, Any], dtype: torch.dtype = torch.float32)
     return model
 
 
-def count(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, checkpointing: bool) -> Counts:
-    """Counts of a transformer for one sample, extrapolated from models with one and two blocks of each kind.
+def count(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    """Counts of a transformer for one sample, without and with checkpointing (every block keeps its input only).
 
     Args:
         config: arguments of the transformer.
         sample: its sizes.
         dtype: of parameters and activations.
-        checkpointing: every block keeps its input only.
     """
+    hashable = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(config.items()))
+    return _count(hashable, sample, dtype)
+
+
+@lru_cache
+def _count(arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    config = dict(arguments)
     depths = {"num_layers": 20, "num_single_layers": 40} | {k: config[k] for k in _KINDS if k in config}
     kinds = [kind for kind in _KINDS if depths[kind]]
     none = dict.fromkeys(_KINDS, 0)
-    one = {kind: run(config | none | {kind: 1}, sample, dtype, checkpointing) for kind in kinds}
-    two = {kind: run(config | none | {kind: 2}, sample, dtype, checkpointing) for kind in kinds}
-    more = {kind: Counts(*(b - a for a, b in zip(astuple(one[kind]), astuple(two[kind]), strict=True)))
-            for kind in kinds}  # fmt: skip
+    one = {kind: run(config | none | {kind: 1}, sample, dtype) for kind in kinds}
+    two = {kind: run(config | none | {kind: 2}, sample, dtype) for kind in kinds}
+    return {
+        on: _extrapolated(
+            {kind: depths[kind] for kind in kinds},
+            {kind: counts[on] for kind, counts in one.items()},
+            {kind: counts[on] for kind, counts in two.items()},
+        )
+        for on in (False, True)
+    }
+
+
+def _extrapolated(depths: Mapping[str, int], one: Mapping[str, Counts], two: Mapping[str, Counts]) -> Counts:
+    """Counts of a model with these depths from those of models with one and with two blocks of one kind."""
 
     def total(name: str, depths: Mapping[str, int]) -> float:
-        """Of a model with these depths: one block of the last kind that it has, and what the others add."""
-        last = [kind for kind in kinds if depths[kind]][-1]
-        added = sum((depths[kind] - (kind == last)) * getattr(more[kind], name) for kind in kinds)
-        return getattr(one[last], name) + added
+        """One block of the last kind, and what each of the others adds."""
+        last = list(depths)[-1]
+        added = (
+            (depth - (kind == last)) * (getattr(two[kind], name) - getattr(one[kind], name))
+            for kind, depth in depths.items()
+        )
+        return getattr(one[last], name) + sum(added)
 
     # The most is alive when the backward pass begins with the last block of a kind: what all blocks before it saved,
     # and that block's own work. Single-stream blocks come last; when double-stream ones begin, theirs is freed.
     peaks = []
-    for position, kind in enumerate(kinds):
-        until = {k: depths[k] if k in kinds[: position + 1] else 0 for k in _KINDS}
+    for position, kind in enumerate(depths):
+        until = dict(list(depths.items())[: position + 1])
         peaks.append(total("saved", until) + one[kind].peak - one[kind].saved)
     return Counts(*(total(name, depths) for name in ("forward", "backward", "recompute", "saved")), max(peaks))
 
@@ -138,14 +158,22 @@ def count(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, checkpo
 _KINDS = ("num_layers", "num_single_layers")  # in the order the blocks run
 
 
-def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, checkpointing: bool) -> Counts:
-    """The same counts from one run of exactly this model."""
+def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    """The same counts from running exactly this model."""
     model = build_on_meta(config, dtype)
-    if checkpointing:
-        model.enable_gradient_checkpointing()
     inputs = _inputs(model, sample, dtype)
-    known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
+    for parameter in model.parameters():  # a finished gradient is counted with the parameters
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    plain = _pass(model, inputs)
+    model.enable_gradient_checkpointing()
+    kept = _pass(model, inputs)
+    again = kept.backward - plain.backward
+    return {False: plain, True: replace(kept, backward=plain.backward, recompute=again)}
 
+
+def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
+    """A pass forward and back; what is computed again is in `backward`."""
+    known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
     saved: dict[int, tuple[int, Tensor]] = {}  # by storage, kept alive so that its address is not used again
 
     def keep(tensor: Tensor) -> Tensor:
@@ -161,26 +189,11 @@ def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, checkpoin
         forward, kept = flops.get_total_flops(), sum(size for size, _ in saved.values())
         saved.clear()
         loss.backward()
-        after = flops.get_total_flops() - forward
         del loss
-
-    for parameter in model.parameters():  # a finished gradient is counted with the parameters
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
     # A pass of its own: the FLOP counter keeps tensors alive that checkpointed blocks compute again.
     with torch.device("meta"), _fused_attention(), _LiveBytes(known) as memory:
         model(**inputs).sum().backward()
-    recompute = after - _backward_flops(config, sample, dtype) if checkpointing else 0
-    return Counts(forward, after - recompute, recompute, kept, memory.most)
-
-
-def _backward_flops(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> int:
-    """Of the backward pass alone."""
-    model = build_on_meta(config, dtype)
-    with torch.device("meta"), _fused_attention():
-        loss = model(**_inputs(model, sample, dtype)).sum()
-        with FlopCounterMode(display=False) as flops:
-            loss.backward()
-    return flops.get_total_flops()
+    return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
 
 
 def _drop_gradient(parameter: Tensor) -> None:
