@@ -1,6 +1,8 @@
-"""Every shipped training configuration is built, and the demo's also train on real videos."""
+"""Every shipped training configuration is built; the demo's also train on real videos, the debug ones on made ones."""
 
+import importlib.util
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,9 @@ from icve.training.command import TrainingCommand
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
+PAPER = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
+DEBUG = {path.stem: path for path in CONFIGS if path.parent.name == "debug"}
+STAGES = ("pretrain_240p", "pretrain_480p", "sft")
 # The same configuration on fewer layers and steps.
 SMALL = ["--model.transformer.init_args.num_layers", "1", "--model.transformer.init_args.num_single_layers", "1"]
 SMALL += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.accelerator", "cpu"]
@@ -22,8 +27,41 @@ class Built(Exception):
     """Raised instead of training."""
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_configuration_is_built(path, tmp_path, monkeypatch):
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory, repository):
+    """A tiny random HunyuanVideo, as tools/make_tiny_weights.py writes it."""
+    spec = importlib.util.spec_from_file_location("make_tiny_weights", repository / "tools" / "make_tiny_weights.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool.make_tiny_weights(tmp_path_factory.mktemp("hunyuan") / "weights")
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory):
+    """The pairs that the debug configurations say how to make."""
+    folder = tmp_path_factory.mktemp("pairs") / "data"
+    words = ["synthesize", "pairs", "--split", "train", "--seed", "0", "--count", "12", "--output", str(folder)]
+    assert main([*words, "--size", "48x80", "80x48", "64x64"]) == 0
+    return folder / "manifest.parquet"
+
+
+@pytest.fixture
+def variables(tiny_weights, tiny_pairs, monkeypatch):
+    """The environment variables of all configurations name the tiny weights and pairs."""
+    for name in ("ICVE_WEIGHTS", "ICVE_DEBUG_WEIGHTS"):
+        monkeypatch.setenv(name, str(tiny_weights))
+    for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_DEBUG_MANIFEST"):
+        monkeypatch.setenv(name, str(tiny_pairs))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_configuration_is_built(path, tmp_path, monkeypatch, variables):
+    monkeypatch.chdir(tmp_path)
+    for part in ("clips", "pairs"):  # what the demo makes before it trains
+        (tmp_path / "runs" / "demo" / "data" / part).mkdir(parents=True)
+        for split in ("train", "validation"):
+            (tmp_path / "runs" / "demo" / "data" / part / f"{split}.parquet").touch()
+
     def stop(self, subcommand):
         self.built = (self.trainer, self.model, self.datamodule)
         raise Built(self)
@@ -37,6 +75,8 @@ def test_every_configuration_is_built(path, tmp_path, monkeypatch):
     sampling, (bucket, *_) = command.model.sampling, command.datamodule.buckets
     assert (sampling.height, sampling.width, sampling.num_frames) in [tuple(b) for b in command.datamodule.buckets]
     assert bucket.frames % 4 == 1
+    # Pretrained weights follow: 13 B parameters are not made up first.
+    assert command.model.on_meta == (path.parent.name != "demo")
 
 
 def test_the_demo_stages_differ_where_they_must_and_share_the_model():
@@ -46,6 +86,96 @@ def test_the_demo_stages_differ_where_they_must_and_share_the_model():
     assert pretrain["trainer"]["default_root_dir"] != sft["trainer"]["default_root_dir"]
     for part in ("transformer", "codec", "text_encoder", "objective"):
         assert pretrain["model"][part] == sft["model"][part]
+
+
+def test_the_papers_values():
+    clips = {"pretrain_240p": [[240, 384, 77], [384, 240, 77], [256, 256, 125]]}
+    clips["pretrain_480p"] = [[480, 768, 77], [768, 480, 77], [512, 512, 125]]
+    edits = [[480, 768, 77], [768, 480, 77], [576, 1024, 21], [1024, 576, 21], [336, 592, 29], [592, 336, 29]]
+    expected = {  # methods: ICVE 1.3
+        "pretrain_240p": (clips["pretrain_240p"], 32, 1e-5, 30_000),
+        "pretrain_480p": (clips["pretrain_480p"], 32, 1e-5, 10_000),
+        "sft": ([*edits, [480, 480, 125]], 12, 1e-6, 12_000),
+    }
+    assert set(PAPER) == set(expected)
+    for name, path in PAPER.items():
+        config = yaml.safe_load(path.read_text())
+        model, trainer, data = config["model"], config["trainer"], config["data"]["init_args"]
+        batch = data["batch_size"] * trainer["accumulate_grad_batches"]
+        lr = model["optimizer"]["init_args"]["lr"]
+        assert (data["buckets"], batch, lr, trainer["max_steps"]) == expected[name]
+        assert model["stage"] == name
+        assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+        assert model["gradient_checkpointing"]
+        assert trainer["precision"] == "bf16-mixed"
+        assert "icve.training.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
+        assert set(config["variables"]) == {"weights", "manifest"}
+
+
+# What a debug configuration may set otherwise than the one it stands for.
+SMALLER = {"variables", "trainer.default_root_dir", "trainer.max_steps", "trainer.devices", "trainer.log_every_n_steps"}
+SMALLER |= {"trainer.val_check_interval", "trainer.callbacks", "model.stage", "model.transformer.init_args"}
+SMALLER |= {"model.warmup_steps", "data.init_args.buckets", "data.init_args.batch_size", "data.init_args.num_workers"}
+SMALLER |= {"data.init_args.fps", *(f"model.sampling.{name}" for name in ("num_frames", "height", "width", "fps"))}
+
+
+def flat(config, prefix=""):
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in SMALLER:
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, value
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_debug_configuration_is_the_real_one_but_smaller(name):
+    real, small = (dict(flat(yaml.safe_load(paths[name].read_text()))) for paths in (PAPER, DEBUG))
+    assert {key for key in real.keys() | small.keys() if real.get(key) != small.get(key)} <= SMALLER
+    assert len(real["data.init_args.buckets"]) == len(small["data.init_args.buckets"])
+    callbacks = [[callback["class_path"] for callback in config["trainer.callbacks"]] for config in (real, small)]
+    assert callbacks[0] == callbacks[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGES)
+def test_a_debug_configuration_trains(name, variables, tmp_path):
+    run = tmp_path / name
+    arguments = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
+    assert main([*arguments, "--trainer.enable_progress_bar", "false"]) == 0
+    lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1]
+    assert all(line["loss"] > 0 for line in lines)
+    # Frozen weights are not copied into checkpoints: the folder refers to them.
+    weights = [file.parent.name for file in (run / "checkpoints" / "last").rglob("*.safetensors")]
+    assert "transformer" in weights
+    assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 4 * 2**20
+
+
+@pytest.mark.slow
+def test_the_stages_follow_each_other(variables, tmp_path):
+    previous = []
+    for name in STAGES:
+        run = tmp_path / name
+        words = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
+        assert main([*words, "--trainer.max_steps", "1", "--trainer.enable_progress_bar", "false", *previous]) == 0
+        previous = ["--ckpt_path", str(run), "--model.pretrained", "not/read"]
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_missing_weights_and_data_are_told_at_once(name, tmp_path, monkeypatch, capsys, tiny_weights):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("ICVE_WEIGHTS", "ICVE_CLIPS", "ICVE_EDITS"):
+        monkeypatch.delenv(variable, raising=False)
+    start = time.perf_counter()
+    assert main(["fit", "-c", str(PAPER[name])]) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "weights/hunyuanvideo/transformer, which does not exist: put HunyuanVideo's text-to-video weights" in message
+    monkeypatch.setenv("ICVE_WEIGHTS", str(tiny_weights))
+    assert main(["fit", "-c", str(PAPER[name])]) == 2
+    assert "which does not exist: write one row per pair" in capsys.readouterr().err
+    assert time.perf_counter() - start < 15
+    assert list(tmp_path.iterdir()) == []
 
 
 def fit(name, folder, *arguments):

@@ -1,0 +1,57 @@
+import importlib.util
+import json
+
+import pytest
+from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, LlamaModel
+
+from icve.model import load_transformer
+
+
+@pytest.fixture(scope="module")
+def tool(repository):
+    spec = importlib.util.spec_from_file_location("make_tiny_weights", repository / "tools" / "make_tiny_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tool, tmp_path_factory):
+    return tool.make_tiny_weights(tmp_path_factory.mktemp("tiny") / "weights")
+
+
+def test_every_part_loads_with_its_library(folder):
+    index = json.loads((folder / "model_index.json").read_text())
+    assert {name for name in index if not name.startswith("_")} == {path.name for path in folder.iterdir()} - {
+        "model_index.json"
+    }
+    transformer = HunyuanVideoTransformer3DModel.from_pretrained(folder / "transformer")
+    llama = LlamaModel.from_pretrained(folder / "text_encoder")
+    clip = CLIPTextModel.from_pretrained(folder / "text_encoder_2")
+    vae = AutoencoderKLHunyuanVideo.from_pretrained(folder / "vae")
+    assert (vae.config.latent_channels, vae.spatial_compression_ratio, vae.temporal_compression_ratio) == (16, 8, 4)
+    assert llama.config.hidden_size == transformer.config.text_embed_dim
+    assert clip.config.hidden_size == transformer.config.pooled_projection_dim
+    for name, model in (("tokenizer", llama), ("tokenizer_2", clip)):
+        tokenizer = AutoTokenizer.from_pretrained(folder / name)
+        ids = tokenizer("make the red circle blue").input_ids
+        assert max(ids) < model.config.vocab_size
+        assert "red" in tokenizer.decode(ids)
+    tokens = CLIPTokenizer.from_pretrained(folder / "tokenizer_2")(["red"], return_tensors="pt")
+    assert clip(**tokens).pooler_output.shape == (1, 32)
+    ours = load_transformer(folder / "transformer")
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in transformer.parameters())
+
+
+def test_it_is_small_and_not_overwritten(tool, folder, capsys):
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3 * 2**20
+    assert tool.main([str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_the_seed_decides(tool, folder, tmp_path):
+    name = "transformer/diffusion_pytorch_model.safetensors"
+    assert tool.main([str(tmp_path / "a")]) == 0
+    assert tool.main([str(tmp_path / "b"), "--seed", "1"]) == 0
+    assert (tmp_path / "a" / name).read_bytes() == (folder / name).read_bytes() != (tmp_path / "b" / name).read_bytes()
