@@ -13,7 +13,7 @@ from icve.training.command import TrainingCommand
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
-PAPER = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
+PAPER = {path.stem: path for path in CONFIGS if path.parent.name == "configs" and "lora" not in path.stem}
 DEBUG = {path.stem: path for path in CONFIGS if path.parent.name == "debug"}
 STAGES = ("pretrain_240p", "pretrain_480p", "sft")
 # The same configuration on fewer layers and steps.
@@ -50,6 +50,7 @@ def variables(tiny_weights, tiny_pairs, monkeypatch):
     """The environment variables of all configurations name the tiny weights and pairs."""
     for name in ("ICVE_WEIGHTS", "ICVE_DEBUG_WEIGHTS"):
         monkeypatch.setenv(name, str(tiny_weights))
+    monkeypatch.setenv("ICVE_EDITOR", str(tiny_weights / "transformer"))
     for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_DEBUG_MANIFEST"):
         monkeypatch.setenv(name, str(tiny_pairs))
 

@@ -214,7 +214,7 @@ def test_a_changed_file_is_encoded_again_alone(encode, own_data):
         (["--dtype", "float32"], "holds bfloat16, not float32"),
         (["--device", "nowhere"], "cannot be put on the device 'nowhere'"),
         (["--data.init_args.batchsize", "3"], "did you mean 'batch_size'?"),
-        (["--data.init_args.manifest", "nowhere.jsonl"], "There is no manifest at nowhere.jsonl"),
+        (["--data.init_args.manifest", "nowhere.jsonl"], "manifest is nowhere.jsonl, which does not exist"),
         (["--data.class_path", "lightning.pytorch.LightningDataModule"], "icve-encode"),
         (["--model.text_encoder.init_args.text_dim", "14"],
          "was made with another encoder: text_dim of its text encoder is 12 and the configuration's is 14"),
@@ -307,7 +307,10 @@ def test_the_videos_are_not_needed_for_training(encode, tiny_yaml, tmp_path, own
         (["--model.text_encoder.init_args.max_tokens", 3], "max_tokens of its text encoder is 32"),
         (["--data.init_args.fps", 4.0, "--data.init_args.buckets", "[[32, 32, 1]]"], "bucket [32, 32, 5], asked for"),
         (["--data.class_path", "icve.data.clips.UnpairedClipsDataModule"], "was encoded with reader icve.data.edits"),
-        (["--data.init_args.latents", "nowhere"], "There is no latent cache in nowhere; make it with: icve-encode"),
+        (
+            ["--data.init_args.latents", "nowhere"],
+            "nowhere, which does not exist: make it with icve-encode",
+        ),
     ],
 )
 def test_training_refuses_what_was_made_otherwise(encoded, tiny_yaml, capsys, arguments, told):

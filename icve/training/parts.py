@@ -8,6 +8,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 
 from icve.training.command import TrainingCommand
+from icve.training.paths import check_paths
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class _Reading(TrainingCommand):
 
     def _set_seed(self) -> None:
         """Nothing here is random."""
+
+    def before_instantiate_classes(self) -> None:
+        # No transformer is built, and the cache may be what is about to be made.
+        check_paths(self.config[self.subcommand], has_checkpoint=True, makes_latents=True)
 
     def instantiate_classes(self) -> None:
         """The configuration is all that is wanted."""

@@ -10,28 +10,32 @@ WEIGHTS = (
 )
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve-encode"
+ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
 # Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
 _FROZEN = ("codec", "text_encoder")
 _FROZEN_OPTIONS = ("pretrained", "llama", "clip")
 _DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
-_VARIABLES = {WEIGHTS: "weights", MANIFEST: "manifest", LATENTS: "latents"}
 
 
-def check_paths(config: Mapping[str, Any], has_checkpoint: bool) -> None:
-    """Check the paths of a parsed configuration of `icve fit` or `icve validate`.
+def check_paths(config: Mapping[str, Any], has_checkpoint: bool, makes_latents: bool = False) -> None:
+    """Check the paths of a parsed configuration of `icve fit`, `icve validate` or `icve-encode`.
 
     Args:
         config: of the subcommand.
         has_checkpoint: the transformer's weights come from --ckpt_path, so that `model.pretrained` is not read.
+        makes_latents: the cache of latents is written, not read.
 
     Raises:
         FileNotFoundError: the first path that is not there, and what to put where.
     """
+    variables = config.get("variables") or {}
     for option, path, advice in _named_paths(config, has_checkpoint):
+        if makes_latents and advice is LATENTS:
+            continue
         if not Path(path).expanduser().exists():
             elsewhere = f"correct {option}"
-            if _VARIABLES[advice] in (config.get("variables") or {}):
-                elsewhere = f"say where it is in variables.{_VARIABLES[advice]} or the environment variable named there"
+            if name := next((name for name, value in variables.items() if path.startswith(str(value))), None):
+                elsewhere = f"say where it is in variables.{name} or the environment variable named there"
             raise FileNotFoundError(f"{option} is {path}, which does not exist: {advice}, or {elsewhere}.")
 
 
@@ -39,7 +43,7 @@ def _named_paths(config: Mapping[str, Any], has_checkpoint: bool) -> Iterator[tu
     """(option, path, what to put there)."""
     model, data = config.get("model") or {}, config.get("data") or {}
     if model.get("pretrained") is not None and not has_checkpoint:
-        yield "model.pretrained", model["pretrained"], WEIGHTS
+        yield "model.pretrained", model["pretrained"], ADAPTED if model.get("lora") else WEIGHTS
     for part in _FROZEN:
         arguments = (model.get(part) or {}).get("init_args") or {}
         for name in _FROZEN_OPTIONS:

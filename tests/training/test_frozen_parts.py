@@ -128,5 +128,4 @@ def test_a_missing_folder_is_one_sentence(tiny_yaml, tmp_path, base, name, capsy
     configure(tiny_yaml, base | {name: str(tmp_path / "absent")})
     assert main(["fit", "-c", str(tiny_yaml)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert "the folder" in line
-    assert "absent' does not exist; give the folder" in line
+    assert "absent, which does not exist: put HunyuanVideo's" in line
