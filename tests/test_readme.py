@@ -50,10 +50,10 @@ def check_icve(arguments: list[str], folder: Path) -> None:
         assert run_icve([*arguments, "--help"]) == 0
 
 
-def check_edit(arguments: list[str]) -> None:
-    from icve.edit import build_parser
+def check_parses(program: str, arguments: list[str]) -> None:
+    from icve import edit, evaluate
 
-    build_parser().parse_args(arguments)  # exits where it does not fit
+    {"icve-edit": edit, "icve-eval": evaluate}[program].build_parser().parse_args(arguments)  # exits if it does not fit
 
 
 def check_encode(arguments: list[str]) -> None:
@@ -75,10 +75,10 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
         check_icve(words[1:], tmp_path)
     elif program == "python" and words[1:3] == ["-m", "icve"]:
         check_icve(words[3:], tmp_path)
-    elif program == "icve-edit":
-        check_edit(words[1:])
     elif program == "icve-encode":
         check_encode(words[1:])
+    elif program in ("icve-edit", "icve-eval"):
+        check_parses(program, words[1:])
     elif program == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file()
     elif program == "source":
@@ -119,11 +119,14 @@ def test_python_shown_runs(demo_folder):
 @pytest.mark.slow
 def test_editing_commands_shown_run(demo_folder):
     shown = [block for name, block in blocks("bash") if name == "README.md" and "icve-edit" in block]
+    shown = [block for block in shown if "weights/" not in block]  # these need HunyuanVideo
     assert shown
     environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"}
     for block in shown:
         subprocess.run(["bash", "-euc", block], check=True, timeout=240, env=environment)
-    assert len(list((demo_folder / "runs/edits").glob("000000-*.mp4"))) == 1
+    assert len(list((demo_folder / "runs/edits").glob("*.mp4"))) == 6
+    assert (demo_folder / "runs/edits/report.html").is_file()
+    assert (demo_folder / "runs/batch/evaluation.html").is_file()
 
 
 def test_the_two_stages_and_editing_are_shown():
