@@ -134,6 +134,7 @@ def test_help_says_what_is_not_counted():
     assert "Not counted" in build_parser().format_help()
 
 
+@pytest.mark.slow
 def test_neither_weights_nor_data_are_needed(repository, capsys):
     config = repository / "configs" / "debug" / "pretrain_240p.yaml"
     assert main(["plan", "-c", str(config), "--gpus", "2", "--gpu_memory", "80", "--json"]) == 0

@@ -52,6 +52,7 @@ def test_the_stage_starts_from_them_in_its_own_dtype(config, weights, tmp_path, 
         assert torch.equal(trained[name], tensor.float())
 
 
+@pytest.mark.slow
 def test_resuming_and_a_warm_start_do_not_read_them(config, weights, tmp_path, loaded):
     assert fit(config, "--trainer.max_steps", 2) == 0
     assert fit(config, "--trainer.max_steps", 4) == 2  # it was not resumed
