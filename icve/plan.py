@@ -16,8 +16,9 @@ EPILOG = """examples:
   icve plan -c configs/pretrain_240p.yaml --gpus 16 --gpu_memory 141 --data.init_args.batch_size 16
 
 Options of `icve fit` override the configuration. Neither weights nor data need to be there: the transformer runs on
-the meta device, where FLOPs and bytes are counted. Not counted: encoding videos and texts, and waiting for
-communication and data.
+the meta device, where FLOPs and bytes are counted. ZeRO is planned as DeepSpeed does it, with the EMA partitioned
+like the optimizer's state, and sequence parallelism as Ulysses. Not counted: encoding videos and texts, and waiting
+for communication and data.
 
 exit status: 0 a layout fits; 1 none does; 2 wrong arguments
 """

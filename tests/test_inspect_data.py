@@ -12,6 +12,7 @@ from icve.data.clips import UnpairedClipsDataModule
 from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.pairs import PairDataset
+from icve.data.video import write_video
 from icve.inspection.rows import choose, inspect_rows
 from tests.data.conftest import numbered
 from tests.training.conftest import TINY_YAML
@@ -22,8 +23,6 @@ BUCKETS = [[48, 64, 5], [64, 48, 5]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Six pairs of 12 frames at 8 per second: four wide, one upright, one of another size that has to be cropped."""
-    from icve.data.video import write_video
-
     folder = tmp_path_factory.mktemp("inspected")
     sizes = [(48, 64)] * 4 + [(64, 48), (96, 160)]
     rows = []
@@ -42,11 +41,12 @@ def broken(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "broken")
     (tmp_path / "broken" / "target1.mp4").unlink()
     file = tmp_path / "broken" / "source2.mp4"
+    write_video(file, np.random.default_rng(0).integers(0, 255, (12, 48, 64, 3), dtype=np.uint8), 8.0)
     content = bytearray(file.read_bytes())
-    start = content.find(b"mdat") + 4
-    size = int.from_bytes(content[start - 8 : start - 4]) - 8
-    half = size // 2
-    content[start + half : start + size] = b"\xff" * (size - half)  # the index and the first frame stay whole
+    begin = content.find(b"mdat")
+    end = begin - 4 + int.from_bytes(content[begin - 4 : begin])
+    middle = (begin + end) // 2
+    content[middle:end] = b"\xff" * (end - middle)  # the index and the first frames stay whole
     file.write_bytes(bytes(content))
     rows = list(read_manifest(folder / "manifest.jsonl"))
     rows[3] |= {"source_start": 10}

@@ -1,6 +1,7 @@
 """`icve plan` as a user types it; what it counts and computes is tested in tests/planning."""
 
 import json
+import re
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_tables_say_what_fits_and_how_to_run_it(plan):
     assert status == 0
     assert "Stage tiny" in out
     assert "| 32x32x5 |" in out
+    assert re.search(r"Closed forms give the same within \d+\.\d%", out)
     assert "is the fastest that fits" in out
     assert "Settings: --data.init_args.batch_size 8 --trainer.accumulate_grad_batches 1" in out
 
@@ -132,6 +134,7 @@ def test_help_says_what_is_not_counted():
     assert "Not counted" in build_parser().format_help()
 
 
+@pytest.mark.slow
 def test_neither_weights_nor_data_are_needed(repository, capsys):
     config = repository / "configs" / "debug" / "pretrain_240p.yaml"
     assert main(["plan", "-c", str(config), "--gpus", "2", "--gpu_memory", "80", "--json"]) == 0

@@ -13,7 +13,7 @@ from icve.data.buckets import Bucket
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.planning.counting import Sample, build_on_meta, count
 from icve.planning.evaluation import Run, Sized
-from icve.planning.formulas import tokens
+from icve.planning.formulas import deviation, tokens
 from icve.planning.frozen import frozen_bytes
 from icve.planning.layouts import Model
 from icve.training.configuration import parse_configuration
@@ -62,7 +62,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         number = sum(tokens(transformer, sample))
         if number not in counted:  # which side of the picture is the longer makes no difference
             counted[number] = count(transformer, sample, _DTYPES[weight])
-        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
+        differs = deviation(transformer, sample, weight, counted[number])
+        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], differs))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     return Run(
         config.model.stage, model, sized, batch, config.trainer.max_steps, bool(config.model.gradient_checkpointing)

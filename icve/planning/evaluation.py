@@ -25,12 +25,21 @@ class Machine:
 
 @dataclass(frozen=True)
 class Sized:
-    """A bucket, the tokens of one of its samples, its share of the steps, and its counts per checkpointing."""
+    """A bucket and one of its samples.
+
+    Attributes:
+        bucket: the bucket.
+        tokens: of one sample, text included.
+        share: of the run's steps.
+        counts: without and with checkpointing.
+        deviation: largest relative difference between the counts and their closed forms.
+    """
 
     bucket: Bucket
     tokens: int
     share: float
     counts: Mapping[bool, Counts]
+    deviation: float
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icve.planning.counting import Sample
+from icve.planning.counting import Counts, Sample
 
 
 def parameters(config: Mapping[str, Any]) -> float:
@@ -52,6 +52,13 @@ def saved_bytes(config: Mapping[str, Any], sample: Sample, item: int, checkpoint
     heads = 0 if checkpointing else 3 * config["num_attention_heads"] * 4
     blocks = config["num_layers"] + config["num_single_layers"]
     return N * (units * D * item + blocks * heads + config["attention_head_dim"] * 4)
+
+
+def deviation(config: Mapping[str, Any], sample: Sample, item: int, counts: Mapping[bool, Counts]) -> float:
+    """Largest relative difference between these closed forms and the counts without and with checkpointing."""
+    pairs = [(forward_flops(config, sample), counts[False].forward)]
+    pairs += [(saved_bytes(config, sample, item, on), counts[on].saved) for on in (False, True)]
+    return max(abs(expected / counted - 1) for expected, counted in pairs)
 
 
 def tokens(config: Mapping[str, Any], sample: Sample) -> tuple[int, int]:

@@ -34,6 +34,7 @@ def test_few_blocks_tell_about_many(depths):
 def test_closed_forms_agree_within_a_tenth(config, sample):
     parameters = sum(parameter.numel() for parameter in build_on_meta(config).parameters())
     assert formulas.parameters(complete(config)) == pytest.approx(parameters, rel=0.1)
+    assert formulas.deviation(complete(config), sample, 2, count(config, sample, torch.bfloat16)) < 0.1
     for checkpointing in (False, True):
         counted = count(config, sample, torch.bfloat16)[checkpointing]
         assert formulas.forward_flops(complete(config), sample) == pytest.approx(counted.forward, rel=0.1)

@@ -10,6 +10,7 @@ from icve.cli import main
 from icve.model import load_transformer
 from icve.training.command import TrainingCommand
 from icve.training.module import InContextEditingModule
+from icve.training.paths import check_paths
 from tests.training.conftest import tiny_transformer
 
 
@@ -52,6 +53,7 @@ def test_the_stage_starts_from_them_in_its_own_dtype(config, weights, tmp_path, 
         assert torch.equal(trained[name], tensor.float())
 
 
+@pytest.mark.slow
 def test_resuming_and_a_warm_start_do_not_read_them(config, weights, tmp_path, loaded):
     assert fit(config, "--trainer.max_steps", 2) == 0
     assert fit(config, "--trainer.max_steps", 4) == 2  # it was not resumed
@@ -96,7 +98,14 @@ def test_a_missing_path_is_told_before_anything_is_built(config, option, told, c
     assert time.perf_counter() - start < 5
     (message,) = capsys.readouterr().err.strip().splitlines()
     assert f"{option} is nowhere/file, which does not exist: {told}" in message
-    assert ("variables.weights" in message) == (option == "model.pretrained")
+    assert f"or correct {option}" in message
+
+
+def test_a_missing_path_from_a_variable_names_the_variable():
+    config = {"variables": {"weights": "nowhere"}, "model": {"pretrained": "nowhere/transformer"}}
+    with pytest.raises(FileNotFoundError, match=r"say where it is in variables\.weights or the environment"):
+        check_paths(config, has_checkpoint=False)
+    check_paths(config, has_checkpoint=True)
 
 
 def test_variables_are_not_set_where_they_have_no_effect(config, capsys):
