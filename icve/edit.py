@@ -121,19 +121,12 @@ def _edit(
     report: int | None,
 ) -> int:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from icve.editing.batch import Outcome, edit_items
     from icve.editing.batch import Progress as Seconds
     from icve.editing.models import fingerprint
     from icve.editing.results import ResultLog
+    from icve.jobs import counting_bar
 
     began = time.perf_counter()
     log, seconds = ResultLog(output), Seconds()
@@ -154,20 +147,13 @@ def _edit(
     work, refused = _plan(todo, settings)
     total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)
     console = Console(stderr=True)
-    shown = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     pipeline.set_progress_bar_config(disable=True)
     try:
         for item, error in refused:
             record(Outcome(item, error=error))
             tell(item, error)
-        with Progress(*shown, console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("Editing", total=total)
+        with counting_bar("Editing", console) as bar:
+            task = bar.add_task("", total=total)
             outcomes = edit_items(
                 pipeline, work, settings, lambda item: output / f"{item.name}.mp4", seconds, lambda: bar.advance(task)
             )

@@ -81,18 +81,11 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     import torch
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     from icve.data.encoding import Encoders, encode_pairs, find_work
     from icve.data.latents import LatentCache, ShardWriter
     from icve.data.pairs import PairsDataModule
+    from icve.jobs import counting_bar
     from icve.training.parts import configured_parts
 
     began = time.perf_counter()
@@ -115,18 +108,10 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     )
 
     console = Console(stderr=True)
-    shown = (
-        TextColumn("Encoding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
     with ShardWriter(cache, part) as writer:
         work = find_work(parts.data, cache, part)
         workers = parts.data.num_workers if arguments.workers is None else arguments.workers
-        with Progress(*shown, console=console, disable=not console.is_terminal) as progress:
+        with counting_bar("Encoding", console) as progress:
             task = progress.add_task("", total=len(work.jobs))
             encoded = encode_pairs(work, parts.data, cache, encoders, writer, workers, lambda: progress.advance(task))
     seconds = time.perf_counter() - began

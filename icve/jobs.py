@@ -8,10 +8,18 @@ from typing import Any, TypeVar
 
 import cv2
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+
+def counting_bar(what: str, console: Console) -> Progress:
+    """A progress bar that counts items and says how long is left; silent where the console is no terminal."""
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(
+        *columns, TextColumn("left"), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
 
 
 def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, title: str) -> list[Result]:
