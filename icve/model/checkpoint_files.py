@@ -8,6 +8,7 @@ memory can be loaded.
 import json
 import pickle
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -191,11 +192,11 @@ def _refuse_deepspeed(folder: Path) -> None:
         return next(folder.glob(pattern), None) is not None
 
     if (folder / "latest").is_file() and has("*/*_model_states.pt"):
-        where = str(folder)
+        where = shlex.quote(str(folder))
     elif has("*_optim_states.pt") or has("*zero_pp_rank_*"):
-        where = str(folder.parent)
+        where = shlex.quote(str(folder.parent))
         if not (folder.parent / "latest").is_file():
-            where += f" --tag {folder.name}"
+            where += f" --tag {shlex.quote(folder.name)}"
     else:
         return
     raise ValueError(
