@@ -125,8 +125,11 @@ def match_results(
 
 def load_codec(folder: Path) -> Any:
     """The codec of a model folder alone."""
+    from diffusers.utils import logging
+
     from icve.pipeline import EditPipeline
 
+    logging.disable_progress_bar()  # of diffusers, for every folder it opens
     return EditPipeline.from_pretrained(folder, transformer=None, text_encoder=None, scheduler=None).codec
 
 

@@ -25,5 +25,7 @@ def test_weights_are_stored_small_and_load_as_before(tool, tiny_model, tmp_path)
         assert two.dtype == torch.float32
         assert torch.allclose(one, two, rtol=1e-2)
     assert after.config.defaults == before.config.defaults
+    tool.export(tiny_model, tmp_path / "other", torch.bfloat16, steps=7, shift=None)
+    assert load_editor(tmp_path / "other", "cpu").config.defaults == before.config.defaults | {"steps": 7}
     with pytest.raises(FileExistsError, match="not empty"):
         tool.export(tiny_model, tmp_path / "model", torch.bfloat16)
