@@ -9,11 +9,13 @@ import pytest
 import yaml
 
 from icve.cli import main
+from icve.model import load_transformer
 from icve.training.command import TrainingCommand
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
-PAPER = {path.stem: path for path in CONFIGS if path.parent.name == "configs" and "lora" not in path.stem}
+REAL = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
+PAPER = {name: path for name, path in REAL.items() if name != "sft_lora"}
 DEBUG = {path.stem: path for path in CONFIGS if path.parent.name == "debug"}
 STAGES = ("pretrain_240p", "pretrain_480p", "sft")
 # The same configuration on fewer layers and steps.
@@ -50,7 +52,8 @@ def variables(tiny_weights, tiny_pairs, monkeypatch):
     """The environment variables of all configurations name the tiny weights and pairs."""
     for name in ("ICVE_WEIGHTS", "ICVE_DEBUG_WEIGHTS"):
         monkeypatch.setenv(name, str(tiny_weights))
-    monkeypatch.setenv("ICVE_EDITOR", str(tiny_weights / "transformer"))
+    for name in ("ICVE_EDITOR", "ICVE_DEBUG_EDITOR"):
+        monkeypatch.setenv(name, str(tiny_weights / "transformer"))
     for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_DEBUG_MANIFEST"):
         monkeypatch.setenv(name, str(tiny_pairs))
 
@@ -129,9 +132,9 @@ def flat(config, prefix=""):
             yield name, value
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, "sft_lora"])
 def test_a_debug_configuration_is_the_real_one_but_smaller(name):
-    real, small = (dict(flat(yaml.safe_load(paths[name].read_text()))) for paths in (PAPER, DEBUG))
+    real, small = (dict(flat(yaml.safe_load(paths[name].read_text()))) for paths in (REAL, DEBUG))
     assert {key for key in real.keys() | small.keys() if real.get(key) != small.get(key)} <= SMALLER
     assert len(real["data.init_args.buckets"]) == len(small["data.init_args.buckets"])
     callbacks = [[callback["class_path"] for callback in config["trainer.callbacks"]] for config in (real, small)]
@@ -139,7 +142,7 @@ def test_a_debug_configuration_is_the_real_one_but_smaller(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, "sft_lora"])
 def test_a_debug_configuration_trains(name, variables, tmp_path):
     run = tmp_path / name
     arguments = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
@@ -149,7 +152,8 @@ def test_a_debug_configuration_trains(name, variables, tmp_path):
     assert all(line["loss"] > 0 for line in lines)
     # Frozen weights are not copied into checkpoints: the folder refers to them.
     weights = [file.parent.name for file in (run / "checkpoints" / "last").rglob("*.safetensors")]
-    assert "transformer" in weights
+    assert ("transformer" in weights) == (name != "sft_lora")
+    assert load_transformer(run).config.num_single_layers == 2
     assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 4 * 2**20
 
 
