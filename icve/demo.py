@@ -20,7 +20,7 @@ from typing import Any
 from icve.stages import ForeignFolder, Stages, digest
 
 EPILOG = """examples:
-  icve demo                               everything, into runs/demo: about 15 minutes on two CPU cores
+  icve demo                               everything, into runs/demo: about a quarter of an hour on two CPU cores
   icve demo --output runs/seed1 --seed 1  another world and other weights
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
 
