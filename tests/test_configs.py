@@ -148,7 +148,7 @@ def test_a_debug_configuration_trains(name, variables, tmp_path):
     arguments = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
     assert main([*arguments, "--trainer.enable_progress_bar", "false"]) == 0
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [0, 1]
+    assert list(dict.fromkeys(line["step"] for line in lines)) == [0, 1]  # one line per batch of an accumulated step
     assert all(line["loss"] > 0 for line in lines)
     # Frozen weights are not copied into checkpoints: the folder refers to them.
     weights = [file.parent.name for file in (run / "checkpoints" / "last").rglob("*.safetensors")]
