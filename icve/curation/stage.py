@@ -88,7 +88,7 @@ class Stage(ABC):
     batch_size: int = 1
     incidental: ClassVar[frozenset[str]] = frozenset()
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: B027 - most stages have nothing to load
         """Load models; called once in a process that runs the stage, before its first batch. An error ends the run."""
 
     def seconds(self, row: Row) -> float:

@@ -1,4 +1,4 @@
-"""What stages ask of a vision-language model, whichever way it is reached: pictures and a prompt in, checked text out."""
+"""What stages ask of a vision-language model, however it is reached: pictures and a prompt in, checked text out."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Answer:
 class VisionLanguageModel(ABC):
     """A model that looks at pictures and writes. Constructors check their arguments; `setup` loads or connects."""
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: B027 - an endpoint has nothing to load
         """Load what takes time or memory; called once in the process that asks. Raises ValueError or OSError."""
 
     @abstractmethod

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from icve.atomic import whole_file
 from icve.data.buckets import Bucket
-from icve.data.identity import FileIdentity, describe_encoder, difference, json_digest
+from icve.data.encoder_identity import describe_encoder, difference
+from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
 from icve.text.known import Embedding
 

@@ -12,8 +12,8 @@ from icve.data.manifest import write_manifest
 from icve.data.video import write_video
 from icve.jobs import run_jobs
 from icve.synthetic.masks import save_mask
-from icve.synthetic.pairs import SPLITS, WORLD, Pair, make_pair
-from icve.synthetic.vocabulary import EDIT_TYPES, is_held_out
+from icve.synthetic.pairs import SPLITS, TURNS, WORLD, Pair, make_pair
+from icve.synthetic.vocabulary import is_held_out
 
 CRF = 12  # of the written videos: artefacts well below the pictures' grain
 
@@ -34,7 +34,8 @@ class Job:
     @property
     def name(self) -> str:
         """File name without suffix. It stands for all the content depends on: a file that exists is the right one."""
-        content = (WORLD, self.split, self.seed, self.index, self.height, self.width, self.frames, self.fps)
+        turn = TURNS[self.split]
+        content = (WORLD, turn, self.split, self.seed, self.index, self.height, self.width, self.frames, self.fps)
         return f"{self.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}"
 
 
@@ -80,7 +81,7 @@ def synthesize_pairs(
     fps: float = 8.0,
     workers: int = 1,
 ) -> Path:
-    """Write ``count`` paired edits, the six edit types in turn, and return the path of their manifest.
+    """Write ``count`` paired edits, the edit types in turn (``pairs.TURNS``), and return the path of their manifest.
 
     Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), in split "test" ``distractors/``
     with the targets of four wrong instructions per pair, and last ``manifest.parquet``. Pair number i depends on the
@@ -91,7 +92,7 @@ def synthesize_pairs(
         count: number of pairs, at least 1.
         split: "train" or "test"; they share no scene, and held-out wordings and combinations are in "test" only.
         seed: selects another set of pairs.
-        sizes: (height, width) in pixels, multiples of 16; six pairs, one of each edit type, have one size in turn.
+        sizes: (height, width) in pixels, multiples of 16; all pairs of one turn of the edit types have one size.
         frames: frames per clip, at least 1 (codecs want 4k + 1).
         fps: frame rate of the files.
         workers: processes to use.
@@ -100,7 +101,7 @@ def synthesize_pairs(
         ValueError: an argument is out of range.
     """
     output = Path(output)
-    jobs = make_jobs(output, count, split, seed, sizes, len(EDIT_TYPES), frames, fps)
+    jobs = make_jobs(output, count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
     for folder in ("sources", "targets", "masks", *(("distractors",) if split == "test" else ())):
         (output / folder).mkdir(parents=True, exist_ok=True)
     rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")

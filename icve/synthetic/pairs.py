@@ -33,6 +33,14 @@ from icve.synthetic.vocabulary import (
 
 SPLITS = ("train", "test")
 WORLD = 1  # raised whenever the same seed would give other pixels
+# The edit types by turns. Training gets more of what is hard to learn: an object that becomes another.
+TURNS = {
+    "train": (
+        *("replace", "add", "recolour", "background", "replace"),
+        *("remove", "recolour", "replace", "add", "style"),
+    ),
+    "test": EDIT_TYPES,
+}
 MIN_CHANGED = 0.01  # least share of the clip's pixels an edit must change
 _MIN_DISTRACTOR_MSE = 1e-4  # between a distractor and the true target, full scale 1
 _HELD_OUT_LOOKS = 0.25  # share of the test split's object edits whose combination was never trained
@@ -66,12 +74,12 @@ def make_pair(
 ) -> Pair:
     """Paired edit number ``index`` of a split: a function of the arguments alone.
 
-    The six edit types take turns with the index. In split "test" scenes have two or three objects, half of the
+    The edit types take turns with the index (`TURNS`). In split "test" scenes have two or three objects, half of the
     instructions use held-out templates and a quarter of the object edits held-out combinations.
     """
     number = scene_seed("pair", split, seed, index)
     rng = np.random.default_rng(number)
-    edit_type = EDIT_TYPES[index % len(EDIT_TYPES)]
+    edit_type = TURNS[split][index % len(TURNS[split])]
     test = split == "test"
     held_out = test and edit_type in OBJECT_EDITS and rng.random() < _HELD_OUT_LOOKS
     while True:

@@ -7,7 +7,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from icve.codec import DCTCodec
-from icve.data.identity import FileIdentity, describe_encoder, difference, file_digest, files_digest
+from icve.data.encoder_identity import describe_encoder, difference
+from icve.data.identity import FileIdentity, file_digest, files_digest
 
 
 def test_a_file_is_known_by_its_content(tmp_path):

@@ -8,7 +8,7 @@ from icve.data.manifest import read_manifest
 from icve.data.video import probe, read_frames
 from icve.synthetic.masks import load_mask
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.synthetic.pairs import make_pair
+from icve.synthetic.pairs import TURNS, make_pair
 
 
 def digests(folder):
@@ -67,10 +67,11 @@ def test_more_items_do_not_change_earlier_ones_and_a_rerun_keeps_files(written, 
 
 
 def test_sizes_take_turns_with_every_edit_type(tmp_path):
-    rows = read_manifest(synthesize_pairs(tmp_path, 18, split="train", sizes=[(32, 32), (32, 48)], frames=1))
-    assert [(row["height"], row["width"]) for row in rows] == [(32, 32)] * 6 + [(32, 48)] * 6 + [(32, 32)] * 6
-    assert len({row["edit_type"] for row in rows[6:12]}) == 6
-    assert read_frames(tmp_path / rows[7]["source_path"]).shape == (1, 32, 48, 3)
+    turn = len(TURNS["train"])
+    rows = read_manifest(synthesize_pairs(tmp_path, 3 * turn, split="train", sizes=[(32, 32), (32, 48)], frames=1))
+    assert [(row["height"], row["width"]) for row in rows] == [(32, 32)] * turn + [(32, 48)] * turn + [(32, 32)] * turn
+    assert len({row["edit_type"] for row in rows[turn : 2 * turn]}) == 6
+    assert read_frames(tmp_path / rows[turn]["source_path"]).shape == (1, 32, 48, 3)
 
 
 @pytest.mark.multiprocess

@@ -6,7 +6,7 @@ import pytest
 
 from icve.synthetic.edits import apply_edit
 from icve.synthetic.instructions import TEST_TEMPLATES, TRAIN_TEMPLATES
-from icve.synthetic.pairs import MIN_CHANGED, make_pair, scene_seed
+from icve.synthetic.pairs import MIN_CHANGED, TURNS, make_pair, scene_seed
 from icve.synthetic.render import render
 from icve.synthetic.vocabulary import EDIT_TYPES, is_held_out
 
@@ -43,9 +43,11 @@ def test_no_scene_seed_is_in_both_splits():
 
 
 def test_edit_types_take_turns(train, test):
-    for pairs in (train, test):
-        assert len(set(Counter(pair.edit.edit_type for pair in pairs).values())) == 1
-        assert [pair.edit.edit_type for pair in pairs[:6]] == list(EDIT_TYPES)
+    assert set(TURNS["train"]) == set(EDIT_TYPES)
+    for split, pairs in (("train", train), ("test", test)):
+        turn = TURNS[split]
+        assert [pair.edit.edit_type for pair in pairs] == [turn[i % len(turn)] for i in range(len(pairs))]
+    assert len(set(Counter(pair.edit.edit_type for pair in test).values())) == 1
 
 
 def test_training_uses_neither_held_out_combinations_nor_templates(train):

@@ -1,0 +1,143 @@
+"""What a curation run starts from, a folder of videos or a manifest, and how it is cut into shards.
+
+The cut is remembered: inputs that appear later go into new shards, so that finished ones stay finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icve.atomic import whole_file
+from icve.curation.stage import Rejected, Row
+from icve.data.identity import file_digest, json_digest
+from icve.data.manifest import ManifestError, read_manifest, relative_path, resolve_path
+
+try:
+    import fcntl
+except ImportError:  # Windows: one process per output folder
+    fcntl = None
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"})
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a run.
+
+    Attributes:
+        root: what their paths are relative to.
+        names: of all inputs, in a fixed order: paths of videos, or keys of a manifest's rows.
+        rows: a manifest's rows by key; None for videos.
+    """
+
+    root: Path
+    names: list[str]
+    rows: dict[str, Row] | None = None
+
+    def state(self, names: list[str]) -> str:
+        """Digest that changes when one of these inputs may have: without reading the videos."""
+        if self.rows is not None:
+            return json_digest([self.rows[name] for name in names])
+        states = []
+        for name in names:
+            with contextlib.suppress(OSError):
+                stat = os.stat(self.root / name)
+                states.append([name, stat.st_size, stat.st_mtime_ns])
+        return json_digest(states)
+
+    def read(self, names: list[str]) -> list[Row | tuple[Row, Rejected]]:
+        """First rows of a shard: `key`, `video` and `digest` of its content; or a manifest's columns with `key`."""
+        if self.rows is not None:
+            return [self.rows[name] for name in names]
+        found: list[Row | tuple[Row, Rejected]] = []
+        for name in names:
+            row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
+            row["video"] = name.encode("utf-8", "replace").decode()
+            try:
+                found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
+            except ManifestError as error:
+                found.append((row, Rejected("leaves the input folder", str(error))))
+            except (OSError, UnicodeError) as error:
+                found.append((row, Rejected("unreadable file", str(error))))
+        return found
+
+
+def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
+    """The videos of a folder and all its subfolders, one video, or the rows of a manifest.
+
+    Args:
+        path: folder, video file, or manifest (.jsonl, .csv, .parquet, a folder of Parquet parts).
+        root: folder that a manifest's paths are relative to, if not the recorded one.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        ValueError: there is no video in it, or the manifest is malformed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: give a folder of videos or a manifest as --input.")
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return Inputs(path.parent.absolute(), [path.name])
+    videos = sorted(_videos(path)) if path.is_dir() else []
+    if videos:
+        return Inputs(path.absolute(), videos)
+    if path.is_dir() and not any(p.suffix == ".parquet" for p in path.iterdir()):
+        raise ValueError(f"There is no video in {path}; known are {', '.join(sorted(VIDEO_SUFFIXES))}.")
+    manifest = read_manifest(path, root=root, required=())
+    rows: dict[str, Row] = {}
+    for row in manifest:
+        key, copies = row.pop("id"), 1
+        while key in rows:  # the same edit twice: two rows
+            copies += 1
+            key = f"{key.partition('#')[0]}#{copies}"
+        rows[key] = {"key": key, **{name: value for name, value in row.items() if value is not None}}
+    return Inputs(manifest.root, list(rows), rows)
+
+
+def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> dict[str, list[str]]:
+    """The shards to work on: names of inputs by shard, as remembered in `file` and continued there for new inputs.
+
+    With a limit, these are the shards that hold the first `limit` inputs.
+    """
+    wanted = inputs.names[:limit]
+    with _locked(file.with_suffix(".lock")):
+        known: dict[str, list[str]] = {}
+        if file.is_file():
+            for shard, name in zip(*pq.read_table(file).to_pydict().values(), strict=True):
+                known.setdefault(shard, []).append(name)
+        assigned = {name: shard for shard, names in known.items() for name in names}
+        new = [name for name in wanted if name not in assigned]
+        for start in range(0, len(new), size):
+            known[f"{len(known):06d}"] = new[start : start + size]
+        if new:
+            pairs = [(shard, name) for shard, names in known.items() for name in names]
+            with whole_file(file) as temporary:
+                pq.write_table(pa.table({"shard": [s for s, _ in pairs], "input": [n for _, n in pairs]}), temporary)
+    chosen, present = set(wanted), set(inputs.names)
+    shards = {shard: names for shard, names in known.items() if chosen.intersection(names)}
+    return {shard: [name for name in names if name in present] for shard, names in shards.items()}
+
+
+def _videos(folder: Path) -> Iterator[str]:
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                yield relative_path(Path(place) / name, folder)
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        if fcntl:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,123 @@
+"""Parts: what became of one shard's rows in one stage, as one Parquet file that is written whole or not at all.
+
+A part holds every outcome: rows that went on, and rejected rows with their reason. Its metadata says what it was made
+from (`made_from`, a digest of the stage's parameters and of everything before it), what its rows are (`content`) and
+how many there were, so that deciding what is still valid reads no rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icve.atomic import whole_file
+from icve.curation.stage import Rejected, Row
+from icve.data.identity import json_digest
+
+_KEY = b"icve.part"
+_REJECTION = ("rejected_reason", "rejected_detail", "rejected_transient")
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """A part's metadata.
+
+    `rows_in` = `passed` + the sum of `rejected`; `rows_out` is larger than `passed` where rows were cut into several.
+    `stage` is the provenance: class, version and parameters.
+    """
+
+    made_from: str
+    content: str
+    rows_in: int
+    passed: int
+    rows_out: int
+    rejected: dict[str, int]
+    transient: int
+    seconds: float
+    stage: dict[str, Any]
+
+    @property
+    def chain(self) -> str:
+        """What the next stage's part is made from."""
+        return json_digest([self.made_from, self.content])
+
+
+def write_part(
+    file: Path,
+    made_from: str,
+    stage: dict[str, Any],
+    kept: Sequence[Row],
+    rejected: Sequence[tuple[Row, Rejected]],
+    passed: int,
+    seconds: float,
+) -> PartInfo:
+    """Write a part.
+
+    Raises:
+        ValueError: a column's values have types that do not go together.
+        OSError: the file cannot be written.
+    """
+    reasons = Counter(rejection.reason for _, rejection in rejected)
+    info = PartInfo(
+        made_from=made_from,
+        content=json_digest(list(kept)),
+        rows_in=passed + len(rejected),
+        passed=passed,
+        rows_out=len(kept),
+        rejected=dict(reasons.most_common()),
+        transient=sum(rejection.transient for _, rejection in rejected),
+        seconds=round(seconds, 3),
+        stage=stage,
+    )
+    rows = [*kept, *({**row, **dict(zip(_REJECTION, _values(r), strict=True))} for row, r in rejected)]
+    table = _table(rows, file).replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
+    with whole_file(file) as temporary:
+        pq.write_table(table, temporary)
+    return info
+
+
+def read_info(file: Path) -> PartInfo | None:
+    """A part's metadata; None if there is no part, or none that can be read."""
+    try:
+        metadata = pq.read_schema(file).metadata or {}
+        return PartInfo(**json.loads(metadata[_KEY]))
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+        return None
+
+
+def read_part(file: Path) -> tuple[list[Row], list[tuple[Row, Rejected]]]:
+    """A part's kept rows and its rejected ones. Raises OSError or pyarrow.ArrowException."""
+    kept, rejected = [], []
+    for row in pq.read_table(file).to_pylist():
+        reason, detail, transient = (row.pop(name, None) for name in _REJECTION)
+        # Columns that only other rows of the part have are no columns of this row.
+        row = {name: value for name, value in row.items() if value is not None}
+        if reason is None:
+            kept.append(row)
+        else:
+            rejected.append((row, Rejected(reason, detail, transient)))
+    return kept, rejected
+
+
+def _values(rejection: Rejected) -> tuple[str, str, bool]:
+    return rejection.reason, rejection.detail, rejection.transient
+
+
+def _table(rows: Sequence[Row], file: Path) -> pa.Table:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    arrays = []
+    for name in names:
+        try:
+            arrays.append(pa.array([row.get(name) for row in rows]))
+        except pa.ArrowException as error:
+            raise ValueError(
+                f"Column {name!r} cannot be written to {file}: its values have different types ({error})."
+            ) from error
+    return pa.Table.from_arrays(arrays, names=names)
