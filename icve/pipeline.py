@@ -26,13 +26,16 @@ from icve.model.lora import check_lora
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
+# The release's negative prompt lists defects of quality; these are the same kinds in other words.
+NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
+
 # Used where a folder's own `defaults` say nothing: the released model's sampling settings (methods: ICVE, objective).
 DEFAULTS: dict[str, Any] = {
     "steps": 50,
     "guidance_scale": 6.0,
     "guidance_until": 0.0,
     "shift": 7.0,
-    "negative_prompt": "",
+    "negative_prompt": NEGATIVE_PROMPT,
     "num_frames": 77,
     "height": 240,
     "width": 384,
@@ -114,11 +117,20 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
                     component.save_pretrained(Path(save_directory) / name, embed=True)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers, whose hooks look at the weights they will move: frozen parts are read before."""
+        """As in diffusers."""
+        self._read_frozen_parts()
+        super().enable_model_cpu_offload(*args, **kwargs)
+
+    def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers."""
+        self._read_frozen_parts()
+        super().enable_sequential_cpu_offload(*args, **kwargs)
+
+    def _read_frozen_parts(self) -> None:
+        # The hooks of offloading look at the weights that they will move.
         for component in self.components.values():
             if isinstance(component, FrozenComponent):
                 component.load_to_offload()
-        super().enable_model_cpu_offload(*args, **kwargs)
 
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import accelerate
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -13,6 +14,8 @@ from icve.text import HunyuanTextEncoder
 from tests.tiny import tiny_editor
 from tests.tiny_hunyuan import POOLED_DIM, TEXT_DIM, save_tiny_hunyuan
 from tests.training.conftest import tiny_transformer
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -79,14 +82,21 @@ def test_the_precision_of_a_pipeline_is_its_transformers(editor, tmp_path):
     assert half.codec.dtype == half.text_encoder.dtype == torch.float32
 
 
-@pytest.mark.parametrize("offload", ["model", "group"])
-def test_an_editor_that_is_offloaded_before_its_first_edit(editor, base, offload):
+@pytest.mark.parametrize("offload", ["model", "sequential", "group"])
+def test_an_editor_that_is_offloaded_before_its_first_edit(editor, base, offload, monkeypatch):
     edited = edit(editor)
     parts = HunyuanVideoCodec(base["vae"]), HunyuanTextEncoder(base["llama"], base["clip"])
     fresh = EditPipeline(*parts, editor.scheduler, editor.transformer)
     if offload == "model":
         fresh.enable_model_cpu_offload(device="cpu")
+    elif offload == "sequential":
+        # diffusers names the device by its number, and a CPU has none.
+        offloaded = accelerate.cpu_offload
+        monkeypatch.setattr(accelerate, "cpu_offload", lambda model, device, **kwargs: offloaded(model, CPU, **kwargs))
+        fresh.enable_sequential_cpu_offload(device="cpu")
+        assert {parameter.device.type for parameter in fresh.transformer.parameters()} == {"meta"}
+        assert {parameter.device.type for parameter in fresh.codec.parameters()} == {"meta"}
     else:
-        fresh.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+        fresh.enable_group_offload(CPU, offload_type="leaf_level")
     assert list(fresh.codec.parameters())
     torch.testing.assert_close(edit(fresh), edited, atol=1e-6, rtol=0)

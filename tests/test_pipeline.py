@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from icve.codec import DCTCodec
 from icve.data.video import write_video
 from icve.flow import sampling_sigmas
-from icve.pipeline import EditPipeline, draw_noise
+from icve.pipeline import DEFAULTS, EditPipeline, draw_noise
 from icve.text import HashedTextEncoder
 from tests.tiny import tiny_editor
 
@@ -218,7 +218,8 @@ def test_folder_round_trip(pipeline, tmp_path):
     assert index["defaults"]["steps"] == 3
     loaded = quiet(EditPipeline.from_pretrained(tmp_path))
     assert loaded.default("shift") == 5.0
-    assert loaded.default("negative_prompt") == ""
+    assert loaded.default("negative_prompt") == DEFAULTS["negative_prompt"]
+    assert "blurred" in DEFAULTS["negative_prompt"]
     edited = [each(video(), INSTRUCTIONS, generator=generators(3, 4)) for each in (pipeline, loaded)]
     assert torch.equal(*edited)
 

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING
 from icve.editing.models import fingerprint
 
 if TYPE_CHECKING:
-    from icve.pipeline import EditPipeline
+    from icve.pipeline import DEFAULTS, EditPipeline
 
-# The release's lists defects of quality; these are the same kinds in other words.
-NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
-DEFAULTS = {
-    "steps": 50,
-    "guidance_scale": 6.0,
-    "shift": 7.0,
-    "negative_prompt": NEGATIVE_PROMPT,
-    "num_frames": 77,
-    "height": 480,
-    "width": 768,
-}
+# The clips of the release's demonstrations; its other settings are the pipeline's own defaults.
+CLIP = {"num_frames": 77, "height": 480, "width": 768}
 
 
 def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, device: str) -> EditPipeline:
@@ -51,7 +42,7 @@ def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, dev
     on_cpu = torch.device(device).type == "cpu"
     dit = load_transformer(transformer, device=device, dtype=torch.float32 if on_cpu else torch.bfloat16)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
-    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS).to(device)
+    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | CLIP).to(device)
 
 
 def diffusers_vae(folder: Path) -> Path:

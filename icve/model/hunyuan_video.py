@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .attention import PackedLayout, packed_attention, packed_layout, valid_text_lengths
 from .modulation import gated_residual, modulated_norm
-from .rope import norm_rotate, rotary_frequencies
+from .rope import RotaryRMSNorm, rotary_frequencies
 
 
 class ConditionEmbedding(nn.Module):
@@ -54,10 +54,10 @@ class Attention(nn.Module):
         inner = heads * head_dim
         self.heads = heads
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
-        self.norm_q, self.norm_k = (nn.RMSNorm(head_dim, eps=1e-6) for _ in range(2))
+        self.norm_q, self.norm_k = (RotaryRMSNorm(head_dim, eps=1e-6) for _ in range(2))
         if text_stream:
             self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, inner) for _ in range(3))
-            self.norm_added_q, self.norm_added_k = (nn.RMSNorm(head_dim, eps=1e-6) for _ in range(2))
+            self.norm_added_q, self.norm_added_k = (RotaryRMSNorm(head_dim, eps=1e-6) for _ in range(2))
             self.to_out = nn.ModuleList([nn.Linear(inner, width)])
             self.to_add_out = nn.Linear(inner, width)
 
@@ -67,17 +67,13 @@ class Attention(nn.Module):
     def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> normalised and rotated query and key, and value: each (B, N, H, D/H)."""
         query, key, value = (self.split_heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
-        return norm_rotate(query, self.norm_q.weight, rope), norm_rotate(key, self.norm_k.weight, rope), value
+        return self.norm_q(query, rope), self.norm_k(key, rope), value
 
     def project_text(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same for a text stream with projections of its own."""
         linears = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
         query, key, value = (self.split_heads(linear(x)) for linear in linears)
-        return (
-            norm_rotate(query, self.norm_added_q.weight, rope),
-            norm_rotate(key, self.norm_added_k.weight, rope),
-            value,
-        )
+        return self.norm_added_q(query, rope), self.norm_added_k(key, rope), value
 
 
 class Modulation(nn.Module):

@@ -91,3 +91,10 @@ def norm_rotate(
         cos, sin = torch.view_as_real(frequencies_ND)[:, None].unbind(-1)
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x_BNHD.dtype)
     return _NormRotate.apply(x_BNHD, weight_D, frequencies_ND, eps)
+
+
+class RotaryRMSNorm(torch.nn.RMSNorm):
+    """`norm_rotate` with a weight of its own: a module that is called, so that offloading brings the weight along."""
+
+    def forward(self, x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor) -> torch.Tensor:
+        return norm_rotate(x_BNHD, self.weight, frequencies_ND, self.eps)

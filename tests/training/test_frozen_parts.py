@@ -129,3 +129,50 @@ def test_a_missing_folder_is_one_sentence(tiny_yaml, tmp_path, base, name, capsy
     assert main(["fit", "-c", str(tiny_yaml)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert "absent, which does not exist: put HunyuanVideo's" in line
+
+
+def partition(rank: int, base: dict[str, str], store: str, kind: str) -> None:
+    """Shard a module as ZeRO or FSDP2 does, in a process of its own; fails where something frozen is touched."""
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=1)
+    codec, text_encoder = HunyuanVideoCodec(base["vae"]), HunyuanTextEncoder(base["llama"], base["clip"])
+    transformer = tiny_transformer(text_embed_dim=TEXT_DIM, pooled_projection_dim=POOLED_DIM)
+    adamw = partial(torch.optim.AdamW, lr=1e-3)
+    module = InContextEditingModule(transformer, codec, text_encoder, stage="tiny", optimizer=adamw)
+    codec.load()
+    text_encoder.load()
+    frozen = [*codec.parameters(), *text_encoder.parameters()]
+    own = dict(module.named_parameters())
+    assert {name.split(".")[0] for name in own} == {"transformer"}
+    if kind == "fsdp":
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        fully_shard(module, mesh=mesh)
+        assert all(isinstance(p, DTensor) for p in module.parameters())
+        assert not any(isinstance(p, DTensor) for p in frozen)
+    else:
+        import deepspeed
+
+        config = {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3},
+            "zero_allow_untested_optimizer": True,
+        }
+        # The same module that Lightning's strategy hands over.
+        engine, *_ = deepspeed.initialize(model=module, optimizer=adamw(module.parameters()), config=config)
+        partitioned = {p.ds_id for group in engine.optimizer.fp16_groups for p in group}
+        assert partitioned == {p.ds_id for p in own.values()}
+        assert not any(hasattr(p, "ds_id") for p in frozen)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("kind", ["fsdp", "zero"])
+def test_nothing_frozen_is_in_a_partition(base, tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    torch.multiprocessing.spawn(partition, args=(base, str(tmp_path / "store"), kind), nprocs=1)
