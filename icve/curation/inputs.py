@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +95,13 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     manifest = read_manifest(path, root=root, required=())
     rows: dict[str, Row] = {}
     for row in manifest:
-        key, copies = row.pop("id"), 1
+        # Stages name files by the key, so an id that could lead elsewhere is replaced.
+        own = row.pop("id")
+        name = own if re.fullmatch(r"[\w-]{1,100}", own) else hashlib.blake2b(own.encode(), digest_size=8).hexdigest()
+        key, copies = name, 1
         while key in rows:  # the same edit twice: two rows
             copies += 1
-            key = f"{key.partition('#')[0]}#{copies}"
+            key = f"{name}-copy{copies}"
         rows[key] = {"key": key, **{name: value for name, value in row.items() if value is not None}}
     return Inputs(manifest.root, list(rows), rows)
 

@@ -284,6 +284,16 @@ def test_a_manifest_as_input(tmp_path, videos):
     assert result.rows == 8
 
 
+def test_ids_of_a_manifest_lead_nowhere(tmp_path, videos):
+    ids = ["../../etc/passwd", "a/b", "plain-1", "plain-1"]
+    rows = [{"id": name, "source_path": "a.mp4", "instruction": "go", "video": "a.mp4"} for name in ids]
+    (videos / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = find_inputs(videos / "list.jsonl")
+    assert len(found.names) == 4
+    assert all(name.replace("-", "").isalnum() for name in found.names)
+    assert found.names[2:] == ["plain-1", "plain-1-copy2"]
+
+
 def test_the_command(tmp_path, videos, capsys):
     pipeline = str(pipeline_of(tmp_path, *CHAIN, speed=3))
     output = str(tmp_path / "out")

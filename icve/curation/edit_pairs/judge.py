@@ -1,0 +1,127 @@
+"""Judge: a vision-language model marks every pair, and only full marks stay (ICVE, paired data: the last filter)."""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from typing import ClassVar
+
+import numpy as np
+
+from icve.curation.annotate.answers import ask
+from icve.curation.edit_pairs.answers import parse_json
+from icve.curation.edit_pairs.frames import clip_of, spread
+from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
+from icve.data.video import probe
+
+PROMPT = """Each picture shows one moment of a video twice: as it was on the left, and after an edit on the right.
+The edit was asked for with these words: "{instruction}"
+Give two marks from 1 (very bad) to 5 (flawless).
+instruction: was exactly this done, completely, in all pictures, to the right thing, and was everything else left
+as it was? An edit that is missing, partial, or of something else gets 1 or 2; side effects cost marks.
+quality: does the right side look like footage of one scene? Patches, black or grey shapes, blur, seams, distorted
+bodies or objects, and things that change from picture to picture for no reason cost marks.
+Answer with JSON only, in this form: {{"instruction": 3, "quality": 4}}"""
+
+_TWO_MARKS = re.compile(r"\s*([1-5])\s*[,;/ ]\s*([1-5])\s*\.?\s*")
+
+
+def parse_marks(text: str) -> tuple[int, int]:
+    """Marks for instruction and quality, 1..5, from an answer to `PROMPT`, or from two bare digits.
+
+    Raises:
+        ValueError: it has another form, in a sentence that the model can be told.
+    """
+    if bare := _TWO_MARKS.fullmatch(text):
+        return int(bare[1]), int(bare[2])
+    answer = parse_json(text)
+    marks = [answer.get(name) for name in ("instruction", "quality")] if isinstance(answer, dict) else []
+    if len(marks) != 2 or any(type(mark) is not int or not 1 <= mark <= 5 for mark in marks):
+        raise ValueError('The answer must hold "instruction" and "quality", each a whole number from 1 to 5.')
+    return marks[0], marks[1]
+
+
+def check_marks(text: str) -> str | None:
+    """What is wrong with an answer to `PROMPT`, or None."""
+    try:
+        parse_marks(text)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+class Judge(Stage):
+    """Keeps pairs with full marks for following the instruction and for visual quality.
+
+    Reads `source_path`, `target_path` (of any size: targets are stretched to the source's) and `instruction`; writes
+    `judge_instruction` and `judge_quality`, 1..5, means over the repeats. Rejects "instruction not followed", "poor
+    quality" (where the instruction was followed) and, without a usable answer, "not judged".
+
+    Args:
+        model: the vision-language model; it sees pairs of frames side by side, source left.
+        keep: least mark of both kinds, 1..5.
+        pairs: pictures per question.
+        repeats: questions per pair, each about other moments of the clip.
+        frame_side: pixels of the longer side of each frame, at most.
+        batch_size: pairs per call of the model.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"batch_size"})
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        keep: float = 5,
+        pairs: int = 4,
+        repeats: int = 1,
+        frame_side: int = 504,
+        batch_size: int = 8,
+    ) -> None:
+        if not 1 <= keep <= 5 or min(pairs, repeats, frame_side, batch_size) < 1:
+            raise ValueError("Judge needs keep in 1..5, and at least 1 pair, repeat, pixel and row per batch.")
+        self.model, self.keep, self.pairs, self.repeats = model, keep, pairs, repeats
+        self.frame_side, self.batch_size = frame_side, batch_size
+        self.needs = getattr(model, "needs", "cpu")
+
+    def setup(self) -> None:
+        self.model.setup()
+
+    def seconds(self, row: Row) -> float:
+        return 60.0 + self.repeats * getattr(self.model, "seconds", 600.0)
+
+    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
+        asked = [(number, question) for number, row in enumerate(rows) for question in self._questions(row, work)]
+        answers = ask(self.model, [question for _, question in asked], work)
+        numbered = zip((number for number, _ in asked), answers, strict=True)
+        return [
+            self._outcome(rows[number], [answer for _, answer in group])
+            for number, group in groupby(numbered, key=lambda pair: pair[0])
+        ]
+
+    def _questions(self, row: Row, work: Workspace) -> list[Question]:
+        source, target = clip_of(row, work, "source"), clip_of(row, work, "target")
+        frames, prompt = min(source.frames, target.frames), PROMPT.format(instruction=row["instruction"])
+        height, width = probe(source.file).displayed
+        scale = min(1.0, self.frame_side / max(height, width))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        questions = []
+        for turn in range(self.repeats):
+            numbers = spread(frames, self.pairs, turn, self.repeats)
+            pictures = map(side_by_side, source.read(numbers, size), target.read(numbers, size))
+            questions.append(Question(prompt, tuple(pictures), check_marks, max_tokens=64))
+        return questions
+
+    def _outcome(self, row: Row, answers: list[Answer]) -> Outcome:
+        if failed := [answer for answer in answers if answer.text is None]:
+            return Rejected("not judged", failed[0].error, any(answer.transient for answer in failed))
+        instruction, quality = np.mean([parse_marks(answer.text) for answer in answers], axis=0).round(3).tolist()
+        detail = f"instruction {instruction:g}, quality {quality:g}, at least {self.keep:g} wanted"
+        if instruction < self.keep:
+            return Rejected("instruction not followed", detail)
+        if quality < self.keep:
+            return Rejected("poor quality", detail)
+        return {**row, "judge_instruction": instruction, "judge_quality": quality}
