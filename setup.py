@@ -1,13 +1,14 @@
-"""What setup.cfg cannot say: configs/ is installed as icve/configs."""
+"""What setup.cfg cannot say: configs/ and pipelines/ are installed inside the package."""
 
 from setuptools import find_packages, setup
 
 setup(
-    packages=[*find_packages(include=["icve", "icve.*"]), "icve.configs"],
-    package_dir={"icve.configs": "configs"},
+    packages=[*find_packages(include=["icve", "icve.*"]), "icve.configs", "icve.pipelines"],
+    package_dir={"icve.configs": "configs", "icve.pipelines": "pipelines"},
     package_data={
         "icve": ["editor/**/*"],
         "icve.configs": ["**/*.yaml"],
+        "icve.pipelines": ["*.yaml"],
         "icve.evaluation": ["*.css", "*.js"],
     },
 )

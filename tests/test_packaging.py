@@ -89,7 +89,7 @@ def test_every_requirement_is_pinned_within_its_range():
     assert pins["torch"] == Version("2.13.0")
 
 
-EXTRAS = ("lora",)  # for users; test and dev are for those who work on the package
+EXTRAS = ("endpoint", "lora", "ray")  # for users; test and dev are for those who work on the package
 
 
 def test_everything_these_bring_is_pinned():
@@ -143,6 +143,7 @@ def test_console_scripts_are_the_built_commands_and_import():
     assert scripts == {
         "lightning": "icve.cli:main",
         "icve": "icve.cli:main",
+        "icve-curate": "icve.curate:main",
         "icve-edit": "icve.edit:main",
         "icve-encode": "icve.encode:main",
         "icve-eval": "icve.evaluate:main",
@@ -191,13 +192,14 @@ def test_wheel_holds_the_package_and_its_configurations(tmp_path):
     copy.mkdir()
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    for folder in ("icve", "configs"):
+    for folder in ("icve", "configs", "pipelines"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*build, "--wheel-dir", tmp_path, copy], check=True, timeout=180)
     (wheel,) = tmp_path.glob("icve-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     sources = {p.relative_to(ROOT).as_posix() for p in ROOT.glob("icve/**/*") if p.is_file() and p.suffix != ".pyc"}
-    configurations = {f"icve/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/**/*.yaml")}
+    yamls = [*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("pipelines/*.yaml")]
+    configurations = {f"icve/{path.relative_to(ROOT).as_posix()}" for path in yamls}
     assert configurations
     assert {name for name in held if ".dist-info/" not in name} == sources | configurations

@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +69,8 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     """Read a pipeline and check every stage's parameters by building it.
 
     Args:
-        path: YAML with `stages`, a list of `class_path` and `init_args`; `root` ("input" if absent); `shard_size` (8);
+        path: YAML, or the name of a shipped one, with `stages`, a list of `class_path` and `init_args`; `root` ("input"
+            if absent); `shard_size` (8);
             every other entry at the top is a variable, used as `${name}` (`${oc.env:NAME,default}` reads the
             environment).
         overrides: `name=value` for entries of the file, as in `frames=17` or `stages.2.init_args.margin=3`.
@@ -80,7 +82,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    path = Path(path)
+    path = find_pipeline(path)
     try:
         loaded = OmegaConf.load(path)
         if not OmegaConf.is_dict(loaded) or "stages" not in loaded:
@@ -120,6 +122,14 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
             )
         )
     return Pipeline(tuple(specs), root, shard_size)
+
+
+def find_pipeline(path: str | Path) -> Path:
+    """The file itself, or else the shipped one of that name, for an installed package without a checkout."""
+    path = Path(path)
+    package = Path(str(resources.files("icve")))
+    places = [path, package / "pipelines" / path.name, package.parent / "pipelines" / path.name]
+    return next((place for place in places if place.is_file()), path)
 
 
 def build_stages(entries: list[dict[str, Any]], where: str = "the pipeline") -> list[tuple[Stage, dict[str, Any]]]:
