@@ -10,18 +10,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from icve.stages import ForeignFolder, Stages, digest
+
+if TYPE_CHECKING:
+    from icve.curation.inputs import Inputs
 
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: about a quarter of an hour on two CPU cores
   icve demo --output runs/seed1 --seed 1  another world and other weights
+  icve demo --videos clips/ --output runs/own     the same, also with your own videos: to learn from and to edit
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
 
 A demo that was stopped goes on when it is started again with the same options. Edit a video with what it trained:
@@ -41,6 +45,10 @@ class MissingConfig(FileNotFoundError):
 
 class TooFewPairs(ValueError):
     """There is not enough data to train and to validate on."""
+
+
+class NoVideos(ValueError):
+    """There is no video where the user's own should be."""
 
 
 class TrainingFailed(RuntimeError):
@@ -90,6 +98,7 @@ def run_demo(
     seed: int = 0,
     configs: str | Path | None = None,
     workers: int = 2,
+    videos: str | Path | None = None,
 ) -> dict[str, Any]:
     """Run the demo, or what is left of it, and return what ``metrics.json`` holds.
 
@@ -99,18 +108,23 @@ def run_demo(
         seed: of data, weights, training and sampling.
         configs: folder with ``pretrain.yaml`` and ``sft.yaml``; None takes those shipped with the package.
         workers: processes that make and cut videos.
+        videos: folder of real videos; clip pairs and paired edits made from them are trained on too, and some edits of
+            them are shown in the report.
 
     Raises:
         MissingConfig: a configuration is missing.
         ForeignFolder: ``output`` holds something else under a name the demo needs.
         TooFewPairs: too few raw videos were asked for.
+        NoVideos: there is no video in ``videos``.
         TrainingFailed: a training stage ended with an error.
     """
     from icve.evaluation.demo_results import write_results
+    from icve.own_videos import edit_own, own_examples
     from icve.synthetic.pair_files import synthesize_pairs
     from icve.synthetic.raw_files import synthesize_raw
 
     output = Path(output)
+    own_videos = None if videos is None else find_own(videos)
     output.mkdir(parents=True, exist_ok=True)
     yaml = {stage: find_config(f"{stage}.yaml", configs) for stage in TRAINING}
     data, stages = output / "data", Stages(output)
@@ -149,9 +163,12 @@ def run_demo(
         ),
     )
     held_out = data / "held_out" / "manifest.parquet"
+    sources = {"pretrain": data / "clips", "sft": data / "pairs"}
+    if own_videos is not None:
+        sources = add_own_videos(stages, data, sources, own_videos, size, seed, workers)
 
     weights, previous = "", None
-    for stage, source in (("pretrain", data / "clips"), ("sft", data / "pairs")):
+    for stage, source in sources.items():
         weights = stages.run(
             stage,
             TRAINING[stage],
@@ -175,8 +192,62 @@ def run_demo(
             partial(evaluate_run, output / stage, held_out, size=size, seed=seed),
         )
         previous = output / stage
+    own = data / "own" / "held_out.parquet"
+    if videos is not None and own.is_file():
+        stages.run(
+            "edit_own",
+            "edits of your own videos",
+            output / "after_own",
+            {"weights": weights, "data": digest(own), "seed": seed},
+            lambda folder: edit_own(output / "sft", own, folder, size.fps, seed),
+        )
     settings = {"seed": seed, **asdict(size), "cpu_cores": os.cpu_count()}
-    return write_results(output, TRAINING, settings, seconds_by_kind(stages), size.examples_per_type)
+    shown = own_examples(own, output / "after_own") if videos is not None and own.is_file() else []
+    return write_results(output, TRAINING, settings, seconds_by_kind(stages), size.examples_per_type, shown)
+
+
+def find_own(videos: str | Path) -> Inputs:
+    """A user's videos. Raises NoVideos."""
+    from icve.curation.inputs import find_inputs
+
+    try:
+        return find_inputs(videos)
+    except (OSError, ValueError) as error:
+        raise NoVideos(str(error)) from error
+
+
+def add_own_videos(
+    stages: Stages,
+    data: Path,
+    sources: Mapping[str, Path],
+    inputs: Inputs,
+    size: DemoSize,
+    seed: int,
+    workers: int,
+) -> dict[str, Path]:
+    """Curate a user's videos into ``data/own`` and mix them into each stage's data; returns the stages' new folders."""
+    from icve.own_videos import KINDS, curate_own, mix
+
+    name, own = str(inputs.root), data / "own"
+    kept = {"sizes": size.sizes, "frames": size.frames, "fps": size.fps, "seed": seed}
+    key = stages.run(
+        "curate_own",
+        f"clip pairs and paired edits of {len(inputs.names)} of your videos",
+        own,
+        kept | {"videos": [name, inputs.state(inputs.names)]},
+        lambda folder: curate_own(inputs, folder, size.sizes, size.frames, size.fps, seed, workers),
+    )
+    mixed = {}
+    for (stage, made), kind in zip(sources.items(), KINDS, strict=True):
+        mixed[stage] = data / f"{kind}_mixed"
+        stages.run(
+            f"mix_{kind}",
+            f"your {kind} among the synthetic ones",
+            mixed[stage],
+            {"own": key, "made": digest(made / "train.parquet")},
+            lambda folder, made=made, kind=kind: mix(own, made, kind, folder, data),
+        )
+    return mixed
 
 
 def find_config(name: str, folder: str | Path | None = None) -> Path:
@@ -307,6 +378,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights, training and sampling (0)")
     parser.add_argument("--tiny", action="store_true", help="a minute instead of a quarter of an hour; learns nothing")
     parser.add_argument("--configs", help="folder with your own pretrain.yaml and sft.yaml")
+    parser.add_argument("--videos", help="folder of your own videos, to train on and to edit as well")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes that make videos")
     for name, what in (
         ("raw_videos", "raw videos to make"),
@@ -330,8 +402,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(value, int) and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
     try:
-        metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers)
-    except (ForeignFolder, MissingConfig, TooFewPairs) as error:
+        metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers, args.videos)
+    except (ForeignFolder, MissingConfig, NoVideos, TooFewPairs) as error:
         print(f"icve demo: {error}", file=sys.stderr)
         return 2
     except TrainingFailed as error:

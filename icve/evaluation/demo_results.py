@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ def write_results(
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
     examples_per_type: int,
+    more_examples: Sequence[Example] = (),
 ) -> dict[str, Any]:
     """Write ``metrics.json`` and ``report.html`` from what the demo's stages left in ``output``.
 
@@ -48,6 +49,7 @@ def write_results(
         settings: shown and kept as they are.
         seconds: time by kind of work.
         examples_per_type: edits of every type on the page.
+        more_examples: shown after them.
 
     Returns:
         The metrics: figures under ``after_STAGE``, ``seconds_*``, ``settings`` and ``versions``.
@@ -64,10 +66,11 @@ def write_results(
         f"after {stages[stage].split()[0]}": {row["id"]: row for row in rows}
         for stage, (_, rows) in evaluations.items()
     }
+    examples = held_out_examples(output / "data" / "held_out" / "manifest.parquet", by_stage, examples_per_type)
     write_report(
         output / "report.html",
         [_stage(output / stage, title, evaluations[stage][0]) for stage, title in stages.items()],
-        held_out_examples(output / "data" / "held_out" / "manifest.parquet", by_stage, examples_per_type),
+        [*examples, *more_examples],
         shown,
         seconds,
         title="In-context video editing: the demo",

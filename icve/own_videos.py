@@ -1,0 +1,177 @@
+"""The demo on a user's own videos: clip pairs and paired edits made from them, beside the synthetic ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icve.atomic import write_text
+from icve.curation.inputs import Inputs
+from icve.curation.pipeline import load_pipeline
+from icve.curation.run_folder import funnel_text
+from icve.curation.runner import LocalRunner, run_pipeline
+from icve.data.buckets import Bucket
+from icve.data.clips import read_clips
+from icve.data.edits import read_edit
+from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
+from icve.data.pairs import load_pair
+from icve.data.selection import select
+from icve.data.video import VideoError, read_frames, write_video
+from icve.evaluation.report import Example
+from icve.synthetic.masks import save_mask
+
+KINDS = {"clips": ("clip_pairs_demo.yaml", read_clips), "pairs": ("edit_pairs_offline.yaml", read_edit)}
+MOST_SHOWN = 12  # edits kept back from training and shown in the report
+_LARGER = 3  # edits are made at so many times the demo's size: masks need pixels
+_CRF = 12
+_CARRIED = ("instruction", "edit_type", "video")
+
+
+def curate_own(
+    inputs: Inputs, folder: Path, sizes: Sequence[tuple[int, int]], frames: int, fps: float, seed: int, workers: int
+) -> None:
+    """Run both pipelines on a folder of videos and write what training takes from them.
+
+    Writes ``clips.parquet`` and ``pairs.parquet`` to train on, ``held_out.parquet`` (edits of clips that no pair
+    to train on is made of), each only if it has rows, and all clips as small videos at the demo's size and rate.
+
+    Args:
+        inputs: the videos.
+        folder: written to.
+        sizes: (height, width) in pixels, a bucket each.
+        frames: of a clip, 4k + 1.
+        fps: frame rate of the clips.
+        seed: of the pipelines.
+        workers: processes.
+    """
+    for kind, (name, read) in KINDS.items():
+        values = [f"frames={frames}", f"fps={fps}", f"seed={seed}"]
+        if kind == "pairs":
+            values.append(f"sizes={[[_LARGER * height, _LARGER * width] for height, width in sizes]}")
+        result = run_pipeline(load_pipeline(name, values), inputs, folder / kind, LocalRunner(workers))
+        print(funnel_text(result.counts, result.shards), flush=True)
+        if not result.rows:
+            print(f"  no {kind} came out of {inputs.root}: the table says why", flush=True)
+            continue
+        rows = _shrink(folder, kind, read, [Bucket(*size, frames) for size in sizes], fps)
+        shown = _hold_back(rows) if kind == "pairs" else set()
+        for name, part in ((kind, False), ("held_out", True)):
+            if chosen := [row for row in rows if (row["clip"] in shown) == part]:
+                write_manifest(chosen, folder / f"{name}.parquet")
+
+
+def mix(own: Path, made: Path, kind: str, output: Path, root: Path) -> None:
+    """Write ``train.parquet`` (made and own rows) and ``validation.parquet`` (made ones), paths relative to ``root``.
+
+    Args:
+        own: folder of `curate_own`.
+        made: folder with the demo's own ``train.parquet`` and ``validation.parquet``.
+        kind: "clips" or "pairs".
+        output: written to.
+        root: holds the files of both.
+    """
+    parts = {"train": [made / "train.parquet"], "validation": [made / "validation.parquet"]}
+    if (own / f"{kind}.parquet").is_file():
+        parts["train"].append(own / f"{kind}.parquet")
+    for name, files in parts.items():
+        manifests = [read_manifest(file) for file in files]
+        rows = [_rebased(row, manifest.root, root) for manifest in manifests for row in manifest]
+        write_manifest(rows, output / f"{name}.parquet", root=root)
+
+
+def edit_own(run: Path, manifest: Path, folder: Path, fps: float, seed: int) -> None:
+    """Edit the clips that were kept back with a run's last checkpoint: ``edits/ID.mp4`` and ``edits.jsonl``."""
+    import torch
+
+    from icve.editing.models import load_editor
+    from icve.evaluation.synthetic import clip_to_tensor, decode_clip, noise_generator, tensor_to_clips
+
+    editor = load_editor(run)
+    editor.set_progress_bar_config(disable=True)
+    held_out = read_manifest(manifest)
+    lines = []
+    for row in held_out:
+        source = decode_clip(row, "source", held_out.root)
+        with torch.inference_mode():
+            edited = editor(
+                clip_to_tensor([source]), [row["instruction"]], generator=[noise_generator(seed, row["id"])]
+            )
+        path = f"edits/{row['id']}.mp4"
+        write_video(folder / path, tensor_to_clips(edited)[0], fps, crf=_CRF)
+        lines.append(json.dumps({"id": row["id"], "result_path": path}) + "\n")
+    write_text(folder / "edits.jsonl", "".join(lines))
+
+
+def own_examples(manifest: Path, folder: Path) -> list[Example]:
+    """The edits of `edit_own` for the report; the target is what image processing made of the source."""
+    from icve.evaluation.synthetic import decode_clip
+
+    held_out = read_manifest(manifest)
+    lines = (folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()
+    results: Mapping[str, Any] = {row["id"]: row["result_path"] for row in map(json.loads, lines)}
+    examples = []
+    for row in held_out:
+        clips = {"source": decode_clip(row, "source", held_out.root)}
+        clips |= {"edited": read_frames(folder / results[row["id"]])}
+        clips |= {"target": decode_clip(row, "target", held_out.root)}
+        facts = {"video": row["video"]}
+        examples.append(Example(row["instruction"], f"yours: {row['edit_type']}", clips, None, facts, row.get("fps")))
+    return examples
+
+
+def _shrink(folder: Path, kind: str, read: Any, buckets: list[Bucket], fps: float) -> list[Row]:
+    """Clips as training sees them, written as small files; rows of what could be read."""
+    manifest = read_manifest(folder / kind / "manifest")
+    described = {row["id"]: row for row in manifest}
+    selection = select(manifest, buckets, fps)
+    rows: list[Row] = []
+    for pair in selection.pairs:
+        bucket, row = buckets[pair.bucket], described[pair.id]
+        try:
+            sample = load_pair(pair, manifest.root, bucket, read, fps)
+        except VideoError as error:
+            selection.dropped.append((pair.id, str(error)))
+            continue
+        files = {f"{role}_path": folder / "files" / f"{kind}-{pair.id}-{role}.mp4" for role in ("source", "target")}
+        for column, file in files.items():
+            frames = sample[column.removesuffix("_path")].permute(1, 2, 3, 0).numpy()
+            write_video(file, np.ascontiguousarray(frames), fps, crf=_CRF)
+        if "mask" in sample:
+            files["mask_path"] = folder / "files" / f"{kind}-{pair.id}-mask.npz"
+            save_mask(files["mask_path"], sample["mask"][0].numpy())
+        rows.append(
+            {
+                **{column: relative_path(file, folder) for column, file in files.items()},
+                "source_frames": bucket.frames,
+                "target_frames": bucket.frames,
+                "width": bucket.width,
+                "height": bucket.height,
+                "fps": float(fps),
+                "clip": f"{row['video']}/{row.get('clip_start', row['source_start'])}",
+                **{name: row.get(name) for name in _CARRIED},
+            }
+        )
+    for identity, reason in selection.dropped:
+        print(f"  {kind} {identity} left out: {reason}", flush=True)
+    return rows
+
+
+def _hold_back(rows: Sequence[Row]) -> set[str]:
+    """Clips whose edits are shown instead of trained on: the last ones, at most a quarter of the edits."""
+    clips = list(dict.fromkeys(row["clip"] for row in rows))
+    most = min(MOST_SHOWN, len(rows) // 4)
+    held: set[str] = set()
+    for clip in reversed(clips):
+        if sum(row["clip"] in held | {clip} for row in rows) > most and held:
+            break
+        held.add(clip)
+    return held if len(held) < len(clips) else set()
+
+
+def _rebased(row: Row, old: Path, new: Path) -> Row:
+    paths = {name: relative_path(old / row[name], new) for name in row if name.endswith("_path") and row[name]}
+    return {**row, **paths}
