@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from icve.curation.annotate.usage import total_usage
 from icve.curation.parts import PartInfo, read_info
 from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import INPUTS, StageCount, count_stages, funnel_text, load_description
@@ -17,7 +18,8 @@ def status_text(output: Path) -> str:
     """
     counts, shards = run_counts(output)
     done = "finished" if counts[-1].shards == shards else f"{counts[-1].shards} of {shards} shards finished"
-    return f"{funnel_text(counts, shards)}\n{done}"
+    paid = [f"{model}: {usage}" for model, usage in total_usage(output / "answers").items()]
+    return "\n".join([funnel_text(counts, shards), done, *paid])
 
 
 def run_counts(output: Path) -> tuple[list[StageCount], int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -42,7 +43,16 @@ class Answer:
 
 
 class VisionLanguageModel(ABC):
-    """A model that looks at pictures and writes. Constructors check their arguments; `setup` loads or connects."""
+    """A model that looks at pictures and writes. Constructors check their arguments; `setup` loads or connects.
+
+    Attributes:
+        needs, incidental: as of a stage (`icve.curation.stage.Stage`): a stage that asks the model needs what it needs.
+        seconds: most that a question may take, with all attempts.
+    """
+
+    needs: ClassVar[Literal["cpu", "gpu"]] = "cpu"
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    seconds: float = 600.0
 
     def setup(self) -> None:  # noqa: B027 - an endpoint has nothing to load
         """Load what takes time or memory; called once in the process that asks. Raises ValueError or OSError."""

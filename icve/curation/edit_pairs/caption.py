@@ -64,13 +64,13 @@ class MaskedCaption(Stage):
         if min(frames, batch_size) < 1:
             raise ValueError("MaskedCaption needs at least 1 frame and 1 row per batch.")
         self.model, self.frames, self.batch_size = model, frames, batch_size
-        self.needs = getattr(model, "needs", "cpu")
+        self.needs = model.needs
 
     def setup(self) -> None:
         self.model.setup()
 
     def seconds(self, row: Row) -> float:
-        return 60.0 + getattr(self.model, "seconds", 600.0)
+        return 60.0 + self.model.seconds
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         answers = ask(self.model, [self._question(row, work) for row in rows], work)

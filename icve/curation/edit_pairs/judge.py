@@ -85,13 +85,13 @@ class Judge(Stage):
             raise ValueError("Judge needs keep in 1..5, and at least 1 pair, repeat, pixel and row per batch.")
         self.model, self.keep, self.pairs, self.repeats = model, keep, pairs, repeats
         self.frame_side, self.batch_size = frame_side, batch_size
-        self.needs = getattr(model, "needs", "cpu")
+        self.needs = model.needs
 
     def setup(self) -> None:
         self.model.setup()
 
     def seconds(self, row: Row) -> float:
-        return 60.0 + self.repeats * getattr(self.model, "seconds", 600.0)
+        return 60.0 + self.repeats * self.model.seconds
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         asked = [(number, question) for number, row in enumerate(rows) for question in self._questions(row, work)]

@@ -102,13 +102,13 @@ class Label(Stage):
             raise ValueError("Label needs an edit, and at least 1 item, edit per item, frame and row per batch.")
         self.model, self.edits, self.most_items, self.edits_per_item = model, tuple(edits), most_items, edits_per_item
         self.frames, self.seed, self.batch_size = frames, seed, batch_size
-        self.needs = getattr(model, "needs", "cpu")
+        self.needs = model.needs
 
     def setup(self) -> None:
         self.model.setup()
 
     def seconds(self, row: Row) -> float:
-        return 60.0 + getattr(self.model, "seconds", 600.0)
+        return 60.0 + self.model.seconds
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         questions = []
