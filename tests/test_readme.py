@@ -64,6 +64,24 @@ def check_encode(arguments: list[str]) -> None:
     assert run_icve(["fit", *(word for file in given.config for word in ("-c", file)), *rest, "--print_config"]) == 0
 
 
+def check_curate(arguments: list[str], monkeypatch) -> None:
+    """The pipeline loads and the arguments fit."""
+    import argparse
+
+    from icve import curate
+    from icve.curation import importers
+    from icve.curation.pipeline import load_pipeline
+
+    if arguments[0] in ("status", "preview"):
+        assert len(arguments) == 2
+    elif arguments[0] == "import":
+        importers.add_arguments(parser := argparse.ArgumentParser())
+        parser.parse_args(arguments[1:])
+    else:
+        given = curate.build_parser().parse_intermixed_args(arguments)
+        load_pipeline(given.pipeline, given.overrides)
+
+
 @pytest.mark.parametrize(("document", "line"), shell_commands(), ids=lambda value: re.sub(r"\W+", "-", value)[:60])
 def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
@@ -77,6 +95,8 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
         check_icve(words[3:], tmp_path)
     elif program == "icve-encode":
         check_encode(words[1:])
+    elif program == "icve-curate":
+        check_curate(words[1:], monkeypatch)
     elif program in ("icve-edit", "icve-eval"):
         check_parses(program, words[1:])
     elif program == "python" and words[1].endswith(".py"):
