@@ -52,6 +52,7 @@ def curate_own(
         values = [f"frames={frames}", f"fps={fps}", f"seed={seed}"]
         if kind == "pairs":
             values.append(f"sizes={[[_LARGER * height, _LARGER * width] for height, width in sizes]}")
+            values.append("max_ratio=1000")  # nothing is left out: there is little enough
         result = run_pipeline(load_pipeline(name, values), inputs, folder / kind, LocalRunner(workers))
         print(funnel_text(result.counts, result.shards), flush=True)
         if not result.rows:

@@ -1,8 +1,8 @@
 """Pixels from and to video files: one decoder and one error policy for training, editing and curation.
 
-decord decodes the files it is frame-exact on; PyAV decodes the rest, and everything where decord has no wheel (Linux
-on aarch64). Which of the two reads a file depends on its packets alone, so neither ever salvages part of a file that
-the other refused: whatever cannot be delivered exactly as asked raises :class:`VideoError`.
+decord decodes the files it is frame-exact on; PyAV decodes the rest, long passes, and everything where decord has no
+wheel (Linux on aarch64). Neither ever salvages part of a file that the other refused: whatever cannot be delivered
+exactly as asked raises :class:`VideoError`.
 A reader is opened per call and never kept: a decord reader carried across ``fork`` hangs.
 """
 
@@ -36,7 +36,8 @@ __all__ = [
 # forked after OpenCV's thread pool was used hangs when it changes the number of threads.
 cv2.setNumThreads(1)
 
-_CHUNK = 16  # frames held at full resolution while resizing
+_CHUNK = 16  # frames held at full resolution while resizing, at most:
+_CHUNK_PIXELS = 2**22
 
 
 def sample_indices(seconds: np.ndarray, fps: float, start: int = 0, count: int | None = None) -> np.ndarray:
@@ -145,7 +146,9 @@ def iterate_frames(
     end = index.info.frames if count is None else start + count
     if not 0 <= start < end <= index.info.frames:
         raise VideoError(path, f"it has {index.info.frames} frames, not the frames {start} to {end - 1} asked for.")
-    yield from _chunks(path, index, np.arange(start, end), size, size)
+    # Not decord: while it waits for a frame it queues packets, and decodes ahead of its reader without a bound.
+    for chunk in _read_pyav(path, index, np.arange(start, end)):
+        yield chunk if size is None else resize_crop(chunk, size, size)
 
 
 def _chunks(path, index: PacketIndex, wanted: np.ndarray, size, shape) -> Iterator[np.ndarray]:
@@ -212,6 +215,7 @@ def _read_pyav(
     keys = index.keys[index.keys <= wanted[0]]
     key = int(keys[-1]) if seek and len(keys) and index.pts is not None else 0
     numbers = None if index.pts is None else {int(pts): number for number, pts in enumerate(index.pts)}
+    most = max(1, min(_CHUNK, _CHUNK_PIXELS // (index.info.width * index.info.height)))
     chunk: list[np.ndarray] = []
     done = 0
     try:
@@ -225,7 +229,7 @@ def _read_pyav(
                     continue
                 chunk.append(_upright(frame, index.info.rotation))
                 done += 1
-                if len(chunk) == _CHUNK or done == len(wanted):
+                if len(chunk) == most or done == len(wanted):
                     yield np.stack(chunk)
                     chunk = []
                 if done == len(wanted):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -111,7 +112,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
             # A file cut exactly between two samples demuxes without complaint: compare its index with its size.
             if any(entry.pos + entry.size > file_size for entry in stream.index_entries):
                 raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
-            packets = [packet for packet in container.demux(stream) if packet.size]
+            packets = [_Packet.of(packet) for packet in container.demux(stream) if packet.size]
             average, time_base, codec = stream.average_rate, stream.time_base, stream.codec_context.codec.canonical_name
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             containers = set(container.format.name.split(","))
@@ -157,7 +158,20 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     return PacketIndex(info, pts, seconds, time_base, origin, keys, "decord" if exact and _has_decord() else "pyav")
 
 
-def _has_leading_frames(packets: Sequence[av.Packet]) -> bool:
+class _Packet(NamedTuple):
+    """What is kept of a packet; with its bytes, a long film would not fit into memory."""
+
+    pts: int | None
+    is_keyframe: bool
+    is_corrupt: bool
+    is_discard: bool
+
+    @classmethod
+    def of(cls, packet: av.Packet) -> _Packet:
+        return cls(packet.pts, packet.is_keyframe, packet.is_corrupt, packet.is_discard)
+
+
+def _has_leading_frames(packets: Sequence[_Packet]) -> bool:
     """Whether a frame is decoded after a key frame but shown before it, as in open groups of pictures."""
     earliest = np.minimum.accumulate([packet.pts for packet in packets][::-1])[::-1]
     return any(packet.is_keyframe and first < packet.pts for packet, first in zip(packets, earliest, strict=True))

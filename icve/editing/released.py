@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from icve.editing.models import fingerprint
 
 if TYPE_CHECKING:
-    from icve.pipeline import DEFAULTS, EditPipeline
+    from icve.pipeline import EditPipeline
 
-# The clips of the release's demonstrations; its other settings are the pipeline's own defaults.
+# The clips of the release; its other settings are the pipeline's own defaults.
 CLIP = {"num_frames": 77, "height": 480, "width": 768}
 
 
@@ -33,7 +33,7 @@ def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, dev
     from icve.codec.hunyuan import HunyuanVideoCodec
     from icve.model import load_transformer
     from icve.model.base_folders import resolve_base
-    from icve.pipeline import EditPipeline
+    from icve.pipeline import DEFAULTS, EditPipeline
     from icve.text.hunyuan import HunyuanTextEncoder
 
     paths = resolve_base(base, ("vae", "llama", "clip"))

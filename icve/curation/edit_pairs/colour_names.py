@@ -55,7 +55,7 @@ def name_colours(lab: np.ndarray) -> np.ndarray:
         "yellow": (hue >= 82) & (hue < 110) & (light > 58) & (chroma > 32),
         "green": (hue >= 110) & (hue < 170),
         "turquoise": (hue >= 170) & (hue < 230),
-        "blue": (hue >= 240) & (hue < 308),
+        "blue": (hue >= 234) & (hue < 308),
         "purple": (hue >= 310) & (hue < 345),
     }
     return np.select(list(conditions.values()), list(conditions), default=UNNAMED)

@@ -20,9 +20,9 @@ class MaskQuality:
 
     Attributes:
         smallest, area, largest: share of the frame in the frame where it is least, in the median frame, where most.
-        stability: mean over frames of the intersection over union with the next frame's mask moved along the flow.
-        persistence: intersection over union of the middle frame's mask, moved along the flow to both ends of the clip,
-            with the masks there, the lesser: whether it is the same thing from beginning to end.
+        stability: mean over frames of the agreement with the next frame's mask moved along the flow.
+        persistence: agreement of the middle frame's mask, moved along the flow to both ends of the clip, with the masks
+            there, the lesser: whether it is the same thing from beginning to end.
         outline: share of the outline across which the colour changes visibly. Where a mask cuts through a thing, or
             includes what is not part of it, there is no edge.
         border: share of the outline that runs along the frame's border: how much the frame cuts off.
@@ -67,9 +67,14 @@ def mask_quality(mask: np.ndarray, lab: np.ndarray, motion: ClipMotion) -> MaskQ
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two masks given as shares of their pixels."""
-    a, b = a > 0.5, b > 0.5
-    return float((a & b).sum() / max((a | b).sum(), 1))
+    """Agreement of two masks (h, w) given as shares of their pixels: share of each that lies in the other, the lesser.
+
+    A pixel beyond the outline still counts as in it: otherwise small things could never agree.
+    """
+    a, b = (a > 0.5).astype(np.uint8), (b > 0.5).astype(np.uint8)
+    near = np.ones((3, 3), np.uint8)
+    shares = [(one & cv2.dilate(other, near)).sum() / max(one.sum(), 1) for one, other in ((a, b), (b, a))]
+    return float(min(shares))
 
 
 def _leftover(small: np.ndarray, own: np.ndarray) -> float:

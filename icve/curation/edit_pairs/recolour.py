@@ -5,11 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.colour_names import PAINTS, chroma_hue, main_colour, to_lab, to_rgb
+from icve.curation.edit_pairs.colour_names import PAINTS, chroma_hue, main_colour, name_colours, to_lab, to_rgb
 
 _SHIFT = 18.0  # lightness a thing may gain or lose with its new colour, so that its shading stays true
 _STRONG = 28.0  # chroma of colours that catch the eye
 _LEAST, _MOST = 0.04, 0.6  # share of the picture in which repainting a colour is an edit of something
+_TRUE = 0.85  # share that must hold for "everything blue" to be said
+_VAGUE = 0.2  # half-painted pixels over painted ones: beyond, paint ends in the middle of things
 _DISTINCT = 0.3  # share of a thing's surroundings that may have its colour for its fringe to be told from them
 _DARKEST, _LIGHTEST = 20.0, 92.0  # lightness between which paint shows
 
@@ -48,19 +50,23 @@ def recolour(
     ]
     if not fitting:
         return f"no paint suits its lightness of {light:.0f}"
-    paint = str(rng.choice(fitting))
-    alike = _alike(lab, chroma, hue, strict=everywhere)
-    opacity = alike if everywhere else alike * np.stack([_edge(m, a) for m, a in zip(mask, alike, strict=True)])
-    painted = _painted(lab, light, chroma, paint)
-    result = np.stack([to_rgb(a + o[..., None] * (b - a)) for a, b, o in zip(lab, painted, opacity, strict=True)])
+    alike = _alike(lab, chroma, hue)
+    if everywhere:
+        opacity = _all_alike(lab, chroma, hue, alike)
+        if fault := _misnamed(lab, opacity, colour):
+            return fault
+    else:
+        opacity = alike * np.stack([_edge(m, a) for m, a in zip(mask, alike, strict=True)])
     strong = opacity > 0.6
     if strong.sum() < 0.5 * mask.sum():
         return "little of it has its main colour"
-    came_out, share = main_colour(np.stack([to_lab(frame) for frame in result])[strong])
-    if came_out != paint or share < 0.5:
-        return f"painted {paint} it comes out {came_out or 'in no clear colour'}"
-    result = np.where((opacity > 0.02)[..., None], result, frames)
-    return result, opacity > 0.02, paint
+    for paint in rng.permutation(fitting):
+        painted = _painted(lab, light, chroma, str(paint))
+        result = np.stack([to_rgb(a + o[..., None] * (b - a)) for a, b, o in zip(lab, painted, opacity, strict=True)])
+        came_out, share = main_colour(to_lab(result)[strong])
+        if came_out == paint and share >= 0.5:
+            return np.where((opacity > 0.02)[..., None], result, frames), opacity > 0.02, str(paint)
+    return f"no paint that suits its lightness of {light:.0f} comes out in its own colour"
 
 
 def _edge(mask: np.ndarray, alike: np.ndarray) -> np.ndarray:
@@ -105,20 +111,52 @@ def found_elsewhere(frames: np.ndarray, mask: np.ndarray) -> float:
     return float(alike[~near].sum() / max(alike.sum(), 1e-6))
 
 
-def _alike(lab: np.ndarray, chroma: float, hue: float, strict: bool = False) -> np.ndarray:
+def _alike(
+    lab: np.ndarray, chroma: float, hue: float, reach: tuple[float, float] = (22.0, 36.0), least: float = 0.15
+) -> np.ndarray:
     """How much pixels (F, H, W, 3) share a colour, 0..1 (F, H, W): by hue for strong colours, else by weak chroma.
 
-    Strict, paler pixels do not count: in a whole picture, unlike in one thing, they belong to something else.
+    Args:
+        lab: CIELAB.
+        chroma, hue: of the colour.
+        reach: degrees of hue from which on a pixel shares it less, and not at all.
+        least: share of the chroma below which a pixel does not share it.
     """
     pixel_chroma, pixel_hue = chroma_hue(lab)
     if chroma < 14:
         alike = 1.0 - _ramp(pixel_chroma, chroma + 12, chroma + 26)
     else:
         away = np.abs((pixel_hue - hue + 180) % 360 - 180)
-        least = 0.4 if strict else 0.15
-        alike = (1.0 - _ramp(away, 22, 36)) * _ramp(pixel_chroma, least * chroma, (least + 0.2) * chroma)
+        alike = (1.0 - _ramp(away, *reach)) * _ramp(pixel_chroma, least * chroma, (least + 0.2) * chroma)
     # The compressed chroma of video is coarse: without smoothing, its blocks show at the borders.
     return np.stack([cv2.GaussianBlur(frame.astype(np.float32), (0, 0), 1.0) for frame in alike])
+
+
+def _all_alike(lab: np.ndarray, chroma: float, hue: float, alike: np.ndarray) -> np.ndarray:
+    """Opacity of paint on a colour of the whole picture: where it is strong, and where it fades out around that.
+
+    Paler pixels elsewhere belong to something else; beside it, they are its reflections and the rims of what stands
+    before it.
+    """
+    strong = _alike(lab, chroma, hue, reach=(30.0, 44.0), least=0.35)
+    unit = max(1.0, min(lab.shape[1:3]) / 240)
+    near = np.stack([cv2.blur(_grown(s > 0.5, 3 * unit).astype(np.float32), (3, 3)) for s in strong])
+    return np.maximum(strong, alike * near)
+
+
+def _misnamed(lab: np.ndarray, opacity: np.ndarray, colour: str) -> str | None:
+    """Why painting "everything" of a colour would be untrue or look wrong, on frames spread through the clip."""
+    frames = np.unique(np.linspace(0, len(lab) - 1, 5).round().astype(int))
+    named, painted = name_colours(lab[frames]) == colour, opacity[frames] > 0.5
+    vague = float(((opacity[frames] > 0.15) & (opacity[frames] < 0.8)).sum() / max(painted.sum(), 1))
+    if vague > _VAGUE:
+        return f"{colour} has no clear bounds: {vague:.0%} would be painted by halves"
+    both = float((named & painted).sum())
+    if both < _TRUE * painted.sum():
+        return f"{both / painted.sum():.0%} of what would be painted is {colour}"
+    if both < _TRUE * named.sum():
+        return f"{both / named.sum():.0%} of what is {colour} would be painted"
+    return None
 
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -139,13 +177,16 @@ def _painted(lab: np.ndarray, light: float, chroma: float, paint: str) -> np.nda
     return result
 
 
-def change_background(frames: np.ndarray, mask: np.ndarray, look: str) -> np.ndarray:
+def change_background(frames: np.ndarray, mask: np.ndarray, look: str) -> tuple[np.ndarray, np.ndarray]:
     """Everything but the thing in another look, the thing as it is.
 
     Args:
         frames: uint8 RGB (F, H, W, 3).
         mask: bool (F, H, W), the thing.
         look: "black and white", "blurred" or "dark".
+
+    Returns:
+        The clip, and the mask bool (F, H, W) of what changed: the background and the soft rim of the thing.
 
     Raises:
         KeyError: unknown look.
@@ -155,7 +196,8 @@ def change_background(frames: np.ndarray, mask: np.ndarray, look: str) -> np.nda
     inner = [cv2.erode(m.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.float32) for m in mask]
     keep = np.stack([cv2.GaussianBlur(m, (0, 0), unit) for m in inner])[..., None]
     changed = BACKGROUNDS[look](frames.astype(np.float32), 1.0 - keep)
-    return np.round(np.clip(changed + keep * (frames - changed), 0, 255)).astype(np.uint8)
+    mixed = np.round(np.clip(changed + keep * (frames - changed), 0, 255)).astype(np.uint8)
+    return mixed, keep[..., 0] < 0.98
 
 
 def _grey(frames: np.ndarray, background: np.ndarray) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""Clips of scenes as video files of their own: what edits of real video are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from icve.atomic import whole_file
+from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.data.buckets import Bucket, choose_bucket
+from icve.data.video import read_frames, sample_indices, timestamps, write_video
+
+
+class WriteClips(Stage):
+    """Cuts clips out of a scene, brings them to one size and rate, and writes each to a file.
+
+    Clips of a scene do not overlap; which ones are taken depends on the row's key and the seed. Frames are chosen by
+    timestamp, so files of variable rate play at their true speed; a clip never shows a frame twice.
+
+    Reads `video`, `scene_start`, `scene_end`, `width`, `height`. Writes `sources/<key>-<n>.mp4` and the columns
+    `source_path`, `source_start` (0), `source_frames`, `width`, `height`, `fps` (now those of the clip), and
+    `clip_start`, its first frame in `video`.
+
+    Args:
+        frames: frames per clip, of the form 4k + 1 for codecs that compress time fourfold.
+        fps: rate of the written clips.
+        sizes: (height, width) in pixels; a scene gets the one that crops least.
+        clips_per_scene: most clips of one scene.
+        margin: frames of the video to stay away from both ends of a scene, since cuts smear in compressed videos.
+        crf: x264 quality of the files; 0 is lossless, 10 hides its artefacts below the grain of any camera.
+        seed: selects other clips.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        frames: int,
+        fps: float,
+        sizes: list[list[int]],
+        clips_per_scene: int = 2,
+        margin: int = 2,
+        crf: int = 10,
+        seed: int = 0,
+    ) -> None:
+        if frames < 1 or clips_per_scene < 1 or margin < 0 or not fps > 0 or not 0 <= crf <= 51:
+            raise ValueError(
+                "WriteClips needs frames and clips_per_scene of at least 1, margin of at least 0, fps above 0 and "
+                f"crf in 0..51, not {frames}, {clips_per_scene}, {margin}, {fps} and {crf}."
+            )
+        if not sizes or any(len(size) != 2 or min(size) < 2 or size[0] % 2 or size[1] % 2 for size in sizes):
+            raise ValueError(f"WriteClips needs sizes [height, width] in even numbers of pixels, not {sizes}.")
+        self.frames, self.fps, self.clips_per_scene, self.margin = frames, float(fps), clips_per_scene, margin
+        self.buckets = [Bucket(height, width, frames) for height, width in sizes]
+        self.crf, self.seed = crf, seed
+
+    def seconds(self, row: Row) -> float:
+        pixels = self.clips_per_scene * self.frames * row["width"] * row["height"]
+        return 120.0 + pixels / 1e6
+
+    def __call__(self, rows: list[Row], work: Workspace) -> Sequence[Outcome]:
+        return [self._cut(row, work) for row in rows]
+
+    def _cut(self, row: Row, work: Workspace) -> Outcome:
+        video = work.video(row)
+        seconds = timestamps(video)[: row["scene_end"] - self.margin]
+        clips = clips_of(seconds, row["scene_start"] + self.margin, self.frames, self.fps)
+        if not clips:
+            frames = row["scene_end"] - row["scene_start"]
+            wanted = f"no {self.frames} frames at {self.fps:g} fps with margins of {self.margin}"
+            return Rejected("scene too short for a clip", f"{frames} frames of the video hold {wanted}")
+        order = self.random(row, self.seed).permutation(len(clips))[: self.clips_per_scene]
+        bucket = self.buckets[choose_bucket(self.buckets, row["width"], row["height"], self.frames)]
+        written = []
+        for number in sorted(order):
+            file = work.output / "sources" / f"{row['key']}-{number}.mp4"
+            pixels = read_frames(video, clips[number], size=(bucket.height, bucket.width))
+            with whole_file(file) as temporary:
+                write_video(temporary, pixels, self.fps, crf=self.crf)
+            columns = {"source_path": work.name(file), "source_start": 0, "source_frames": self.frames}
+            shape = {"width": bucket.width, "height": bucket.height, "fps": self.fps}
+            written.append({**row, **columns, **shape, "clip_start": int(clips[number][0])})
+        return written
+
+
+def clips_of(seconds: np.ndarray, start: int, frames: int, fps: float) -> list[np.ndarray]:
+    """Frame numbers (frames,) of each clip, one after the other without overlap, none with a frame shown twice.
+
+    Args:
+        seconds: presentation times (F,) of the video up to the end of the scene.
+        start: first frame of the scene.
+        frames, fps: of a clip.
+    """
+    clips = []
+    while len(indices := sample_indices(seconds, fps, start, frames)) == frames:
+        if np.all(np.diff(indices) > 0):
+            clips.append(indices)
+        start = int(indices[-1]) + 1
+    return clips
