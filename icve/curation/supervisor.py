@@ -73,6 +73,10 @@ class Supervisor:
                 if deaths > 1:
                     stages = ", ".join(self._run.pipeline.stages[n - 1].name for n in self._numbers)
                     raise StageBroken(f"The process that starts {stages} {ending.detail}, twice: is memory short?")
+            elif len(keys) > 1 and casualties.suspects.get(number, set()).issuperset(keys):
+                # Only a stage that sees all rows gets several again.
+                name = self._run.pipeline.stages[number - 1].name
+                raise StageBroken(f"Stage {number} ({name}), which sees all rows, {_twice(ending)}.")
             elif len(keys) == 1 and keys[0] in casualties.suspects.get(number, ()):
                 casualties.rejected.setdefault(number, {})[keys[0]] = ending
             else:
@@ -131,6 +135,10 @@ class Supervisor:
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
         return f"was killed by signal {-code}"
+
+
+def _twice(ending: Rejected) -> str:
+    return f"took too long twice: {ending.detail}" if ending.reason == "timed out" else f"twice {ending.detail}"
 
 
 def _serve(

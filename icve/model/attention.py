@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .sequence_parallel import Shards
+
 
 @dataclass(frozen=True)
 class PackedLayout:
@@ -23,6 +25,8 @@ class PackedLayout:
         text: text tokens, trimmed to the longest valid length of the batch.
         text_lengths: valid text tokens per sample, or None when every sample fills `text`.
         key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding; None with `text_lengths`.
+        shards: how the visual tokens lie on several processes, None where one has them all. `source` and `target` are
+            then this process's tokens, and N those of all processes.
     """
 
     source: int
@@ -30,6 +34,7 @@ class PackedLayout:
     text: int
     text_lengths: tuple[int, ...] | None = None
     key_bias: torch.Tensor | None = None
+    shards: Shards | None = None
 
     @property
     def visual(self) -> int:
@@ -68,13 +73,23 @@ def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtyp
     return bias
 
 
-def packed_layout(source: int, target: int, lengths: tuple[int, ...], device, dtype) -> PackedLayout:
-    """Layout of a batch whose samples have `lengths` valid text tokens; the bias exists only where they differ."""
-    text = max(lengths)
+def packed_layout(
+    source: int, target: int, lengths: tuple[int, ...], device, dtype, shards: Shards | None = None
+) -> PackedLayout:
+    """Layout of a batch whose samples have `lengths` valid text tokens; the bias exists only where they differ.
+
+    Args:
+        source, target: tokens of each, on all processes together.
+        lengths: valid text tokens of each sample.
+        device, dtype: of the bias.
+        shards: where these tokens lie.
+    """
+    text, visual = max(lengths), source + target
+    if shards is not None:
+        source, target = shards.source[shards.rank], shards.target[shards.rank]
     if min(lengths) == text:
-        return PackedLayout(source, target, text)
-    bias = text_key_bias(lengths, source + target, text, device, dtype)
-    return PackedLayout(source, target, text, lengths, bias)
+        return PackedLayout(source, target, text, shards=shards)
+    return PackedLayout(source, target, text, lengths, text_key_bias(lengths, visual, text, device, dtype), shards)
 
 
 def packed_attention(
@@ -86,22 +101,34 @@ def packed_attention(
     broadcast over heads and queries (never a B×N×N mask); long sequences on an accelerator are attended sample by
     sample instead, which keeps the fused kernels that take no bias.
 
+    With shards, a process passes its own visual tokens and all text tokens, and gets these back.
+
     Returns:
         (B, N, H·D). Rows of padded text hold finite values without meaning.
     """
+    if layout.shards is None:
+        return _attend(query_BNHD, key_BNHD, value_BNHD, layout).flatten(2)
+    heads = layout.shards.to_heads(query_BNHD, key_BNHD, value_BNHD)
+    return layout.shards.to_tokens(_attend(*heads, layout)).flatten(2)
+
+
+def _attend(
+    query_BNHD: torch.Tensor, key_BNHD: torch.Tensor, value_BNHD: torch.Tensor, layout: PackedLayout
+) -> torch.Tensor:
+    """Attention on one device, (B, N, H, D) each."""
     query, key, value = (x.transpose(1, 2) for x in (query_BNHD, key_BNHD, value_BNHD))
     dtype, bias = value.dtype, layout.key_bias
     if bias is not None and attends_by_sample(query):
         out = _attend_by_sample(query, key, value, layout)
     else:
-        short = query.device.type == "cpu" and query.shape[2] < 1024
+        short = query.device.type == "cpu" and query.shape[2] < 1024 and query.element_size() == 2
         if short:  # the CPU's half-precision kernel takes four times its float32 one's time on short sequences
             query, key, value = query.float(), key.float(), value.float()
         bias = None if bias is None else bias.to(query.dtype)
         # Autocast would turn the float32 tensors back.
         with torch.autocast("cpu", enabled=False) if short else nullcontext():
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias).to(dtype)
-    return out.transpose(1, 2).flatten(2)
+    return out.transpose(1, 2)
 
 
 def attends_by_sample(query_BHND: torch.Tensor) -> bool:
@@ -110,9 +137,9 @@ def attends_by_sample(query_BHND: torch.Tensor) -> bool:
 
 
 def _attend_by_sample(query, key, value, layout: PackedLayout) -> torch.Tensor:
-    outputs = []
+    outputs, visual = [], query.shape[2] - layout.text
     for i, length in enumerate(layout.text_lengths):
-        n = layout.visual + length
+        n = visual + length
         out = F.scaled_dot_product_attention(query[i : i + 1, :, :n], key[i : i + 1, :, :n], value[i : i + 1, :, :n])
         outputs.append(F.pad(out, (0, 0, 0, layout.text - length)))
     return torch.cat(outputs)

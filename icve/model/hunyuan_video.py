@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .attention import PackedLayout, packed_attention, packed_layout, valid_text_lengths
 from .modulation import gated_residual, modulated_norm
 from .rope import RotaryRMSNorm, rotary_frequencies
+from .sequence_parallel import shards_of
 
 
 class ConditionEmbedding(nn.Module):
@@ -342,12 +343,16 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
             lengths = valid_text_lengths(encoder_attention_mask)
             text = text[:, : max(lengths)]
         # Text has no position: its rotation is 1, so that a packed sequence is rotated without being taken apart.
-        rope.append(torch.ones(text.shape[1], rope[0].shape[1], dtype=rope[0].dtype, device=rope[0].device))
+        words = torch.ones(text.shape[1], rope[0].shape[1], dtype=rope[0].dtype, device=rope[0].device)
         rope = torch.cat(rope)
+        shards = shards_of(source, target, self.config.num_attention_heads)
+        if shards is not None:
+            x, rope = shards.take(x, 1), shards.take(rope, 0)
+        rope = torch.cat([rope, words])
 
         temb, temb_source = self.time_text_embed(timestep, pooled_projections, guidance)
         text = self.context_embedder(text, timestep, lengths)
-        layout = packed_layout(source, target, lengths, x.device, x.dtype)
+        layout = packed_layout(source, target, lengths, x.device, x.dtype, shards)
 
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -356,8 +361,8 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
                 x, text = block(x, text, temb, temb_source, rope, layout)
 
         scale, shift = self.norm_out(temb)
-        x = modulated_norm(x[:, source:], shift, scale, (target,))
-        return self.unpatchify(self.proj_out(x), grid)
+        x = self.proj_out(modulated_norm(x[:, layout.source :], shift, scale, (layout.target,)))
+        return self.unpatchify(x if shards is None else shards.gather_target(x), grid)
 
     def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
         """Tokens along (t, h, w) of latents (B, C, T, h, w)."""

@@ -183,7 +183,10 @@ class InContextEditingModule(LightningModule):
 
     def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
         """Noise level (B,), noise (like x0) and whether the instruction is dropped, of this micro-batch's samples."""
-        step, world, rank = self.trainer.global_step, self.trainer.world_size, self.trainer.global_rank
+        step = self.trainer.global_step
+        # Processes that share a sample's tokens (sequence parallelism) count as one.
+        sharing = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+        world, rank = sharing["num_replicas"], sharing["rank"]
         if step != self._drawing_step:
             self._drawing_step, self._next_position, self.loss_sum = step, 0, torch.zeros((), device=x0.device)
         start = self._next_position + rank * len(x0)

@@ -55,10 +55,12 @@ class TrainingMonitor(Callback):
         self._step = trainer.global_step
         if trainer.global_step % trainer.log_every_n_steps == 0:
             seconds = max(time.perf_counter() - self._since, 1e-9)
+            # Processes that share a sample's tokens each count all of them.
+            groups = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
             figures = {
                 **self._learning_rates,
-                "train/samples_per_second": self._samples * trainer.world_size / seconds,
-                "train/tokens_per_second": self._tokens * trainer.world_size / seconds,
+                "train/samples_per_second": self._samples * groups / seconds,
+                "train/tokens_per_second": self._tokens * groups / seconds,
             }
             pl_module.log_dict(figures)
             self._since, self._samples, self._tokens = time.perf_counter(), 0, 0

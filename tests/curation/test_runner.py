@@ -209,6 +209,8 @@ def test_shares_of_several_processes_make_one_run(tmp_path, videos):
 def test_a_stage_that_cannot_run_ends_the_run_and_keeps_what_is_done(tmp_path, videos):
     with pytest.raises(StageBroken, match="cannot start: there is no model"):
         run(tmp_path, videos, ("Count", {}), ("Broken", {}))
+    with pytest.raises(StageBroken, match="which sees all rows, twice was killed by SIGKILL"):
+        run(tmp_path, videos, ("Die", {}), output="dead")
     with pytest.raises(StageBroken, match="0 outcomes for 1 rows"):
         run(tmp_path, videos, ("Forgetful", {}), output="other")
 

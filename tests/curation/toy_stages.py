@@ -77,6 +77,15 @@ class Keep(Stage):
         return [row if row["key"] in kept else Rejected("over the limit") for row in rows]
 
 
+class Die(Stage):
+    """Sees all rows and dies."""
+
+    scope = "all"
+
+    def __call__(self, rows, work):
+        os.kill(os.getpid(), 9)
+
+
 class Broken(Stage):
     """Cannot start."""
 
