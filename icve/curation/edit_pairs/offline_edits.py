@@ -171,7 +171,7 @@ class OfflineEdits(Stage):
         there = {"source_path": clip, "target_path": edited, "edit_type": edit.edit_type}
         yield {**row, **columns, **there, "instruction": edit.instruction}
         if edit.back_type:
-            back = {"source_path": edited, "target_path": clip, "edit_type": edit.back_type}
+            back = {"source_path": edited, "target_path": clip, "edit_type": edit.back_type, "generated": "source"}
             yield {**row, **columns, **back, "instruction": edit.back_instruction}
 
     def _partial(self, row: Row) -> str | None:
