@@ -7,7 +7,7 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
@@ -58,6 +58,7 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
 
     model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
     _callback_tensor_inputs = ("latents",)
+    _optional_components: ClassVar = ["transformer"]  # a checkpoint of an adapter has none
 
     def __init__(
         self,

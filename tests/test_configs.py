@@ -110,7 +110,7 @@ def test_the_papers_values():
         assert (data["buckets"], batch, lr, trainer["max_steps"]) == expected[name]
         assert model["stage"] == name
         assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
-        assert model["gradient_checkpointing"]
+        assert model["checkpointing"] == {"mode": "full"}
         assert trainer["precision"] == "bf16-mixed"
         assert "icve.training.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
         assert set(config["variables"]) == {"weights", "manifest"}

@@ -1,20 +1,23 @@
 """Buckets (height, width, frames) and the order in which training draws batches from them.
 
-Batch n is a pure function of (seed, n): it can be computed without the batches before it, so a resumed run starts at
-any batch at once and no state of a sampler has to be saved.
+The batch of step n is a pure function of (seed, n): it can be computed without the batches before it, so a resumed run
+starts at any batch at once and no state of a sampler has to be saved.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 _CROP_TOLERANCE = 0.125
-_CYCLE = 10_000  # batches over which given ratios are rounded
+_CYCLE = 10_000  # steps over which given ratios are rounded
 
 
 class Bucket(NamedTuple):
@@ -30,6 +33,14 @@ class Bucket(NamedTuple):
         if len(values) != 3 or any(int(value) != value or value < 1 for value in values):
             raise ValueError(f"A bucket is [height, width, frames], three positive whole numbers, not {list(values)}.")
         return cls(*(int(value) for value in values))
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.frames}"
+
+    @property
+    def tokens(self) -> int:
+        """Of a sample's source and target together: one per 16 x 16 pixels and, after the first, 4 frames."""
+        return 2 * -(-self.height // 16) * -(-self.width // 16) * ((self.frames + 3) // 4)
 
 
 def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: int) -> int | None:
@@ -56,15 +67,101 @@ def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: in
 
 
 class Draw(NamedTuple):
-    """One sample to load: row number, and the batch and position in the global batch it stands at."""
+    """One sample to load: row number, and the step and position in its global batch it stands at."""
 
     index: int
     batch: int
     position: int
 
 
+@dataclass(frozen=True)
+class StepSizes:
+    """How many samples an optimizer step takes from a bucket, and how they are split into micro-batches.
+
+    All groups of processes have equally many samples in every micro-batch, so none waits for another. Where the groups
+    do not divide a batch, it is the multiple of them below or above, in such turns that its size is met on average: 12
+    samples on 8 groups are 8 and 16 by turns.
+
+    Args:
+        buckets: shapes of the samples.
+        batch_size: samples of a step's batch, of all groups together.
+        groups: groups of processes that share a sample's tokens; processes where nothing is shared.
+        micro_steps: passes per step, the same for all buckets, as the trainer counts (`accumulate_grad_batches`). A
+            batch that needs fewer leaves the others empty; the last is never empty.
+        tokens_per_batch: source and target tokens of a step's batch instead of `batch_size`: a bucket of small samples
+            then has more of them.
+        tokens_per_micro_batch: a group computes as many samples at once as have no more tokens, at least one; None
+            spreads the batch over all micro-steps.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    buckets: Sequence[Bucket]
+    batch_size: int
+    groups: int = 1
+    micro_steps: int = 1
+    tokens_per_batch: int | None = None
+    tokens_per_micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "tokens_per_batch", "tokens_per_micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}.")
+
+    def samples(self, bucket: int) -> Fraction:
+        """Samples of a step's batch, on average."""
+        if self.tokens_per_batch is None:
+            return Fraction(self.batch_size)
+        return Fraction(self.tokens_per_batch, self.buckets[bucket].tokens)
+
+    def span(self, bucket: int, turn: int) -> range:
+        """Which samples of the bucket's endless stream its batch number `turn` takes."""
+        per_group = self.samples(bucket) / self.groups
+        return range(int(turn * per_group) * self.groups, int((turn + 1) * per_group) * self.groups)
+
+    def part(self, bucket: int, samples: int, micro_step: int) -> range:
+        """Which of a group's `samples` in a step are in the micro-batch of that number, counted from 0."""
+        full = self._passes(bucket, samples)
+        # Spread over the step rather than put at its end: loading goes on while the empty ones pass by.
+        first, end = (place * full // self.micro_steps for place in (micro_step, micro_step + 1))
+        return range(first * samples // full, end * samples // full)
+
+    def check(self, bucket: int) -> None:
+        """Raise ValueError when the groups or the micro-steps cannot share the bucket's batches."""
+        shape, most = self.buckets[bucket], math.ceil(self.samples(bucket) / self.groups)
+        if self.samples(bucket) < self.groups:
+            raise ValueError(
+                f"A batch of {float(self.samples(bucket)):g} samples of bucket {shape} is too small for {self.groups} "
+                f"groups of processes: raise batch_size x accumulate_grad_batches (or tokens_per_batch) to "
+                f"{self.groups} samples, or let more processes share a sample's tokens (sequence_parallel_size)."
+            )
+        if (passes := self._passes(bucket, most)) > self.micro_steps:
+            raise ValueError(
+                f"A batch of bucket {shape} takes {passes} passes of at most {self.tokens_per_micro_batch} tokens "
+                f"(tokens_per_micro_batch) and a step has {self.micro_steps}: set trainer.accumulate_grad_batches to "
+                f"{passes} or more, and batch_size so that their product stays what it is."
+            )
+
+    def describe(self, bucket: int) -> str:
+        """The sizes in words."""
+        shape, mean = self.buckets[bucket], self.samples(bucket)
+        low, high = (bound(mean / self.groups) * self.groups for bound in (math.floor, math.ceil))
+        count = f"{low}" if low == high else f"{low} or {high} (on average {float(mean):.1f})"
+        passes = self._passes(bucket, high // self.groups)
+        at_once = math.ceil(high / self.groups / passes)
+        return f"{shape} {count} samples, {at_once} ({at_once * shape.tokens} tokens) at once on each of {self.groups}"
+
+    def _passes(self, bucket: int, samples: int) -> int:
+        """Micro-batches that a group's samples in a step make."""
+        if self.tokens_per_micro_batch is None:
+            return min(samples, self.micro_steps)
+        return math.ceil(samples / max(1, self.tokens_per_micro_batch // self.buckets[bucket].tokens))
+
+
 class BucketBatchSampler(Sampler[list[Draw]]):
-    """Endless stream of batches, each from one bucket.
+    """Endless stream of micro-batches; those of an optimizer step are its global batch, which is from one bucket.
 
     A bucket's samples come in seeded permutations, one after the other without a gap: a batch at the end of one is
     filled from the next, so nothing is left over and every sample of a bucket is seen equally often (a batch across
@@ -72,78 +169,101 @@ class BucketBatchSampler(Sampler[list[Draw]]):
 
     Args:
         members: row numbers of each bucket; empty buckets are never drawn.
-        batch_size: samples of the *global* batch.
+        sizes: samples of a step and of its micro-batches.
         seed: orders samples and buckets.
-        rank, world: this process's slice of the global batch, positions [rank * b, (rank + 1) * b) with
-            b = batch_size / world. Which samples the global batch holds does not depend on them.
-        start_batch: number of the first batch; may be set until iteration begins.
-        ratios: share of batches per bucket; None gives every sample the same share.
+        rank: number of this process's group, whose slice of every micro-batch is drawn. Which samples a step's global
+            batch holds does not depend on it, nor on how the batch is split.
+        start_batch: number of the first micro-batch; may be set until iteration begins.
+        ratios: share of steps per bucket; None gives every sample the same share (to 1 in 10 000 where buckets have
+            batches of different sizes).
 
     Raises:
-        ValueError: no members, a batch that the processes cannot share equally, or bad ratios.
+        ValueError: no members, a batch that the groups cannot share, or bad ratios.
     """
 
     def __init__(
         self,
         members: Sequence[Sequence[int]],
-        batch_size: int,
+        sizes: StepSizes,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
         start_batch: int = 0,
         ratios: Sequence[float] | None = None,
     ) -> None:
         if not any(len(rows) for rows in members):
             raise ValueError("There is nothing to draw from: every bucket is empty.")
-        if batch_size < 1 or batch_size % world:
-            raise ValueError(
-                f"batch_size is that of all processes together: {batch_size} must be a multiple of {world}."
-            )
         if ratios is not None and (len(ratios) != len(members) or min(ratios) < 0):
             raise ValueError(
                 f"Give one ratio of at least 0 for each of the {len(members)} buckets, not {list(ratios)}."
             )
         self.members = [np.asarray(rows, dtype=np.int64) for rows in members]
-        self.batch_size, self.seed, self.rank, self.world = batch_size, seed, rank, world
-        self.start_batch = start_batch
+        self.sizes, self.seed, self.rank, self.start_batch = sizes, seed, rank, start_batch
         self._turns = self._share(ratios)
+        for bucket in self.drawn:
+            sizes.check(bucket)
         self._cycle, self._turn_in_cycle = self._interleave()
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        batch = self.start_batch
-        local = self.batch_size // self.world
-        while True:
-            yield self.batch(batch)[self.rank * local : (self.rank + 1) * local]
-            batch += 1
+    @property
+    def drawn(self) -> list[int]:
+        """Numbers of the buckets that are drawn from."""
+        return [bucket for bucket, turns in enumerate(self._turns) if turns]
 
-    def batch(self, number: int) -> list[Draw]:
-        """The whole global batch of that number."""
-        bucket, turn = self._bucket(number)
-        first = turn * self.batch_size
-        return [Draw(self._member(bucket, first + i), number, i) for i in range(self.batch_size)]
+    def __iter__(self) -> Iterator[list[Draw]]:
+        number = self.start_batch
+        while True:
+            yield self.micro_batch(number)
+            number += 1
+
+    def micro_batch(self, number: int) -> list[Draw]:
+        """This group's slice of the micro-batch of that number; empty where its step needs no more."""
+        part, _ = self._part(number)
+        first = part.start * self.sizes.groups + self.rank * len(part)
+        return self.batch(number // self.sizes.micro_steps)[first : first + len(part)] if part else []
+
+    def weight(self, number: int) -> float:
+        """What the mean loss of that micro-batch is multiplied by: the mean over the step's micro-batches is then the
+        mean over the samples of its global batch.
+        """
+        part, samples = self._part(number)
+        return len(part) * self.sizes.micro_steps / samples
+
+    def batch(self, step: int) -> list[Draw]:
+        """The whole global batch of a step."""
+        bucket, turn = self._bucket(step)
+        return [Draw(self._member(bucket, i), step, at) for at, i in enumerate(self.sizes.span(bucket, turn))]
+
+    def _part(self, number: int) -> tuple[range, int]:
+        """Which of a group's samples in its step a micro-batch takes, and how many these are."""
+        step, micro_step = divmod(number, self.sizes.micro_steps)
+        bucket, turn = self._bucket(step)
+        samples = len(self.sizes.span(bucket, turn)) // self.sizes.groups
+        return self.sizes.part(bucket, samples, micro_step), samples
 
     def _share(self, ratios: Sequence[float] | None) -> np.ndarray:
-        """Batches of each bucket in one cycle."""
-        sizes = np.array([len(rows) for rows in self.members], dtype=np.int64)
+        """Steps of each bucket in one cycle."""
+        rows = np.array([len(rows) for rows in self.members], dtype=np.int64)
+        samples = [self.sizes.samples(bucket) for bucket in range(len(rows))]
+        if ratios is None and len(set(samples)) == 1:
+            return rows // np.gcd.reduce(rows)
         if ratios is None:
-            return sizes // np.gcd.reduce(sizes)
-        weights = np.where(sizes > 0, np.asarray(ratios, dtype=np.float64), 0.0)
+            ratios = rows / np.array(samples, dtype=np.float64)
+        weights = np.where(rows > 0, np.asarray(ratios, dtype=np.float64), 0.0)
         if weights.sum() == 0:
             raise ValueError("The buckets with a positive ratio are all empty.")
         turns = np.maximum(np.rint(weights / weights.sum() * _CYCLE).astype(np.int64), weights > 0)
         return turns // np.gcd.reduce(turns)
 
     def _interleave(self) -> tuple[np.ndarray, np.ndarray]:
-        """Bucket of each batch of a cycle, and how many batches of that bucket stand before it in the cycle."""
+        """Bucket of each step of a cycle, and how many steps of that bucket stand before it in the cycle."""
         phases = np.random.default_rng([self.seed & 0xFFFFFFFF, len(self.members)]).random(len(self.members))
         buckets = np.repeat(np.arange(len(self._turns)), self._turns)
         turns = np.concatenate([np.arange(count) for count in self._turns])
         order = np.argsort((turns + phases[buckets]) / self._turns[buckets], kind="stable")
         return buckets[order], turns[order]
 
-    def _bucket(self, number: int) -> tuple[int, int]:
-        cycle, place = divmod(number, len(self._cycle))
+    def _bucket(self, step: int) -> tuple[int, int]:
+        cycle, place = divmod(step, len(self._cycle))
         bucket = int(self._cycle[place])
         return bucket, cycle * int(self._turns[bucket]) + int(self._turn_in_cycle[place])
 

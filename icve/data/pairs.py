@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from icve.data.buckets import Bucket, BucketBatchSampler, Draw, replacement
+from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
 from icve.data.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.latents import LatentCache, LatentsError
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
@@ -173,9 +173,10 @@ class PairLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in super().__iter__():
-            if isinstance(self.batch_sampler, BucketBatchSampler):
+            if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
+                batch["weight"] = sampler.weight(sampler.start_batch)
                 # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
-                self.batch_sampler.start_batch += 1
+                sampler.start_batch += 1
             self.report(batch.pop("dropped"))
             yield batch
 
@@ -184,9 +185,13 @@ class PairsDataModule(LightningDataModule):
     """Batches of source/target pairs; :class:`UnpairedClipsDataModule` and :class:`PairedEditsDataModule` say of what.
 
     Batches are ``source`` and ``target`` uint8 (B, 3, F, H, W), ``instruction`` and ``id`` lists of str, and ``mask``
-    bool (B, 1, F, H, W) when the manifest has a ``mask_path``; all samples of a batch are of one bucket. Training
-    batch n is a pure function of (seed, n) and the data: set ``start_batch`` before the loader is built to begin at n.
-    Under several processes B is ``batch_size / processes``, the slice of the global batch at this process's rank.
+    bool (B, 1, F, H, W) when the manifest has a ``mask_path``. Training batches also have ``weight``, which the mean
+    loss of the batch is multiplied by: those of one step may differ in size (:class:`icve.data.buckets.StepSizes`), and
+    one without samples has ``instruction``, ``id`` and ``weight`` only.
+
+    The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
+    pure function of (seed, step) and the data, however it is split over processes and micro-batches; set
+    ``start_batch``, a number of micro-batches, before the loader is built to begin elsewhere than at 0.
 
     With ``latents``, no video is opened: batches are what :func:`icve.data.cached_rows.collate_cached` makes of a cache
     of the same pairs, in the same order.
@@ -198,18 +203,25 @@ class PairsDataModule(LightningDataModule):
         manifest: training manifest, see :func:`icve.data.manifest.read_manifest`.
         buckets: list of [height, width, frames]; a row goes to the one that keeps most of it
             (:func:`icve.data.buckets.choose_bucket`).
-        batch_size: samples per batch, of all processes together.
+        batch_size: samples per batch, of all processes together; met on average where they cannot share a step's
+            batch evenly.
         val_manifest: validation manifest; read in order, each batch from one bucket. None validates nothing.
         num_workers: processes that decode; 0 decodes in the training process.
         seed: orders the samples.
         columns: names in the manifest → names used here (``{source: source_path}``), for both manifests.
         root: folder the manifests' paths are relative to; None takes what they record, or their own folder.
         fps: resample clips to this rate by timestamp; None takes the files' own frames.
-        bucket_ratios: share of batches per bucket; None gives every sample the same share.
+        bucket_ratios: share of steps per bucket; None gives every sample the same share.
         cache_in_memory: decode each file once and keep its frames at the bucket's size; for data that fits into
             memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
         worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
         latents: folder of a latent cache of both manifests, made by `icve-encode`; None decodes the videos.
+        tokens_per_batch: source and target tokens of the global batch of a step: every bucket has as many samples as
+            give them, instead of ``batch_size * accumulate_grad_batches``.
+        tokens_per_micro_batch: the most source and target tokens that one process, or a group of processes that share
+            them, computes at once (one sample at least): a step of small samples then needs fewer passes than
+            accumulate_grad_batches, and skips the others. None makes all passes, with as few samples each as that
+            gives.
 
     Raises:
         ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for (raised
@@ -234,6 +246,8 @@ class PairsDataModule(LightningDataModule):
         cache_in_memory: bool = False,
         worker_timeout: int = 300,
         latents: str | None = None,
+        tokens_per_batch: int | None = None,
+        tokens_per_micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         if not buckets:
@@ -243,6 +257,7 @@ class PairsDataModule(LightningDataModule):
         self.batch_size, self.bucket_ratios, self.seed, self.fps = batch_size, bucket_ratios, seed, fps
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
         self.latents = latents
+        self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self.latent_cache: LatentCache | None = None
         self.start_batch = 0
         self.train: Selection | None = None
@@ -267,11 +282,14 @@ class PairsDataModule(LightningDataModule):
         """Endless loader that begins at batch ``start_batch``."""
         if self.train is None:
             self.setup("fit")
-        rank, world = self._shard()
-        members = self.train.members(len(self.buckets))
-        sampler = BucketBatchSampler(
-            members, self.batch_size, self.seed, rank, world, self.start_batch, self.bucket_ratios
+        rank, groups = self._shard()
+        passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
+        sizes = StepSizes(
+            self.buckets, self.batch_size * passes, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch
         )
+        members = self.train.members(len(self.buckets))
+        sampler = BucketBatchSampler(members, sizes, self.seed, rank, self.start_batch, self.bucket_ratios)
+        log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))
         return self._loader(self.train, self.manifest, sampler)
 
     def val_dataloader(self) -> PairLoader | list:
@@ -306,7 +324,7 @@ class PairsDataModule(LightningDataModule):
             index.describe(manifest, self.fps)
         selection = select(manifest, self.buckets, self.fps)
         per_bucket = ", ".join(
-            f"{len(members)} in {bucket.height}x{bucket.width}x{bucket.frames}"
+            f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
         )
         log.info("%s: %d of %d rows used: %s.", path, len(selection.pairs), selection.rows, per_bucket)
@@ -326,10 +344,11 @@ class PairsDataModule(LightningDataModule):
         self, selection: Selection, manifest: str, batches: BucketBatchSampler | list[list[Draw]]
     ) -> PairLoader:
         workers, cached, read = self.num_workers, self._cached.get(manifest), type(self).read
+        join = collate if cached is None else partial(collate_cached, empty=cached.cache.no_instruction())
         return PairLoader(
             PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached),
             batch_sampler=batches,
-            collate_fn=collate if cached is None else partial(collate_cached, empty=cached.cache.no_instruction()),
+            collate_fn=partial(collate_any, collate=join),
             num_workers=workers,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,
@@ -359,6 +378,13 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
     batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
     return batch
+
+
+def collate_any(
+    samples: Sequence[dict[str, Any]], collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Samples → one batch, also where there are none: an empty micro-batch."""
+    return collate(samples) if samples else {"instruction": [], "id": [], "dropped": []}
 
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:

@@ -66,7 +66,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], differs))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     return Run(
-        config.model.stage, model, sized, batch, config.trainer.max_steps, bool(config.model.gradient_checkpointing)
+        config.model.stage, model, sized, batch, config.trainer.max_steps, config.model.checkpointing.mode != "none"
     )
 
 

@@ -70,7 +70,7 @@ def _fused_attention() -> Iterator[None]:
         F.scaled_dot_product_attention = original
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Bytes of the storages that operations made and that are still alive, and the most there were."""
 
     def __init__(self, ignored: set[int]) -> None:
@@ -191,7 +191,7 @@ def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
         loss.backward()
         del loss
     # A pass of its own: the FLOP counter keeps tensors alive that checkpointed blocks compute again.
-    with torch.device("meta"), _fused_attention(), _LiveBytes(known) as memory:
+    with torch.device("meta"), _fused_attention(), LiveBytes(known) as memory:
         model(**inputs).sum().backward()
     return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
 

@@ -71,7 +71,7 @@ class Layout:
         if other.gpus != self.gpus:
             changes.append(f"{other.gpus} GPUs")
         if other.checkpointing != self.checkpointing:
-            changes.append("gradient checkpointing" if other.checkpointing else "no gradient checkpointing")
+            changes.append("checkpointing" if other.checkpointing else "no checkpointing")
         if other.sequence_parallel != self.sequence_parallel:
             changes.append(f"sequence parallel {other.sequence_parallel}")
         if other.strategy != self.strategy:

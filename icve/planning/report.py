@@ -56,7 +56,7 @@ class Result:
         return (
             f"--data.init_args.batch_size {layout.groups * option.samples} "
             f"--trainer.accumulate_grad_batches {option.micro_steps} "
-            f"--model.gradient_checkpointing {str(layout.checkpointing).lower()}"
+            f"--model.checkpointing.mode {'full' if layout.checkpointing else 'none'}"
         )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from icve.model import HunyuanVideoInContextTransformer3DModel
@@ -19,10 +19,12 @@ from icve.model.lora import adapted_weights
 from icve.training.arguments import explain
 from icve.training.checkpoint_io import CheckpointFolders, read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
+from icve.training.curriculum import RunLogger, first_step
 from icve.training.module import InContextEditingModule
 from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
+from icve.training.stage_runs import fit_stages, stages_of
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
@@ -100,8 +102,11 @@ class TrainingCommand(LightningCLI):
         if any(argument.startswith("--variables") for argument in args):
             # The YAML's references to it are resolved before the command line is looked at.
             raise ValueError("variables are set in the YAML, or by the environment variables that it names there.")
+        self.config = self._parsed(args)
+
+    def _parsed(self, args: list[str]) -> Any:
         try:
-            self.config = parser.parse_args(args)
+            return self.parser.parse_args(args)
         except ArgumentError as error:
             raise ValueError(explain(str(error), self._subcommand_parsers[args[0]])) from error
 
@@ -116,6 +121,8 @@ class TrainingCommand(LightningCLI):
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
     def instantiate_classes(self) -> None:
+        if self._curriculum() is not None:
+            return  # stage by stage
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
@@ -127,7 +134,7 @@ class TrainingCommand(LightningCLI):
         if config.get("logger") in (None, True):
             # A validation by hand has no place in the curves of the run.
             fit = self.subcommand == "fit"
-            kwargs["logger"] = fit and TensorBoardLogger(save_dir=run, name="", version="tensorboard")
+            kwargs["logger"] = fit and RunLogger(run, first_step(config.get("callbacks") or [], self.model.stage, run))
         callbacks = list(config.get("callbacks") or [])
         # Never absent: no run without checkpoints, protection from divergence and progress in steps.
         for kind, default in (
@@ -141,6 +148,26 @@ class TrainingCommand(LightningCLI):
         plugins = config.get("plugins") or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFolders()]
         return super().instantiate_trainer(default_root_dir=run, callbacks=callbacks, plugins=plugins, **kwargs)
+
+    # ---- a curriculum ---------------------------------------------------------------------------------------------
+
+    def _curriculum(self) -> dict[str, Any] | None:
+        """The configuration as in YAML where it is one of several stages to be trained."""
+        if self.subcommand != "fit":
+            return None
+        config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
+        return config if stages_of(config) else None
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        config = self._curriculum()
+        if config is None:
+            super()._run_subcommand(subcommand)
+            return
+        fit_stages(
+            config,
+            run_stage=lambda command, own: TrainingCommand([command, "-c", yaml.safe_dump(own)]),
+            check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),
+        )
 
     # ---- fit and validate ----------------------------------------------------------------------------------------
 
@@ -169,7 +196,7 @@ class TrainingCommand(LightningCLI):
         size = sum(p.numel() for p in model.transformer.parameters() if p.requires_grad)
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
-        if trainer.global_step <= start and not trainer.interrupted:
+        if trainer.global_step <= start and not (trainer.interrupted or trainer.should_stop):
             raise ValueError(
                 f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "
                 "not empty and that no trainer.limit_* option is 0."

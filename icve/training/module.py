@@ -24,6 +24,7 @@ from icve.model.lora import LoRA, add_lora, save_lora
 from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
+from icve.training.checkpointing import Checkpointing
 from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.training.ema import EMA
 from icve.training.randomness import generator
@@ -84,8 +85,7 @@ class InContextEditingModule(LightningModule):
             `icve.model.load_transformer` knows.
         lora: train an adapter of these weights instead of the weights themselves (parameter-efficient); checkpoints
             then hold the adapter and the place of the weights it belongs to.
-        gradient_checkpointing: keep only every block's input for backward and compute the rest again, for about a
-            third more time and a small part of the memory.
+        checkpointing: what the blocks keep for the backward pass, and what they compute again.
 
     Raises:
         ValueError: for values out of range.
@@ -111,7 +111,7 @@ class InContextEditingModule(LightningModule):
         seed: int = 0,
         pretrained: str | None = None,
         lora: LoRA | None = None,
-        gradient_checkpointing: bool = False,
+        checkpointing: Checkpointing = Checkpointing(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if not stage:
@@ -129,8 +129,7 @@ class InContextEditingModule(LightningModule):
         self.lora, self.adapted = lora, None
         # A checkpoint of an adapter does not hold the weights it adapts.
         self.strict_loading = lora is None
-        if gradient_checkpointing:
-            transformer.enable_gradient_checkpointing()
+        checkpointing.apply(transformer)
         # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
         self.stage = stage
@@ -165,8 +164,12 @@ class InContextEditingModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One micro-batch: source and target uint8 (B, 3, F, H, W), or latents and texts from a cache
-        (:func:`icve.data.cached_rows.collate_cached`); instruction and id lists of str.
+        (:func:`icve.data.cached_rows.collate_cached`); instruction and id lists of str; weight of its loss in the
+        step's (1 unless given). Some steps need fewer micro-batches than others: the rest have no samples.
         """
+        if not batch["id"]:
+            self.batches_done += 1
+            return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
         sigma, noise, dropped = self.draw(x0)
         text = self.condition(batch, dropped)
@@ -179,7 +182,8 @@ class InContextEditingModule(LightningModule):
         self.loss_sum = self.loss_sum + loss.detach()
         self.batches_done += 1
         self.log("train/loss", loss.detach(), prog_bar=True)
-        return {"loss": loss, "samples": len(x0), "tokens": tokens}
+        loss = loss * batch.get("weight", 1.0)
+        return {"loss": loss, "samples": len(x0), "tokens": tokens, "latents": tuple(x0.shape[2:])}
 
     def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
         """Noise level (B,), noise (like x0) and whether the instruction is dropped, of this micro-batch's samples."""

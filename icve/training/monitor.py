@@ -3,37 +3,62 @@
 import json
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
+from icve.training.flops import TrainingFlops, bucket_name
+
 
 class TrainingMonitor(Callback):
-    """Logs learning rates, samples/s and tokens/s (source, target and text tokens), of all processes together.
+    """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, the mean
+    loss of each bucket since the last report, and on CUDA the most memory (GiB) the first process has allocated.
 
     Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}. A resumed run drops the lines of steps it
     repeats, so that the file tells one uninterrupted story.
+
+    Args:
+        peak_tflops: TFLOP/s one device could reach in the run's precision, 989 for bfloat16 on an H100. If given, the
+            TFLOP/s of one device are logged, and their share of this peak (MFU): those of the transformer's forward
+            and backward pass, without what checkpointed blocks compute again. Not for adapters, whose frozen weights
+            need fewer.
+
+    Raises:
+        ValueError: the peak is not positive.
     """
 
     FILE = "steps.jsonl"
 
-    def __init__(self) -> None:
-        self._samples = self._tokens = 0
-        self._since = 0.0
+    def __init__(self, peak_tflops: float | None = None) -> None:
+        if peak_tflops is not None and peak_tflops <= 0:
+            raise ValueError(f"peak_tflops must be positive, got {peak_tflops}.")
+        self.peak_tflops = peak_tflops
+        self._flops: TrainingFlops | None = None
+        self._begin()
         self._step = -1
         self._learning_rates: dict[str, float] = {}
         self._file: Any = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since, self._samples, self._tokens = time.perf_counter(), 0, 0
+        if self.peak_tflops is not None and pl_module.lora is None:
+            self._flops = TrainingFlops(pl_module.transformer.config)
+        self._begin()
         self._step = trainer.global_step
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / self.FILE
             keep_steps_before(path, trainer.global_step)
             self._file = path.open("a", encoding="utf-8")
+
+    def _begin(self) -> None:
+        """Start to measure anew."""
+        self._since, self._samples, self._tokens, self._computed = time.perf_counter(), 0, 0, 0.0
+        self._losses: dict[str, list[float]] = defaultdict(list)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         # Noted here because the schedule has moved on when the step is over.
@@ -43,13 +68,20 @@ class TrainingMonitor(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
     ) -> None:
+        if not outputs["samples"]:
+            return  # the step needs fewer micro-batches than others; its last one is never empty
         self._samples += outputs["samples"]
         self._tokens += outputs["tokens"]
+        if self._flops is not None:
+            attended = outputs["tokens"] / outputs["samples"]
+            self._computed += outputs["samples"] * self._flops(outputs["latents"], attended)
         if self._file is not None:
-            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # Lightning has divided it
+            # Lightning has divided it, and the module weighed it.
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
             line = {"step": self._step, "loss": loss, "ids": list(batch["id"])}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # out of this process, so that a kill loses nothing
+            self._losses[bucket_name(outputs["latents"])].append(loss)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -61,12 +93,18 @@ class TrainingMonitor(Callback):
                 **self._learning_rates,
                 "train/samples_per_second": self._samples * groups / seconds,
                 "train/tokens_per_second": self._tokens * groups / seconds,
+                **{f"train/loss_{bucket}": fmean(losses) for bucket, losses in self._losses.items()},
             }
+            if self._flops is not None:
+                tflops = self._computed * groups / trainer.world_size / seconds / 1e12
+                figures |= {"train/tflops_per_device": tflops, "train/mfu": tflops / self.peak_tflops}
+            if pl_module.device.type == "cuda":
+                figures["train/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
             pl_module.log_dict(figures)
-            self._since, self._samples, self._tokens = time.perf_counter(), 0, 0
+            self._begin()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since, self._samples, self._tokens = time.perf_counter(), 0, 0  # validation is not training time
+        self._begin()  # validation is not training time
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._file is not None:

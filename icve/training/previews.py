@@ -1,5 +1,6 @@
 """Edits of validation samples while the model trains."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from icve.training.randomness import generator
 
 class EditPreviews(Callback):
     """Moving pictures in TensorBoard: source | edited | target of some validation samples, after each validation.
+
+    Also logs how near, on average, the edits are to the targets and to the sources, as PSNR in dB: an editor that
+    collapses leaves the former behind, or copies the source. (Unpaired clips are only as near as their scenes are.)
 
     The edits use the weights that validation uses (the EMA) and the same noise every time, so that the pictures of
     different steps and runs compare. From a latent cache, source and target are shown as the codec decodes them;
@@ -64,6 +68,9 @@ class EditPreviews(Callback):
         # Under a latent cache the codec waits on the host, and the text encoder is not needed at all.
         home = pipeline.codec.device
         pipeline.codec.to(pl_module.device)
+        # Numbered like the scalars.
+        step = trainer.global_step + getattr(loggers[0], "first_step", 0)
+        nearness: dict[str, list[float]] = {"target": [], "source": []}
         for number, sample in enumerate(self._samples):
             pipeline.text_encoder = KnownTexts(sample.get("texts", {}), pl_module.text_encoder)
             videos = {role: sample[role][None] for role in ("source", "target")}
@@ -80,15 +87,25 @@ class EditPreviews(Callback):
                 edited = pipeline.decode_latents(edited, "uint8")[0]
                 if cached:
                     videos = {role: pipeline.decode_latents(video, "uint8") for role, video in videos.items()}
+            for role, values in nearness.items():
+                values.append(psnr(edited, videos[role][0]))
             frames = side_by_side([videos["source"][0], edited, videos["target"][0]])
             writer = loggers[0].experiment
             tag = f"previews/{number}"
             # The event-file writer behind the SummaryWriter: its public methods take no ready-made image bytes.
-            writer._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), trainer.global_step)
-            writer.add_text(f"{tag}/instruction", sample["instruction"], trainer.global_step)
+            writer._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), step)
+            writer.add_text(f"{tag}/instruction", sample["instruction"], step)
+        for role, values in nearness.items():
+            pl_module.log(f"val/preview_psnr_{role}", float(np.mean(values)), rank_zero_only=True)
         pipeline.codec.to(home)
         loggers[0].experiment.flush()
         self._samples = []
+
+
+def psnr(video: Tensor, other: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 videos of one shape; at most 60."""
+    error = (video.float() - other.to(video.device).float()).square().mean()
+    return float(20 * math.log10(255) - 10 * torch.log10(error.clamp(min=255**2 / 1e6)))
 
 
 def side_by_side(videos: list[Tensor], least_height: int = 128) -> np.ndarray:

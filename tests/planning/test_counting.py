@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from icve.planning import formulas
-from icve.planning.counting import Sample, _inputs, _LiveBytes, build_on_meta, count, run
+from icve.planning.counting import LiveBytes, Sample, _inputs, build_on_meta, count, run
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
 TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}
@@ -82,7 +82,7 @@ def test_real_training_keeps_computes_and_needs_what_was_counted(checkpointing):
 
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-    with _LiveBytes(known) as memory:
+    with LiveBytes(known) as memory:
         model(**inputs).sum().backward()
     assert memory.most == pytest.approx(counted.peak, rel=0.1)
 

@@ -31,6 +31,33 @@ def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
     }
 
 
+def test_the_loss_of_each_bucket_and_the_share_of_the_peak(make_module, make_trainer, make_data, tmp_path):
+    class TwoBuckets(make_data):
+        def batch(self, number):
+            self.frames = (5, 9)[number % 2]
+            return super().batch(number)
+
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    monitor = TrainingMonitor(peak_tflops=1e-3)
+    options = {"logger": logger, "log_every_n_steps": 2, "accumulate_grad_batches": 4}
+    make_trainer(4, [monitor], **options).fit(make_module(), datamodule=TwoBuckets())
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    curves = read_curves(tmp_path)
+    for bucket, first in (("16x16x5", 0), ("16x16x9", 1)):
+        expected = [sum(losses[start + first : start + 8 : 2]) / 4 for start in (0, 8)]
+        assert [value for _, value in curves[f"train/loss_{bucket}"]] == pytest.approx(expected)
+    assert "train/peak_memory_gib" not in curves  # of CUDA's allocator
+    rates = (curves[f"train/{name}"] for name in ("mfu", "tflops_per_device", "samples_per_second"))
+    for (_, share), (_, tflops), (_, samples) in zip(*rates, strict=True):
+        assert share == pytest.approx(tflops / 1e-3)
+        assert 1e-7 < tflops / samples < 1e-5  # a sample is a few MFLOP
+
+
+def test_a_peak_must_be_positive():
+    with pytest.raises(ValueError, match="peak_tflops must be positive"):
+        TrainingMonitor(peak_tflops=0)
+
+
 def test_every_micro_batch_is_written_down(make_module, make_trainer, make_data, make_losses, tmp_path):
     losses, data = make_losses(), make_data()
     make_trainer(2, [TrainingMonitor(), losses], accumulate_grad_batches=3).fit(make_module(), datamodule=data)

@@ -25,7 +25,7 @@ def weights(tmp_path):
 def config(tiny_yaml, weights):
     settings = yaml.safe_load(tiny_yaml.read_text())
     settings["variables"] = {"weights": str(weights.parent)}
-    settings["model"] |= {"pretrained": "${variables.weights}/transformer", "gradient_checkpointing": True}
+    settings["model"] |= {"pretrained": "${variables.weights}/transformer", "checkpointing": {"mode": "full"}}
     tiny_yaml.write_text(yaml.safe_dump(settings))
     return tiny_yaml
 
@@ -116,5 +116,5 @@ def test_variables_are_not_set_where_they_have_no_effect(config, capsys):
 def test_checkpointed_blocks_give_the_same_losses(config, tmp_path):
     assert fit(config) == 0
     plain = tmp_path / "plain"
-    assert fit(config, "--model.gradient_checkpointing", "false", "--trainer.default_root_dir", plain) == 0
+    assert fit(config, "--model.checkpointing.mode", "none", "--trainer.default_root_dir", plain) == 0
     assert (plain / "steps.jsonl").read_text() == (tmp_path / "run" / "steps.jsonl").read_text()
