@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
-    from icve.editing.batch import Clip, Outcome, Settings
     from icve.editing.items import Item
+    from icve.editing.jobs import Clip, Outcome, Settings
     from icve.pipeline import EditPipeline
 
 EPILOG = """examples:
@@ -122,8 +122,9 @@ def _edit(
 ) -> int:
     from rich.console import Console
 
-    from icve.editing.batch import Outcome, edit_items
-    from icve.editing.batch import Progress as Seconds
+    from icve.editing.batch import edit_items
+    from icve.editing.jobs import Outcome
+    from icve.editing.jobs import Progress as Seconds
     from icve.editing.models import fingerprint
     from icve.editing.results import ResultLog
     from icve.jobs import counting_bar
@@ -189,7 +190,7 @@ def _plan(items: Sequence[Item], settings: Settings) -> tuple[list[tuple[Clip, l
     from concurrent.futures import ThreadPoolExecutor
 
     from icve.data.video import VideoError
-    from icve.editing.batch import clip_of
+    from icve.editing.jobs import clip_of
 
     groups: dict[tuple, list[Item]] = {}
     refused: list[tuple[Item, str]] = []
@@ -249,7 +250,7 @@ def _dry_run(pipeline: EditPipeline, items: Sequence[Item], settings: Settings, 
 
 
 def _settings(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settings:
-    from icve.editing.batch import Settings
+    from icve.editing.jobs import Settings
 
     given = {
         "num_inference_steps": arguments.steps,

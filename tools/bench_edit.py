@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from icve.data.manifest import read_manifest, write_manifest
-from icve.editing.batch import KINDS
+from icve.editing.jobs import KINDS
 from icve.synthetic.pair_files import synthesize_pairs
 
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from icve.data.video import VideoError, read_frames
-from icve.editing.batch import Progress, Settings, batch_size_for, clip_of, edit_items
+from icve.editing.batch import batch_size_for, edit_items
 from icve.editing.items import Item
+from icve.editing.jobs import Progress, Settings, clip_of
 from tests.tiny import tiny_editor
 
 SAMPLING = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_until": 0.0, "shift": 5.0, "negative_prompt": ""}

@@ -1,0 +1,85 @@
+"""What is edited, how, and what became of it: the words that decoding, the model and writing share."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icve.data.video import VideoError
+from icve.data.video_index import VideoInfo, index_packets
+from icve.editing.items import Item
+from icve.editing.windows import model_size, padded, windows
+
+KINDS = ("decode", "encode", "model", "write")  # of work, for which seconds are counted
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is edited of a file and how: known from its packets, before anything is decoded."""
+
+    path: Path
+    info: VideoInfo
+    start: int
+    frames: int
+    size: tuple[int, int]  # (height, width) at which it is edited
+    spans: list[tuple[int, int]]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, frames) that the model sees; windows of one shape can be batched."""
+        return (*self.size, padded(self.spans[0][1]))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How everything is edited. Sampling arguments are those of ``EditPipeline.edit_latents``.
+
+    ``size``: "source" for the source's displayed size, "model" for the size it is edited at. ``window``: frames per
+    window. ``side_by_side``: also write source and result in one picture.
+    """
+
+    sampling: dict[str, Any]
+    window: int
+    budget: int
+    size: str = "source"
+    side_by_side: bool = False
+    crf: int = 16
+    batch_size: int | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of an item: ``error`` is None when its file is in place."""
+
+    item: Item
+    clip: Clip | None = None
+    error: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Progress:
+    """Seconds of work by kind, over all threads, and windows done."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, kind: str, seconds: float) -> None:
+        with self._lock:
+            self.seconds[kind] += seconds
+
+
+def clip_of(item: Item, settings: Settings) -> Clip:
+    """Look at an item's file and decide on its size and windows.
+
+    Raises:
+        VideoError: the file cannot be read, or has not the frames asked for.
+    """
+    info = index_packets(item.source).info
+    frames = info.frames - item.start if item.count is None else item.count
+    if frames < 1 or item.start + frames > info.frames:
+        raise VideoError(item.source, f"it has {info.frames} frames, not the frames from {item.start} on asked for.")
+    size = model_size(*info.displayed, settings.budget)
+    return Clip(item.source, info, item.start, frames, size, windows(frames, settings.window))

@@ -1,0 +1,181 @@
+"""Edited windows cross-faded and encoded into files behind the model, in threads of their own."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from icve.data.video import VideoWriter, iterate_frames, resize_crop
+from icve.data.video_index import index_packets
+from icve.editing.items import Item
+from icve.editing.jobs import Outcome, Progress, Settings
+from icve.editing.models import first_sentence
+from icve.editing.windows import CrossFade
+
+_WRITES_AHEAD = 64  # windows edited and not yet written
+
+
+class Entry:
+    """An item on its way into its file; its methods run in one writer thread, in the order of its windows."""
+
+    def __init__(self, outcome: Outcome, settings: Settings, path: Path, progress: Progress) -> None:
+        self.outcome, self.settings, self.path, self.progress = outcome, settings, path, progress
+        self.windows_left = len(outcome.clip.spans)
+        self.last: Future | None = None
+        self._fade = CrossFade(outcome.clip.spans)
+        self._position = 0
+        self._writers: list[VideoWriter] = []
+        self._beside: Iterator[np.ndarray] | None = None
+
+    def write(self, window: np.ndarray) -> None:
+        """Append a window; on any error the item fails and its unfinished files disappear."""
+        if self.outcome.error is not None:
+            return
+        started = time.perf_counter()
+        try:
+            if not self._writers:
+                self._open()
+            self._append(self._fade.add(window))
+            self.windows_left -= 1
+            if not self.windows_left:
+                self._close()
+        except Exception as error:
+            reason = getattr(error, "strerror", None) or first_sentence(error)
+            self.outcome.error = f"{self.path} cannot be written: {reason.rstrip('.')}."
+            self.abandon()
+        finally:
+            spent = time.perf_counter() - started
+            self.outcome.seconds += spent
+            self.progress.add("write", spent)
+
+    def abandon(self) -> None:
+        """Leave nothing of an unfinished file."""
+        for writer in self._writers:
+            writer.__exit__(RuntimeError, None, None)
+        self._writers = []
+
+    def _open(self) -> None:
+        clip, index = self.outcome.clip, index_packets(self.outcome.clip.path)
+        self._size, aspect = clip.info.displayed, Fraction(1)
+        if self.settings.size == "model":
+            self._size = clip.size
+            height, width = clip.info.displayed
+            aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
+        whole = clip.frames == clip.info.frames
+        self._times, time_base, rate = None, None, clip.info.fps
+        origin, end = 0.0, None
+        if index.pts is not None:
+            pts = index.pts[clip.start : clip.start + clip.frames]
+            # A whole file keeps its picture's place beside its sound; a part of one begins at 0.
+            first = index.origin if whole else int(pts[0])
+            self._times, time_base, origin = pts - first, index.time_base, float(int(first) * index.time_base)
+            after = clip.start + clip.frames
+            end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
+        for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a run that was killed
+            if not _alive(stale):
+                stale.unlink(missing_ok=True)
+        paths = [(self.path, aspect)]
+        if self.settings.side_by_side:
+            paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
+            self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
+        for path, sample_aspect in paths:
+            writer = VideoWriter(
+                path, rate, time_base, self.settings.crf, "veryfast", sample_aspect, clip.path, (origin, end)
+            )
+            self._writers.append(writer.__enter__())
+
+    def _append(self, frames: np.ndarray) -> None:
+        clip = self.outcome.clip
+        for start in range(0, len(frames), 8):  # few frames at the source's size at a time
+            part = resize_crop(frames[start : start + 8], self._size, shape=self._size)
+            times = None if self._times is None else self._times[self._position : self._position + len(part)]
+            self._position += len(part)
+            self._writers[0].write(part, times)
+            if self._beside is not None:
+                sources = np.stack([next(self._beside) for _ in range(len(part))])
+                self._writers[1].write(np.concatenate([sources, part], axis=2), times)
+        if self._position > clip.frames:
+            raise RuntimeError("More frames came out than went in.")
+
+    def _close(self) -> None:
+        writers, self._writers = self._writers, []
+        # The side-by-side copy first: where the result is in place, everything is.
+        for writer in reversed(writers):
+            writer.__exit__(None, None, None)
+
+
+def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield from chunk
+
+
+def _alive(temporary: Path) -> bool:
+    """Whether the process that a temporary file is named after still runs on this machine."""
+    try:
+        os.kill(int(temporary.name.split(".")[-2]), 0)
+    except (ValueError, ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class Writing:
+    """Writer threads; an item stays with one of them, so that its windows are written in order."""
+
+    def __init__(self, settings: Settings, output: Callable[[Item], Path], progress: Progress) -> None:
+        self._settings, self._output, self._progress = settings, output, progress
+        threads = max(1, min(4, (os.cpu_count() or 2) // 2))
+        self._threads = [ThreadPoolExecutor(1, thread_name_prefix="icve-write") for _ in range(threads)]
+        self._room = threading.BoundedSemaphore(_WRITES_AHEAD)
+        self._entries: list[Entry] = []
+        self._begun = 0
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.shutdown(wait=True, cancel_futures=True)
+        for entry in self._entries:
+            entry.abandon()
+
+    def begin(self, outcome: Outcome) -> Entry:
+        entry = Entry(outcome, self._settings, self._output(outcome.item), self._progress)
+        entry.thread = self._threads[self._begun % len(self._threads)]
+        self._begun += 1
+        self._entries.append(entry)
+        return entry
+
+    def add(self, entry: Entry, frames: np.ndarray) -> None:
+        self._room.acquire()
+
+        def write() -> None:
+            try:
+                entry.write(frames)
+            finally:
+                self._room.release()
+
+        entry.last = entry.thread.submit(write)
+
+    def finished(self, wait: bool = False) -> Iterator[Outcome]:
+        """Outcomes of the items that are done, in the order they were begun."""
+        left = []
+        for entry in self._entries:
+            if wait and entry.last is not None:
+                entry.last.result()
+            settled = entry.last is None or entry.last.done()
+            if settled and (entry.windows_left == 0 or entry.outcome.error is not None):
+                if entry.outcome.error is not None:
+                    entry.abandon()
+                yield entry.outcome
+            else:
+                left.append(entry)
+        self._entries = left
