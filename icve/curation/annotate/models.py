@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
-from icve.curation.annotate.answers import ask
+from icve.curation.annotate.asking import AskingStage
 from icve.curation.annotate.edit_types import edit_type
 from icve.curation.annotate.prompts import BANNED, change_prompt, clean, instruction_check
 from icve.curation.annotate.sampling import clip_moments
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
 from icve.data.video import VideoError, probe, read_frames
 
 
-class ModelAnnotator(Stage):
+class ModelAnnotator(AskingStage):
     """Adds ``instruction`` (and ``edit_type``): what leads from a row's source clip to its target clip.
 
     A model sees a few pairs of frames, source left and target right, and writes one concise instruction for the most
@@ -39,8 +38,6 @@ class ModelAnnotator(Stage):
         ValueError: a parameter out of its range.
     """
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-
     def __init__(
         self,
         model: VisionLanguageModel,
@@ -56,24 +53,15 @@ class ModelAnnotator(Stage):
     ) -> None:
         if min(pairs, max_tokens, batch_size) < 1 or frame_side < 28:
             raise ValueError("pairs, max_tokens and batch_size must be at least 1, and frame_side at least 28.")
-        self.model, self.pairs, self.frame_side, self.max_tokens = model, pairs, frame_side, max_tokens
-        self.edit_types, self.batch_size = edit_types, batch_size
+        super().__init__(model, batch_size)
+        self.pairs, self.frame_side, self.max_tokens, self.edit_types = pairs, frame_side, max_tokens, edit_types
         self.prompt = change_prompt(pairs, language)
         self.check = instruction_check(language, banned, min_characters, max_characters)
-        self.needs = model.needs
-
-    def setup(self) -> None:
-        """Load the model or connect to it."""
-        self.model.setup()
-
-    def seconds(self, row: Row) -> float:
-        """As long as the model may take for a question, and a minute for reading the frames."""
-        return 60.0 + self.model.seconds
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         """Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``."""
         questions = [self._question(row, work) for row in rows]
-        answers = iter(ask(self.model, [question for question in questions if isinstance(question, Question)], work))
+        answers = iter(self.ask([question for question in questions if isinstance(question, Question)], work))
         return [
             question if isinstance(question, Rejected) else self._outcome(row, next(answers))
             for row, question in zip(rows, questions, strict=True)

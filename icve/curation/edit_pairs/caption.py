@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar
 
 import numpy as np
 
-from icve.curation.annotate.answers import ask
+from icve.curation.annotate.asking import AskingStage
 from icve.curation.edit_pairs.edits import EDITS
 from icve.curation.edit_pairs.frames import clip_of, spread
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Question, VisionLanguageModel
 from icve.data.video import VideoError
 from icve.synthetic.masks import load_mask
@@ -43,7 +42,7 @@ def check_caption(text: str, unnamed: str | None = None) -> str | None:
     return None
 
 
-class MaskedCaption(Stage):
+class MaskedCaption(AskingStage):
     """A model sees the clip with the masked region black and describes the scene as the edit would leave it.
 
     Reads `source_path`, `mask_path`, `object` and `edit_type`; writes `caption`. Without a usable answer a row is
@@ -58,22 +57,14 @@ class MaskedCaption(Stage):
         ValueError: a number is below 1.
     """
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-
     def __init__(self, model: VisionLanguageModel, frames: int = 3, batch_size: int = 8) -> None:
         if min(frames, batch_size) < 1:
             raise ValueError("MaskedCaption needs at least 1 frame and 1 row per batch.")
-        self.model, self.frames, self.batch_size = model, frames, batch_size
-        self.needs = model.needs
-
-    def setup(self) -> None:
-        self.model.setup()
-
-    def seconds(self, row: Row) -> float:
-        return 60.0 + self.model.seconds
+        super().__init__(model, batch_size)
+        self.frames = frames
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        answers = ask(self.model, [self._question(row, work) for row in rows], work)
+        answers = self.ask([self._question(row, work) for row in rows], work)
         return [
             Rejected("no caption", answer.error, answer.transient)
             if answer.text is None

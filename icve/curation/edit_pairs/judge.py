@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from itertools import groupby
-from typing import ClassVar
 
 import numpy as np
 
-from icve.curation.annotate.answers import ask
+from icve.curation.annotate.asking import AskingStage
 from icve.curation.edit_pairs.answers import parse_json
 from icve.curation.edit_pairs.frames import clip_of, spread
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
 from icve.data.video import probe
 
@@ -51,7 +50,7 @@ def check_marks(text: str) -> str | None:
     return None
 
 
-class Judge(Stage):
+class Judge(AskingStage):
     """Keeps pairs with full marks for following the instruction and for visual quality.
 
     Reads `source_path`, `target_path` (of any size: targets are stretched to the source's) and `instruction`; writes
@@ -70,8 +69,6 @@ class Judge(Stage):
         ValueError: a number is out of range.
     """
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-
     def __init__(
         self,
         model: VisionLanguageModel,
@@ -83,19 +80,13 @@ class Judge(Stage):
     ) -> None:
         if not 1 <= keep <= 5 or min(pairs, repeats, frame_side, batch_size) < 1:
             raise ValueError("Judge needs keep in 1..5, and at least 1 pair, repeat, pixel and row per batch.")
-        self.model, self.keep, self.pairs, self.repeats = model, keep, pairs, repeats
-        self.frame_side, self.batch_size = frame_side, batch_size
-        self.needs = model.needs
-
-    def setup(self) -> None:
-        self.model.setup()
-
-    def seconds(self, row: Row) -> float:
-        return 60.0 + self.repeats * self.model.seconds
+        super().__init__(model, batch_size)
+        self.keep, self.pairs, self.repeats, self.frame_side = keep, pairs, repeats, frame_side
+        self.questions_per_row = repeats
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         asked = [(number, question) for number, row in enumerate(rows) for question in self._questions(row, work)]
-        answers = ask(self.model, [question for _, question in asked], work)
+        answers = self.ask([question for _, question in asked], work)
         numbered = zip((number for number, _ in asked), answers, strict=True)
         return [
             self._outcome(rows[number], [answer for _, answer in group])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from icve.curation.annotate.answers import ask
+from icve.curation.annotate.asking import AskingStage
 from icve.curation.edit_pairs.answers import parse_json
 from icve.curation.edit_pairs.edits import EDITS, Layer
 from icve.curation.edit_pairs.frames import clip_of, spread
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 
 MOST_WORDS = 8  # of a phrase: detectors lose longer ones
@@ -63,7 +62,7 @@ def parse_items(text: str) -> list[Item]:
     return list(items.values())
 
 
-class Label(Stage):
+class Label(AskingStage):
     """One row per thing in the clip and edit to make of it.
 
     Reads `source_path` (`source_start`, `source_frames`); writes `object` (a phrase without article), `layer`
@@ -84,8 +83,6 @@ class Label(Stage):
         ValueError: an edit is unknown or a number out of range.
     """
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"batch_size"})
-
     def __init__(
         self,
         model: VisionLanguageModel,
@@ -100,15 +97,9 @@ class Label(Stage):
             raise ValueError(f"There is no edit {unknown[0]!r}; choose from {', '.join(EDITS)}.")
         if not edits or min(most_items, edits_per_item, frames, batch_size) < 1:
             raise ValueError("Label needs an edit, and at least 1 item, edit per item, frame and row per batch.")
-        self.model, self.edits, self.most_items, self.edits_per_item = model, tuple(edits), most_items, edits_per_item
-        self.frames, self.seed, self.batch_size = frames, seed, batch_size
-        self.needs = model.needs
-
-    def setup(self) -> None:
-        self.model.setup()
-
-    def seconds(self, row: Row) -> float:
-        return 60.0 + self.model.seconds
+        super().__init__(model, batch_size)
+        self.edits, self.most_items, self.edits_per_item = tuple(edits), most_items, edits_per_item
+        self.frames, self.seed = frames, seed
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         questions = []
@@ -116,7 +107,7 @@ class Label(Stage):
             clip = clip_of(row, work)
             pictures = tuple(clip.read(spread(clip.frames, self.frames)))
             questions.append(Question(PROMPT, pictures, check_items, max_tokens=768))
-        return [self._outcome(row, answer) for row, answer in zip(rows, ask(self.model, questions, work), strict=True)]
+        return [self._outcome(row, answer) for row, answer in zip(rows, self.ask(questions, work), strict=True)]
 
     def _outcome(self, row: Row, answer: Answer) -> Outcome:
         if answer.text is None:
