@@ -175,8 +175,10 @@ def _serve(
             os._exit(1)
         except StageBroken as error:
             tell("broken", str(error))
-        except Exception as error:  # a full disk, a part that cannot be read: nothing more can be done here
-            tell("broken", describe(error))
+        except OSError as error:  # a full disk, most likely
+            tell("broken", f"{run.output} cannot be written: {error.strerror or error}.")
+        except Exception as error:  # a part that cannot be read: nothing more can be done here
+            tell("broken", f"{describe(error)}.")
 
 
 def _end_with(parent: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from icve.curation.run_folder import Run
 from icve.curation.stage import Outcome, Rejected, Row, Stage
 from icve.data.video import VideoError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FAILURES = ("error", "timed out", "process died")  # reasons that are nobody's decision
 
 Watch = Callable[[int, list[str], float], None]
@@ -131,12 +133,12 @@ class ShardWorker:
             outcomes = list(stage([dict(row) for row in batch], self.run.workspace))
         except MemoryError:
             raise  # of this process, not of the row: it ends, and the row is tried alone in a fresh one
+        except OSError as error:
+            if error.errno in DISK_FULL:  # no fault of the row either
+                raise
+            return self._failed(spec, batch, error, watch)
         except Exception as error:  # any row may hold what a library does not expect; one row costs no other
-            if len(batch) > 1 and spec.scope == "rows":
-                return [outcome for row in batch for outcome in self._call(spec, [row], watch)]
-            if spec.scope == "all":
-                raise StageBroken(f"Stage {spec.number} ({spec.name}) failed: {describe(error)}") from error
-            return [rejection(error)]
+            return self._failed(spec, batch, error, watch)
         finally:
             watch(0, [], 0.0)
         if len(outcomes) != len(batch):
@@ -150,6 +152,14 @@ class ShardWorker:
                     f"Stage {spec.number} ({spec.name}) gave {outcome!r} for a row: give a row, rows, or Rejected."
                 )
         return outcomes
+
+    def _failed(self, spec: StageSpec, batch: list[Row], error: Exception, watch: Watch) -> Sequence[Outcome]:
+        """What becomes of a batch that raised: its rows are tried one by one."""
+        if spec.scope == "all":
+            raise StageBroken(f"Stage {spec.number} ({spec.name}) failed: {describe(error)}.") from error
+        if len(batch) > 1:
+            return [outcome for row in batch for outcome in self._call(spec, [row], watch)]
+        return [rejection(error)]
 
 
 def write_outcomes(

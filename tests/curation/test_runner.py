@@ -211,6 +211,8 @@ def test_a_stage_that_cannot_run_ends_the_run_and_keeps_what_is_done(tmp_path, v
         run(tmp_path, videos, ("Count", {}), ("Broken", {}))
     with pytest.raises(StageBroken, match="which sees all rows, twice was killed by SIGKILL"):
         run(tmp_path, videos, ("Die", {}), output="dead")
+    with pytest.raises(StageBroken, match="out cannot be written: No space left on device"):
+        run(tmp_path, videos, ("Count", {}), ("FullDisk", {}))
     with pytest.raises(StageBroken, match="0 outcomes for 1 rows"):
         run(tmp_path, videos, ("Forgetful", {}), output="other")
 

@@ -115,6 +115,13 @@ class Pair(Stage):
         ]
 
 
+class FullDisk(Stage):
+    """Cannot write its files."""
+
+    def __call__(self, rows, work):
+        raise OSError(28, "No space left on device")
+
+
 class Slow(Stage):
     """Takes a while for every row."""
 
