@@ -10,9 +10,13 @@ import yaml
 
 from icve.cli import main
 from icve.model import load_transformer
+from icve.training import stage_runs
 from icve.training.command import TrainingCommand
+from icve.training.stage_runs import stage_config, stages_of
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+FILES = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+CURRICULA = {path.parent.name: path for path in FILES if path.stem == "curriculum"}  # by folder
+CONFIGS = [path for path in FILES if path not in CURRICULA.values()]  # of one stage
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
 REAL = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
 PAPER = {name: path for name, path in REAL.items() if name != "sft_lora"}
@@ -54,7 +58,7 @@ def variables(tiny_weights, tiny_pairs, monkeypatch):
         monkeypatch.setenv(name, str(tiny_weights))
     for name in ("ICVE_EDITOR", "ICVE_DEBUG_EDITOR"):
         monkeypatch.setenv(name, str(tiny_weights / "transformer"))
-    for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_DEBUG_MANIFEST"):
+    for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_HELD_OUT_CLIPS", "ICVE_HELD_OUT_EDITS", "ICVE_DEBUG_MANIFEST"):
         monkeypatch.setenv(name, str(tiny_pairs))
 
 
@@ -116,6 +120,60 @@ def test_the_papers_values():
         assert set(config["variables"]) == {"weights", "manifest"}
 
 
+@pytest.mark.parametrize("folder", ["configs", "debug"])
+def test_a_curriculum_trains_the_same_stages_as_their_own_configurations(folder):
+    config = yaml.safe_load(CURRICULA[folder].read_text())
+    alone = REAL if folder == "configs" else DEBUG
+    stages = {stage["name"]: stage for stage in stages_of(config)}
+    assert tuple(stages) == STAGES
+    for name, stage in stages.items():
+        own = stage_config(config, stage, Path("runs"), None)
+        own["data"] = own["data"]["init_args"]["stages"][name]
+        own, one = (dict(flat(c, all_keys=True)) for c in (own, yaml.safe_load(alone[name].read_text())))
+        differing = {key for key in own.keys() | one.keys() if own.get(key) != one.get(key)}
+        named = {"variables", "ckpt_path", "trainer.default_root_dir", "trainer.callbacks", "model.stage"}
+        assert {key.split(".init_args.")[-1] for key in differing if not key.startswith("variables.")} <= named | {
+            "manifest",
+            "val_manifest",
+        }, name
+        assert own["model.stage"] == name
+
+
+@pytest.mark.parametrize("folder", ["configs", "debug"])
+def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(folder, variables, tmp_path, monkeypatch):
+    trained = []
+
+    def stop(config, begun, run_stage):
+        trained.append(config["model"]["stage"])
+        return False
+
+    monkeypatch.setattr(stage_runs, "_run_to_its_end", stop)
+    words = ["fit", "-c", str(CURRICULA[folder]), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(words) == 0
+    assert trained == ["pretrain_240p"]
+    monkeypatch.setenv("ICVE_EDITS" if folder == "configs" else "ICVE_DEBUG_MANIFEST", str(tmp_path / "nowhere"))
+    assert main(words) == 2
+    assert trained == ["pretrain_240p"]
+
+
+@pytest.mark.slow
+def test_the_debug_curriculum_trains(variables, tmp_path):
+    words = ["fit", "-c", str(CURRICULA["debug"]), "--trainer.accelerator", "cpu"]
+    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
+    assert main(words) == 0
+    entries = [json.loads(line) for line in (tmp_path / "curriculum.jsonl").read_text().splitlines()]
+    ends = {entry["stage"]: entry for entry in entries if entry["event"] == "end"}
+    assert [(name, ends[name]["run_step"]) for name in STAGES] == [
+        ("pretrain_240p", 2),
+        ("pretrain_480p", 4),
+        ("sft", 6),
+    ]
+    for name in STAGES:
+        assert ends[name]["figures"].keys() >= {"val/loss", "val/preview_psnr_target"}
+        assert load_transformer(tmp_path / name).config.num_single_layers == 2
+        assert (tmp_path / name / "checkpoints" / "best").is_symlink()
+
+
 # What a debug configuration may set otherwise than the one it stands for.
 SMALLER = {"variables", "trainer.default_root_dir", "trainer.max_steps", "trainer.devices", "trainer.log_every_n_steps"}
 SMALLER |= {"trainer.val_check_interval", "trainer.callbacks", "model.stage", "model.transformer.init_args"}
@@ -123,11 +181,11 @@ SMALLER |= {"model.warmup_steps", "data.init_args.buckets", "data.init_args.batc
 SMALLER |= {"data.init_args.fps", *(f"model.sampling.{name}" for name in ("num_frames", "height", "width", "fps"))}
 
 
-def flat(config, prefix=""):
+def flat(config, prefix="", all_keys=False):
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in SMALLER:
-            yield from flat(value, f"{name}.")
+        if isinstance(value, dict) and (all_keys or name not in SMALLER):
+            yield from flat(value, f"{name}.", all_keys)
         else:
             yield name, value
 

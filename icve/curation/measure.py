@@ -194,23 +194,26 @@ class _Samples:
     """Colour histogram and small grey picture of a few frames per second."""
 
     def __init__(self, seconds: np.ndarray, fps: float) -> None:
-        self.due = _Due(seconds, fps)
-        self.numbers: list[int] = []
-        self.histograms: list[np.ndarray] = []
-        self.pictures: list[np.ndarray] = []
+        self.due, self.taken = _Due(seconds, fps), 0
+        # For as many as there can be, though memory is only used for what is written. Small arrays that stay, one by
+        # one between large ones that go, would keep the allocator from using the large ones' places again.
+        self.numbers = np.zeros(len(seconds), np.int32)
+        self.histograms = np.zeros((len(seconds), _BINS**3), np.float32)
+        self.pictures = np.zeros((len(seconds), PICTURE, PICTURE), np.uint8)
 
     def add(self, number: int, frame: np.ndarray, grey: np.ndarray) -> None:
         if not self.due(number):
             return
         self.due.last = number
         histogram = cv2.calcHist([frame], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3).ravel()
-        self.numbers.append(number)
-        self.histograms.append(histogram / histogram.sum())
-        self.pictures.append(cv2.resize(grey, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA))
+        self.numbers[self.taken] = number
+        self.histograms[self.taken] = histogram / histogram.sum()
+        self.pictures[self.taken] = cv2.resize(grey, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
+        self.taken += 1
 
     def signals(self) -> dict[str, np.ndarray]:
         return {
-            "sample_frames": np.array(self.numbers, np.int32),
-            "histogram": np.array(self.histograms, np.float32),
-            "picture": np.array(self.pictures, np.uint8),
+            "sample_frames": self.numbers[: self.taken],
+            "histogram": self.histograms[: self.taken],
+            "picture": self.pictures[: self.taken],
         }

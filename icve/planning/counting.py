@@ -196,6 +196,27 @@ def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
     return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
 
 
+def training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+    """FLOPs of one sample's forward and backward pass, where nothing is computed again.
+
+    Args:
+        config: all arguments of the transformer.
+        sample: its sizes.
+    """
+    one = dict.fromkeys(_KINDS, 1)
+    first = _training_flops({**config, **one}, sample)
+    further = {kind: _training_flops({**config, **one, kind: 2}, sample) - first for kind in _KINDS}
+    return first + sum((config[kind] - 1) * flops for kind, flops in further.items())
+
+
+def _training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+    """The same from running exactly this model."""
+    model = build_on_meta(config)
+    with torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
+        model(**_inputs(model, sample, torch.float32)).sum().backward()
+    return flops.get_total_flops()
+
+
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 

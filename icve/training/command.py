@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from argparse import ArgumentError
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,8 +122,8 @@ class TrainingCommand(LightningCLI):
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
     def instantiate_classes(self) -> None:
-        if self._curriculum() is not None:
-            return  # stage by stage
+        if self._trains_a_curriculum():
+            return  # each stage has its own
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
@@ -151,21 +152,17 @@ class TrainingCommand(LightningCLI):
 
     # ---- a curriculum ---------------------------------------------------------------------------------------------
 
-    def _curriculum(self) -> dict[str, Any] | None:
-        """The configuration as in YAML where it is one of several stages to be trained."""
-        if self.subcommand != "fit":
-            return None
-        config = yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False))
-        return config if stages_of(config) else None
+    def _trains_a_curriculum(self) -> bool:
+        return self.subcommand == "fit" and bool(stages_of(self.config["fit"]))
 
     def _run_subcommand(self, subcommand: str) -> None:
-        config = self._curriculum()
-        if config is None:
+        if not self._trains_a_curriculum():
             super()._run_subcommand(subcommand)
             return
         fit_stages(
-            config,
-            run_stage=lambda command, own: TrainingCommand([command, "-c", yaml.safe_dump(own)]),
+            yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False)),
+            # In a context of its own: the parser stays in it, and with it the model.
+            run_stage=lambda command, own: copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]),
             check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),
         )
 

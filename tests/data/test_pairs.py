@@ -54,7 +54,8 @@ def test_batches_are_as_the_contract_says(pairs_folder):
     batches = take(data_module(pairs_folder), 5)
     assert {batch["source"].shape[-2:] for batch in batches} == {(48, 64), (64, 48)}
     for batch in batches:
-        assert batch.keys() == {"source", "target", "instruction", "id"}
+        assert batch.keys() == {"source", "target", "instruction", "id", "weight"}
+        assert batch["weight"] == 1
         for name in ("source", "target"):
             assert batch[name].shape == (4, 3, 9, *batch["source"].shape[-2:])
             assert batch[name].dtype == torch.uint8
@@ -115,6 +116,31 @@ def test_processes_load_slices_of_the_same_batches(pairs_folder):
     for whole, first, second in zip(straight, *parts, strict=True):
         assert first["id"] + second["id"] == whole["id"]
         assert torch.equal(torch.cat([first["source"], second["source"]]), whole["source"])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_steps_batch_is_made_of_micro_batches(pairs_folder, workers, caplog):
+    """Five samples of 72 tokens, at most two at once, in five passes: two of them are empty."""
+    whole = take(data_module(pairs_folder, seed=5, batch_size=5), 4)
+    split = {"seed": 5, "batch_size": 1, "tokens_per_micro_batch": 150, "num_workers": workers}
+    module = data_module(pairs_folder, **split)
+    module.trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=5)
+    with caplog.at_level(logging.INFO):
+        parts = take(module, 20)
+    assert "A step's batch: 48x64x9 5 samples, 2 (144 tokens) at once on each of 1; 64x48x9 5 samples" in caplog.text
+    for step, batch in enumerate(whole):
+        of_step = parts[5 * step : 5 * step + 5]
+        assert [len(part["id"]) for part in of_step] == [0, 1, 0, 2, 2]
+        assert [part["weight"] for part in of_step] == [0, 1, 0, 2, 2]
+        assert of_step[0] == of_step[2] == {"instruction": [], "id": [], "weight": 0}
+        full = [part for part in of_step if part["id"]]
+        assert [name for part in full for name in part["id"]] == batch["id"]
+        assert torch.equal(torch.cat([part["target"] for part in full]), batch["target"])
+    module = data_module(pairs_folder, start_batch=8, **split)
+    module.trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=5)
+    assert same(take(module, 7), parts[8:15])
 
 
 def test_a_bad_file_is_reported_once_and_replaced(broken_folder, caplog):

@@ -63,5 +63,5 @@ def test_the_table(tool, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["bench_buckets.py", "--rows", "1000", "--gpus", "16", "--batch", "12"])
     tool.main()
     out = capsys.readouterr().out
-    assert "| 8 " in out
+    assert "| 16   |  8 |     12 samples |   1.00 |" in out
     assert "16 GPUs, SP 1, 12 samples: A batch of 12 samples of bucket 480x768x77 is too small" in out

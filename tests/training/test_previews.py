@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response
 
 from icve.training.ema import EMA
 from icve.training.gif import encode_gif
-from icve.training.previews import EditPreviews, side_by_side
+from icve.training.previews import EditPreviews, psnr, side_by_side
 from tests.training.conftest import SIZE, as_loader, cached_texts
 
 
@@ -63,6 +63,13 @@ def test_side_by_side_in_order_with_dividers():
     assert frames[0, 0, [0, 127, 128, 132, 259, 264], 0].tolist() == [10, 10, 255, 20, 20, 30]
 
 
+def test_psnr_of_equal_and_of_opposite_videos():
+    black, white = (torch.full((3, 2, 4, 4), value, dtype=torch.uint8) for value in (0, 255))
+    assert psnr(black, white) == pytest.approx(0.0, abs=1e-5)
+    assert psnr(black, black) == pytest.approx(60.0)
+    assert psnr(black, black + 16) == pytest.approx(20 * np.log10(255 / 16), abs=1e-4)
+
+
 def served_by_tensorboard(folder):
     """{tag: (mime type, bytes)} of the newest images, as TensorBoard's own plugin answers a browser."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
@@ -87,7 +94,10 @@ def test_tensorboard_shows_moving_pictures(make_module, make_trainer, make_data,
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     data = make_data(validation=1)
     module = make_module()
-    make_trainer(2, callbacks, logger=logger, val_check_interval=1, precision="bf16-mixed").fit(module, datamodule=data)
+    trainer = make_trainer(2, callbacks, logger=logger, val_check_interval=1, precision="bf16-mixed")
+    trainer.fit(module, datamodule=data)
+    for role in ("target", "source"):  # noise of 8 bits against edits that know nothing yet
+        assert 5 < float(trainer.callback_metrics[f"val/preview_psnr_{role}"]) < 15
     images = served_by_tensorboard(tmp_path)
     assert len(images) == 2
     sample = data.batch(-1)

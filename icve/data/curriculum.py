@@ -1,0 +1,69 @@
+"""The data of a curriculum: one data module per stage, and the model's stage says whose batches are trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+
+
+class CurriculumDataModule(LightningDataModule):
+    """Batches of the stage that is being trained, from that stage's own data module: buckets, batch size and all.
+
+    Batch n of a stage is what its data module alone would give as batch n: the stages know nothing of each other.
+
+    Args:
+        stages: data module of each stage, by the stage's name (``model.stage``).
+
+    Raises:
+        ValueError: no stages, or the model's stage is none of them (raised when the data is asked for).
+    """
+
+    def __init__(self, stages: dict[str, LightningDataModule]) -> None:
+        super().__init__()
+        if not stages:
+            raise ValueError("CurriculumDataModule needs the data module of at least one stage.")
+        self.stages = stages
+
+    @property
+    def current(self) -> LightningDataModule:
+        """Data module of the stage that the trainer's module is in."""
+        stage = self.trainer.lightning_module.stage
+        if stage not in self.stages:
+            raise ValueError(
+                f"The data module has no stage '{stage}', only {', '.join(self.stages)}: set --model.stage to one."
+            )
+        data = self.stages[stage]
+        data.trainer = self.trainer
+        return data
+
+    def prepare_data(self) -> None:
+        self.current.prepare_data()
+
+    def setup(self, stage: str) -> None:
+        self.current.setup(stage)
+
+    def teardown(self, stage: str) -> None:
+        self.current.teardown(stage)
+
+    def train_dataloader(self) -> Any:
+        """Endless loader of the current stage, see :class:`icve.data.pairs.PairsDataModule`."""
+        return self.current.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        """Held-out samples of the current stage; an empty list where it has none."""
+        return self.current.val_dataloader()
+
+    @property
+    def start_batch(self) -> int:
+        """Number of the current stage's first batch, counted from the stage's beginning."""
+        return self.current.start_batch
+
+    @start_batch.setter
+    def start_batch(self, number: int) -> None:
+        self.current.start_batch = number
+
+    @property
+    def latent_cache(self) -> Any:
+        """The latent cache of the current stage, or None where it decodes videos."""
+        return getattr(self.current, "latent_cache", None)
