@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for CPU stages (all cores)")
     parser.add_argument("--gpus", type=int, help="devices for GPU stages (all there are)")
     parser.add_argument("--limit", type=int, help="use the first N inputs only")
-    parser.add_argument("--shard", default="0/1", metavar="I/N", help="work on every N-th shard from the I-th on (0/1)")
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="work on every N-th shard from the I-th on, I from 1 to N (1/1)"
+    )
     return parser
 
 
@@ -66,6 +68,7 @@ def _run(argv: Sequence[str]) -> int:
 
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)
+    sys.path.insert(0, os.getcwd())  # for stages of the user's own, here and in the workers
     for name in ("workers", "limit"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
@@ -114,9 +117,9 @@ def _runner(name: str, workers: int, gpus: int | None):
 
 def _share(text: str, parser: argparse.ArgumentParser) -> tuple[int, int]:
     number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
-        parser.error(f"--shard must be I/N with I from 0 to N-1, as in 0/64, not {text}")
-    return int(number), int(of)
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        parser.error(f"--shard must be I/N with I from 1 to N, as in 1/64, not {text}")
+    return int(number) - 1, int(of)
 
 
 def _look(argv: Sequence[str]) -> int:

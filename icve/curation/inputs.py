@@ -67,7 +67,7 @@ class Inputs:
             except ManifestError as error:
                 found.append((row, Rejected("leaves the input folder", str(error))))
             except (OSError, UnicodeError) as error:
-                found.append((row, Rejected("unreadable file", str(error))))
+                found.append((row, Rejected("unreadable file", str(error), transient=True)))
         return found
 
 

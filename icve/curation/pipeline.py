@@ -91,7 +91,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
             name, equals, _ = override.partition("=")
             if not equals:
                 raise PipelineError(f"'{override}' is no override: write name=value, as in frames=17.")
-            if OmegaConf.select(loaded, name.split(".")[0]) is None:
+            if name.split(".")[0] not in {*loaded, "shard_size"}:
                 known = ", ".join(str(key) for key in loaded if key != "stages")
                 raise PipelineError(f"{path} has no '{name.split('.')[0]}' to override (it has {known}).")
             _override(loaded, override)

@@ -18,6 +18,8 @@ def status_text(output: Path) -> str:
     """
     counts, shards = run_counts(output)
     done = "finished" if counts[-1].shards == shards else f"{counts[-1].shards} of {shards} shards finished"
+    if counts[-1].shards < shards and (output / "manifest").is_dir():
+        done += "; manifest/ and rejected/ are those of an earlier run"
     paid = [f"{model}: {usage}" for model, usage in total_usage(output / "answers").items()]
     return "\n".join([funnel_text(counts, shards), done, *paid])
 

@@ -99,7 +99,7 @@ class ShardWorker:
         """Write the part that the first stage starts from, unless it is there."""
         file, made_from = self.run.part(0, shard), self.run.made_from(0, shard, None)
         info = read_info(file)
-        if info and info.made_from == made_from:
+        if info and info.made_from == made_from and not info.transient:
             return info
         started = time.perf_counter()
         found = self.run.inputs.read(self.run.shards[shard])

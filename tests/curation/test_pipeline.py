@@ -35,6 +35,14 @@ def test_headers_name_a_command_that_exists(path):
     assert f"pipelines/{path.name}" in command
 
 
+def test_what_is_null_or_left_out_can_be_overridden(tmp_path):
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(f"note: null\nstages: [{{class_path: {TOY}Count, init_args: {{note: '${{note}}'}}}}]")
+    pipeline = load_pipeline(file, ["note=hello", "shard_size=3"])
+    assert pipeline.stages[0].parameters["note"] == "hello"
+    assert pipeline.shard_size == 3
+
+
 def test_overrides_reach_the_stages():
     pipeline = load_pipeline("clip_pairs_demo.yaml", ["frames=9", "fps=12.5", "stages.0.init_args.min_seconds=3"])
     by_name = {stage.name: stage.parameters for stage in pipeline.stages}

@@ -298,6 +298,24 @@ def test_ids_of_a_manifest_lead_nowhere(tmp_path, videos):
     assert found.names[2:] == ["plain-1", "plain-1-copy2"]
 
 
+def test_a_file_that_cannot_be_read_now_is_tried_again(tmp_path, videos, monkeypatch):
+    from icve.curation import inputs
+
+    real = inputs.file_digest
+
+    def refuse(path):
+        if path.name == "a.mp4":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    found = find_inputs(videos)
+    monkeypatch.setattr(inputs, "file_digest", refuse)
+    rows = found.read(found.names)
+    (refused,) = (item for item in rows if not isinstance(item, dict))
+    assert refused[1].reason == "unreadable file"
+    assert refused[1].transient
+
+
 def test_the_command(tmp_path, videos, capsys):
     pipeline = str(pipeline_of(tmp_path, *CHAIN, speed=3))
     output = str(tmp_path / "out")
