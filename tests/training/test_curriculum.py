@@ -177,19 +177,15 @@ def cut(run, lines, without, checkpoints=None):
         shutil.rmtree(run / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lines", "without", "checkpoints"),
     [
+        pytest.param(6, ["edits"], ["more_clips/checkpoints/step-000006"], id="before the validation at a checkpoint"),
         pytest.param(7, ["edits"], ["more_clips/checkpoints/step-000006"], id="in the second stage"),
         pytest.param(8, ["edits"], [], id="before the end is on record"),
-        *(
-            pytest.param(*cut_at, marks=pytest.mark.slow, id=name)
-            for name, cut_at in {
-                "before the validation at a checkpoint": (6, ["edits"], ["more_clips/checkpoints/step-000006"]),
-                "between two stages": (9, ["edits"], []),
-                "before a stage's first checkpoint": (10, [], ["edits/checkpoints"]),
-            }.items()
-        ),
+        pytest.param(9, ["edits"], [], id="between two stages"),
+        pytest.param(10, [], ["edits/checkpoints"], id="before a stage's first checkpoint"),
     ],
 )
 def test_an_interrupted_run_goes_on_where_it_was(whole, tmp_path, lines, without, checkpoints):
