@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from icve.stages import ForeignFolder, Stages, digest
-
-if TYPE_CHECKING:
-    from icve.curation.inputs import Inputs
 
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: ten to fifteen minutes on two CPU cores
@@ -45,10 +42,6 @@ class MissingConfig(FileNotFoundError):
 
 class TooFewPairs(ValueError):
     """There is not enough data to train and to validate on."""
-
-
-class NoVideos(ValueError):
-    """There is no video where the user's own should be."""
 
 
 class TrainingFailed(RuntimeError):
@@ -115,11 +108,11 @@ def run_demo(
         MissingConfig: a configuration is missing.
         ForeignFolder: ``output`` holds something else under a name the demo needs.
         TooFewPairs: too few raw videos were asked for.
-        NoVideos: there is no video in ``videos``.
+        icve.own_videos.NoVideos: there is no video in ``videos``.
         TrainingFailed: a training stage ended with an error.
     """
     from icve.evaluation.demo_results import write_results
-    from icve.own_videos import edit_own, own_examples
+    from icve.own_videos import add_own_videos, edit_own, find_own, own_examples
     from icve.synthetic.pair_files import synthesize_pairs
     from icve.synthetic.raw_files import synthesize_raw
 
@@ -165,7 +158,7 @@ def run_demo(
     held_out = data / "held_out" / "manifest.parquet"
     sources = {"pretrain": data / "clips", "sft": data / "pairs"}
     if own_videos is not None:
-        sources = add_own_videos(stages, data, sources, own_videos, size, seed, workers)
+        sources = add_own_videos(stages, data, sources, own_videos, world, workers)
 
     weights, previous = "", None
     for stage, source in sources.items():
@@ -204,50 +197,6 @@ def run_demo(
     settings = {"seed": seed, **asdict(size), "cpu_cores": os.cpu_count()}
     shown = own_examples(own, output / "after_own") if videos is not None and own.is_file() else []
     return write_results(output, TRAINING, settings, seconds_by_kind(stages), size.examples_per_type, shown)
-
-
-def find_own(videos: str | Path) -> Inputs:
-    """A user's videos. Raises NoVideos."""
-    from icve.curation.inputs import find_inputs
-
-    try:
-        return find_inputs(videos)
-    except (OSError, ValueError) as error:
-        raise NoVideos(str(error)) from error
-
-
-def add_own_videos(
-    stages: Stages,
-    data: Path,
-    sources: Mapping[str, Path],
-    inputs: Inputs,
-    size: DemoSize,
-    seed: int,
-    workers: int,
-) -> dict[str, Path]:
-    """Curate a user's videos into ``data/own`` and mix them into each stage's data; returns the stages' new folders."""
-    from icve.own_videos import KINDS, curate_own, mix
-
-    name, own = str(inputs.root), data / "own"
-    kept = {"sizes": size.sizes, "frames": size.frames, "fps": size.fps, "seed": seed}
-    key = stages.run(
-        "curate_own",
-        f"clip pairs and paired edits of {len(inputs.names)} of your videos",
-        own,
-        kept | {"videos": [name, inputs.state(inputs.names)]},
-        lambda folder: curate_own(inputs, folder, size.sizes, size.frames, size.fps, seed, workers),
-    )
-    mixed = {}
-    for (stage, made), kind in zip(sources.items(), KINDS, strict=True):
-        mixed[stage] = data / f"{kind}_mixed"
-        stages.run(
-            f"mix_{kind}",
-            f"your {kind} among the synthetic ones",
-            mixed[stage],
-            {"own": key, "made": digest(made / "train.parquet")},
-            lambda folder, made=made, kind=kind: mix(own, made, kind, folder, data),
-        )
-    return mixed
 
 
 def find_config(name: str, folder: str | Path | None = None) -> Path:
@@ -401,6 +350,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in given.items():
         if isinstance(value, int) and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
+    from icve.own_videos import NoVideos
+
     try:
         metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers, args.videos)
     except (ForeignFolder, MissingConfig, NoVideos, TooFewPairs) as error:

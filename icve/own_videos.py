@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from icve.atomic import write_text
-from icve.curation.inputs import Inputs
+from icve.curation.inputs import Inputs, find_inputs
 from icve.curation.pipeline import load_pipeline
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
@@ -22,6 +22,7 @@ from icve.data.pairs import load_pair
 from icve.data.selection import select
 from icve.data.video import VideoError, read_frames, write_video
 from icve.evaluation.report import Example
+from icve.stages import Stages, digest
 from icve.synthetic.masks import save_mask
 
 KINDS = {"clips": ("clip_pairs_demo.yaml", read_clips), "pairs": ("edit_pairs_offline.yaml", read_edit)}
@@ -29,6 +30,60 @@ MOST_SHOWN = 12  # edits kept back from training and shown in the report
 _LARGER = 3  # edits are made at so many times the demo's size: masks need pixels
 _CRF = 12
 _CARRIED = ("instruction", "edit_type", "video")
+
+
+class NoVideos(ValueError):
+    """There is no video where the user's own should be."""
+
+
+def find_own(videos: str | Path) -> Inputs:
+    """A user's videos. Raises NoVideos."""
+    try:
+        return find_inputs(videos)
+    except (OSError, ValueError) as error:
+        raise NoVideos(str(error)) from error
+
+
+def add_own_videos(
+    stages: Stages,
+    data: Path,
+    sources: Mapping[str, Path],
+    inputs: Inputs,
+    settings: Mapping[str, Any],
+    workers: int,
+) -> dict[str, Path]:
+    """Curate a user's videos into ``data/own`` and mix them into each stage's data.
+
+    Args:
+        stages: the demo's, which these become part of.
+        data: the demo's folder of data.
+        sources: folder of each training stage's own data, clips first.
+        inputs: the videos.
+        settings: ``sizes``, ``frames``, ``fps`` and ``seed`` of `curate_own`.
+        workers: processes.
+
+    Returns:
+        the folders that the stages train from instead.
+    """
+    name, own = str(inputs.root), data / "own"
+    key = stages.run(
+        "curate_own",
+        f"clip pairs and paired edits of {len(inputs.names)} of your videos",
+        own,
+        {**settings, "videos": [name, inputs.state(inputs.names)]},
+        lambda folder: curate_own(inputs, folder, **settings, workers=workers),
+    )
+    mixed = {}
+    for (stage, made), kind in zip(sources.items(), KINDS, strict=True):
+        mixed[stage] = data / f"{kind}_mixed"
+        stages.run(
+            f"mix_{kind}",
+            f"your {kind} among the synthetic ones",
+            mixed[stage],
+            {"own": key, "made": digest(made / "train.parquet")},
+            lambda folder, made=made, kind=kind: mix(own, made, kind, folder, data),
+        )
+    return mixed
 
 
 def curate_own(
