@@ -236,3 +236,19 @@ def tiny_yaml(tmp_path, tiny_manifest):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY_YAML.format(run=tmp_path / "run", manifest=tiny_manifest))
     return path
+
+
+@pytest.fixture
+def watched():
+    """Remembers a process that it is given, which is not left running when the test fails."""
+    processes = []
+
+    def remember(process):
+        processes.append(process)
+        return process
+
+    yield remember
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -341,19 +341,9 @@ def finish(process):
 
 
 @pytest.fixture
-def started():
+def started(watched):
     """`start`, with nothing left running when the test fails."""
-    processes = []
-
-    def start_and_remember(*arguments):
-        processes.append(start(*arguments))
-        return processes[-1]
-
-    yield start_and_remember
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    return lambda *arguments: watched(start(*arguments))
 
 
 @pytest.mark.slow

@@ -45,19 +45,9 @@ def kill_after(process, run, micro_batches):
 
 
 @pytest.fixture
-def started(tmp_path):
+def started(watched):
     """`start`, with nothing left running when the test fails."""
-    processes = []
-
-    def start_and_remember(*arguments):
-        processes.append(start(*arguments))
-        return processes[-1]
-
-    yield start_and_remember
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    return lambda *arguments: watched(start(*arguments))
 
 
 @pytest.mark.slow
