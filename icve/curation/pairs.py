@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from icve.curation.clip_length import check_clip_length
 from icve.curation.measure import read_signals
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 
@@ -23,7 +24,7 @@ class ClipPairs(Stage):
     the clips look too short: it is then that of the clip with fewer frames.
 
     Args:
-        frames: frames of a clip.
+        frames: frames of a clip, 4k + 1.
         fps: rate at which clips will be read; None takes each file's own frames.
         margin: frames of the file to stay away from both ends of a scene, since cuts smear in compressed videos.
         min_gap: least time between the two clips, in seconds.
@@ -42,11 +43,11 @@ class ClipPairs(Stage):
         pairs_per_scene: int = 1,
         seed: int = 0,
     ) -> None:
-        if frames < 1 or pairs_per_scene < 1 or margin < 0 or (fps is not None and not fps > 0):
-            raise ValueError("frames and pairs_per_scene must be at least 1, margin at least 0 and fps above 0.")
+        if pairs_per_scene < 1 or margin < 0 or (fps is not None and not fps > 0):
+            raise ValueError("pairs_per_scene must be at least 1, margin at least 0 and fps above 0.")
         if min_gap < 0 or (max_gap is not None and max_gap < min_gap):
             raise ValueError(f"0 <= min_gap <= max_gap is wanted, not {min_gap} and {max_gap}.")
-        self.frames, self.fps, self.margin = frames, fps, margin
+        self.frames, self.fps, self.margin = check_clip_length(frames), fps, margin
         self.min_gap, self.max_gap = min_gap, np.inf if max_gap is None else max_gap
         self.pairs_per_scene, self.seed = pairs_per_scene, seed
 

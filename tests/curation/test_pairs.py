@@ -115,8 +115,8 @@ def test_a_scene_too_short_for_two_clips_is_rejected(pair):
 
 
 def test_parameters_are_checked():
-    with pytest.raises(ValueError, match="frames"):
-        ClipPairs(frames=0)
+    with pytest.raises(ValueError, match="fps"):
+        ClipPairs(frames=17, fps=0)
     with pytest.raises(ValueError, match="min_gap"):
         ClipPairs(frames=17, min_gap=2, max_gap=1)
 

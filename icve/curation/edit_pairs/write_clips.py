@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from icve.atomic import whole_file
+from icve.curation.clip_length import check_clip_length
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.buckets import Bucket, choose_bucket
 from icve.data.video import read_frames, sample_indices, timestamps, write_video
@@ -23,7 +24,7 @@ class WriteClips(Stage):
     `clip_start`, its first frame in `video`.
 
     Args:
-        frames: frames per clip, of the form 4k + 1 for codecs that compress time fourfold.
+        frames: frames per clip, 4k + 1.
         fps: rate of the written clips.
         sizes: (height, width) in pixels; a scene gets the one that crops least.
         clips_per_scene: most clips of one scene.
@@ -45,14 +46,15 @@ class WriteClips(Stage):
         crf: int = 10,
         seed: int = 0,
     ) -> None:
-        if frames < 1 or clips_per_scene < 1 or margin < 0 or not fps > 0 or not 0 <= crf <= 51:
+        if clips_per_scene < 1 or margin < 0 or not fps > 0 or not 0 <= crf <= 51:
             raise ValueError(
-                "WriteClips needs frames and clips_per_scene of at least 1, margin of at least 0, fps above 0 and "
-                f"crf in 0..51, not {frames}, {clips_per_scene}, {margin}, {fps} and {crf}."
+                "WriteClips needs clips_per_scene of at least 1, margin of at least 0, fps above 0 and crf in 0..51, "
+                f"not {clips_per_scene}, {margin}, {fps} and {crf}."
             )
         if not sizes or any(len(size) != 2 or min(size) < 2 or size[0] % 2 or size[1] % 2 for size in sizes):
             raise ValueError(f"WriteClips needs sizes [height, width] in even numbers of pixels, not {sizes}.")
-        self.frames, self.fps, self.clips_per_scene, self.margin = frames, float(fps), clips_per_scene, margin
+        self.frames, self.fps = check_clip_length(frames), float(fps)
+        self.clips_per_scene, self.margin = clips_per_scene, margin
         self.buckets = [Bucket(height, width, frames) for height, width in sizes]
         self.crf, self.seed = crf, seed
 
