@@ -14,6 +14,7 @@ EPILOG = """examples:
   icve-curate pipelines/clip_pairs.yaml frames=125 fps=24 --input raw/ --output data/clips_125
   icve-curate pipelines/edit_pairs_offline.yaml --input raw/ --output data/edits --workers 8
   icve-curate pipelines/clip_pairs.yaml --input raw/ --output data/clips --shard $SLURM_ARRAY_TASK_ID/64
+                                            one task of sbatch --array=1-64
   icve-curate status data/clips             what is done, and what was rejected for what reason
   icve-curate preview data/clips            a page with kept and rejected samples of every stage
   icve-curate import --help                 public sets of paired edits

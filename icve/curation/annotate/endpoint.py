@@ -6,9 +6,11 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
@@ -65,7 +67,8 @@ class EndpointModel(VisionLanguageModel):
         max_tokens_name: what the endpoint calls the longest answer; some hosted models know only the newer name.
         extra_body: further entries of the request, as in ``{chat_template_kwargs: {enable_thinking: false}}``.
         input_price, output_price: of a million tokens, in any currency, for the account of costs.
-        cache: folder for answers and usage; None takes ``answers/`` in the run's output.
+        cache: folder for answers and usage; None takes ``answers/`` in the run's output, or, where there is no run, a
+            temporary folder that goes with this object.
 
     Raises:
         ValueError: a parameter out of its range.
@@ -190,7 +193,9 @@ class EndpointModel(VisionLanguageModel):
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Answers in the order of the questions; call ``setup`` before."""
         if self._folder is None:
-            self.keep_answers(Path(tempfile.mkdtemp(prefix="icve-answers-")))
+            folder = Path(tempfile.mkdtemp(prefix="icve-answers-"))
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self.keep_answers(folder)
         pictures = [[fit(picture, self.longest_side) for picture in question.images] for question in questions]
         keys = [self._key(question, its) for question, its in zip(questions, pictures, strict=True)]
         locks = {key: threading.Lock() for key in keys}

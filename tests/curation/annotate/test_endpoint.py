@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
+import tempfile
 import time
 from email.utils import formatdate
 from itertools import pairwise
@@ -374,10 +376,22 @@ def test_answers_are_kept_in_the_runs_output_by_default(endpoint, model, tmp_pat
     assert total_usage(work.output / "answers")["tiny"].requests == 2
     ask(model(cache=None), questions(2), work)
     assert len(endpoint.requests) == 2
-    # A model that was told its folder keeps to it, and one that never learns of a run keeps answers for itself.
+    # A model that was told its folder keeps to it.
     ask(model(cache=str(tmp_path / "mine")), questions(2), work)
     assert len(list((tmp_path / "mine").glob("*/*.json"))) == 2
-    assert model(cache=None).ask(questions(1))[0].text
+
+
+def test_without_a_run_answers_are_kept_as_long_as_the_model(endpoint, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    asked = model(cache=None)
+    for _ in range(2):
+        assert asked.ask(questions(1))[0].text
+    assert len(endpoint.requests) == 1
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    del asked
+    gc.collect()
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(
