@@ -67,11 +67,14 @@ def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: in
 
 
 class Draw(NamedTuple):
-    """One sample to load: row number, and the step and position in its global batch it stands at."""
+    """One sample to load: row number, the step and position in its global batch it stands at, and whether it counts in
+    the figures of a validation.
+    """
 
     index: int
     batch: int
     position: int
+    counted: bool = True
 
 
 @dataclass(frozen=True)

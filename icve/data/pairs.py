@@ -18,6 +18,7 @@ from icve.data.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.latents import LatentCache, LatentsError
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
+from icve.data.validation import validation_batches
 from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.synthetic.masks import load_mask
 
@@ -104,7 +105,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     """Loads the pair at a :class:`Draw`; an unreadable one is replaced by another of its bucket and reported.
 
     Samples hold ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, ``dropped`` (list of
-    (id, reason) of pairs found unreadable on the way), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
+    (id, reason) of pairs found unreadable on the way), ``counted`` (whether it is the pair that was asked for, to be
+    counted in a validation), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
     True for a row without one: its edit may be anywhere). With ``cached`` rows they hold what
     :meth:`icve.data.cached_rows.CachedRows.load` returns instead of pixels.
     """
@@ -138,7 +140,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         for attempt in range(1, _ATTEMPTS + 1):
             if index not in self._unreadable:
                 try:
-                    return {**self._load(index), "dropped": dropped}
+                    counted = draw.counted and index == draw.index
+                    return {**self._load(index), "dropped": dropped, "counted": counted}
                 except (VideoError, ManifestError, LatentsError) as error:
                     self._unreadable[index] = str(error)
                     dropped.append((self.selection.pairs[index].id, str(error)))
@@ -175,6 +178,7 @@ class PairLoader(DataLoader):
         for batch in super().__iter__():
             if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
                 batch["weight"] = sampler.weight(sampler.start_batch)
+                batch.pop("counted", None)
                 # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
                 sampler.start_batch += 1
             self.report(batch.pop("dropped"))
@@ -293,25 +297,17 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self.train, self.manifest, sampler)
 
     def val_dataloader(self) -> PairLoader | list:
-        """Fixed order, bucket by bucket, the last batch of each may be smaller.
+        """Fixed order, see :func:`icve.data.validation.validation_batches`; as many batches for every process.
 
-        Every process gets the same number of batches: where the last batch has fewer samples than there are processes,
-        some repeat its last sample.
+        The batches also have ``counted``, a list of B bool: False for a sample that stands in for another one, or for
+        none, and whose loss would count twice.
         """
         if self.val_manifest is None:
             return []
         if self.val is None:
             self.setup("validate")
-        rank, world = self._shard()
-        batches: list[list[Draw]] = []
-        for members in self.val.members(len(self.buckets)):
-            for begin in range(0, len(members), self.batch_size):
-                draws = [
-                    Draw(index, len(batches), position)
-                    for position, index in enumerate(members[begin : begin + self.batch_size])
-                ]
-                bounds = [len(draws) * r // world for r in (rank, rank + 1)]
-                batches.append(draws[slice(*bounds)] or draws[-1:])
+        members = self.val.members(len(self.buckets))
+        batches = validation_batches(members, self.batch_size, *self._shard())
         return self._loader(self.val, self.val_manifest, batches)
 
     def rows(self, path: str) -> Manifest:

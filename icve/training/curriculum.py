@@ -100,7 +100,7 @@ class CurriculumCallback(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        # The first process's, for all to decide alike: previews are made there only.
+        # The first process's, for all to decide alike whoever logs what.
         figures = trainer.strategy.broadcast(validation_figures(trainer))
         step = trainer.global_step
         self._measured[step] = figures

@@ -29,8 +29,7 @@ from icve.training.edit_region import region_from_latents, region_from_mask, reg
 from icve.training.ema import EMA
 from icve.training.randomness import generator
 from icve.training.schedule import Schedule, learning_rate_factor
-
-VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+from icve.training.validation import HeldOutLoss, held_out_losses
 
 
 @dataclass(frozen=True)
@@ -283,20 +282,18 @@ class InContextEditingModule(LightningModule):
         region = region_weight(region, self.edit_weight)
         return region if weight is None else region * weight
 
-    # ---- validation: the same noise levels and the same noise in every run ---------------------------------------
+    # ---- validation ----------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.held_out = HeldOutLoss(self.device)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Loss at fixed noise levels; the noise depends on the sample's id only, so that runs are comparable."""
-        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
-        text, losses = self.condition(batch), []
-        for level in VALIDATION_SIGMAS:
-            draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
-            noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
-            sigma = torch.full((len(x0),), level, device=x0.device)
-            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
-            losses.append(flow_loss(prediction, x0, noise, sigma, self.objective).mean())
-            self.log(f"val/loss_sigma_{level}", losses[-1], batch_size=len(x0), sync_dist=True)
-        self.log("val/loss", torch.stack(losses).mean(), batch_size=len(x0), sync_dist=True, prog_bar=True)
+        """Loss at fixed noise levels of the samples that are `counted` (:class:`icve.data.pairs.PairsDataModule`)."""
+        self.held_out.add(held_out_losses(self, batch), batch.get("counted"))
+
+    def on_validation_epoch_end(self) -> None:
+        for name, figure in self.held_out.figures(self).items():
+            self.log(name, figure, prog_bar=name == "val/loss", sync_dist=True)
 
     # ---- optimisation --------------------------------------------------------------------------------------------
 

@@ -24,8 +24,10 @@ class EditPreviews(Callback):
     different steps and runs compare. From a latent cache, source and target are shown as the codec decodes them;
     the text encoder is asked for a negative prompt only.
 
+    Every process makes every edit, because the transformer may be spread over all of them; the first one writes.
+
     Args:
-        count: how many samples, from the first validation batches.
+        count: how many samples: the first of the validation set, whichever processes load them.
         steps: Euler steps, fewer than for a final edit to keep training going; None for the module's sampling default.
         guidance_scale: None for the module's sampling default.
         fps: of the moving pictures.
@@ -48,32 +50,25 @@ class EditPreviews(Callback):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], *args: Any
     ) -> None:
-        if not trainer.is_global_zero:
-            return
-        for index in range(min(self.count - len(self._samples), len(batch["source"]))):
-            sample = {name: batch[name][index] for name in ("source", "target", "instruction", "id")}
-            if "text" in batch:
-                sample["texts"] = {
-                    sample["instruction"]: (batch["text"][index], batch["pooled"][index]),
-                    "": (batch["no_text"], batch["no_pooled"]),
-                }
-            self._samples.append(sample)
+        missing = self.count - len(self._samples)
+        if missing and tensorboards(trainer) and not trainer.sanity_checking:
+            self._samples += first_of_all(preview_samples(batch, missing), missing, trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if trainer.sanity_checking or not self._samples or not loggers:
+        if not self._samples:
             return
+        logger = tensorboards(trainer)[0]
         pipeline = pl_module.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         # Under a latent cache the codec waits on the host, and the text encoder is not needed at all.
         home = pipeline.codec.device
         pipeline.codec.to(pl_module.device)
         # Numbered like the scalars.
-        step = trainer.global_step + getattr(loggers[0], "first_step", 0)
+        step = trainer.global_step + getattr(logger, "first_step", 0)
         nearness: dict[str, list[float]] = {"target": [], "source": []}
         for number, sample in enumerate(self._samples):
             pipeline.text_encoder = KnownTexts(sample.get("texts", {}), pl_module.text_encoder)
-            videos = {role: sample[role][None] for role in ("source", "target")}
+            videos = {role: sample[role][None].to(pl_module.device) for role in ("source", "target")}
             with trainer.precision_plugin.forward_context():
                 cached = videos["source"].dtype != torch.uint8
                 latents = videos["source"].float() if cached else pipeline.encode_video(videos["source"])
@@ -89,17 +84,62 @@ class EditPreviews(Callback):
                     videos = {role: pipeline.decode_latents(video, "uint8") for role, video in videos.items()}
             for role, values in nearness.items():
                 values.append(psnr(edited, videos[role][0]))
-            frames = side_by_side([videos["source"][0], edited, videos["target"][0]])
-            writer = loggers[0].experiment
-            tag = f"previews/{number}"
-            # The event-file writer behind the SummaryWriter: its public methods take no ready-made image bytes.
-            writer._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), step)
-            writer.add_text(f"{tag}/instruction", sample["instruction"], step)
+            if trainer.is_global_zero:
+                frames = side_by_side([videos["source"][0], edited, videos["target"][0]])
+                tag = f"previews/{number}"
+                # The event-file writer behind the SummaryWriter: its public methods take no ready-made image bytes.
+                logger.experiment._get_file_writer().add_summary(gif_summary(tag, frames, self.fps), step)
+                logger.experiment.add_text(f"{tag}/instruction", sample["instruction"], step)
         for role, values in nearness.items():
-            pl_module.log(f"val/preview_psnr_{role}", float(np.mean(values)), rank_zero_only=True)
+            pl_module.log(f"val/preview_psnr_{role}", float(np.mean(values)), sync_dist=True)
         pipeline.codec.to(home)
-        loggers[0].experiment.flush()
+        if trainer.is_global_zero:
+            logger.experiment.flush()
         self._samples = []
+
+
+def tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    """The trainer's loggers that show moving pictures."""
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def preview_samples(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
+    """What previews need of the first samples of a validation batch that are counted, on the host.
+
+    Returns:
+        source and target without B, instruction, id, and with cached texts their embeddings (`texts`).
+    """
+
+    def on_host(value: Any) -> Any:
+        # A copy: of a view, the whole batch would be kept and sent.
+        return value.to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+    counted = batch.get("counted", [True] * len(batch["id"]))
+    found = []
+    for index in [index for index, counts in enumerate(counted) if counts][:most]:
+        sample = {name: on_host(batch[name][index]) for name in ("source", "target", "instruction", "id")}
+        if "text" in batch:
+            texts = {
+                sample["instruction"]: (batch["text"][index], batch["pooled"][index]),
+                "": (batch["no_text"], batch["no_pooled"]),
+            }
+            sample["texts"] = {words: tuple(map(on_host, embedding)) for words, embedding in texts.items()}
+        found.append(sample)
+    return found
+
+
+def first_of_all(own: list[Any], most: int, trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """The first of the samples that the processes loaded of one batch, in its order; called by all of them at once."""
+    group = (trainer.distributed_sampler_kwargs or {"rank": 0})["rank"]
+    loaded = torch.tensor([group, len(own)], device=pl_module.device)
+    # Any process of a group can send for it: they load the same samples.
+    table = enumerate(pl_module.all_gather(loaded).reshape(-1, 2).tolist())
+    senders = {group: rank for rank, (group, count) in table if count}
+    found: list[Any] = []
+    for _, rank in sorted(senders.items()):
+        if len(found) < most:
+            found += trainer.strategy.broadcast(own, rank)
+    return found[:most]
 
 
 def psnr(video: Tensor, other: Tensor) -> float:

@@ -245,19 +245,40 @@ def test_masks_follow_the_frames(pairs_folder, tmp_path):
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_validation_is_in_order_and_shared(pairs_folder, world):
-    ids = []
+    parts = validated(pairs_folder, world)
+    order = [f"edit{i}" for i in range(10)]
+    if world == 1:
+        assert [batch["id"] for batch in parts[0]] == [order[0:3], order[3:6], order[6:8], order[8:10]]
+    assert counted(parts) == order
+    assert sum(len(batch["id"]) for batches in parts for batch in batches) == 10 + (2 if world == 3 else 0)
+
+
+def test_what_replaces_an_unreadable_file_in_validation_is_not_counted_again(broken_folder):
+    for world in (1, 3):
+        assert counted(validated(broken_folder, world)) == [f"edit{i}" for i in (0, 1, 3, 4, 6, 7, 9)]
+
+
+def validated(folder, world):
+    """The validation batches of every process."""
+    parts = []
     for rank in range(world):
-        module = data_module(pairs_folder, val_manifest=str(pairs_folder / "manifest.parquet"), batch_size=3)
+        module = data_module(folder, val_manifest=str(folder / "manifest.parquet"), batch_size=3)
         module.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": world, "rank": rank})
         module.setup("validate")
         assert module.train is None
-        ids.append([batch["id"] for batch in module.val_dataloader()])
-    order = [f"edit{i}" for i in range(10)]
-    if world == 1:
-        assert ids[0] == [order[0:3], order[3:6], order[6:8], order[8:10]]
-    assert len({len(batches) for batches in ids}) == 1
-    assert {name for batches in ids for batch in batches for name in batch} == set(order)
-    assert sum(len(batch) for batches in ids for batch in batches) == 10 + (2 if world == 3 else 0)
+        parts.append(list(module.val_dataloader()))
+    return parts
+
+
+def counted(parts):
+    """Names of the samples that count, in the order of the batches that the processes share."""
+    return [
+        name
+        for shared in zip(*parts, strict=True)
+        for batch in shared
+        for name, counts in zip(batch["id"], batch["counted"], strict=True)
+        if counts
+    ]
 
 
 class Recorder(pl.LightningModule):

@@ -1,0 +1,60 @@
+"""Losses of held-out samples: at the same noise levels and with the same noise in every run, each counted once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from icve.flow import flow_loss, interpolate
+from icve.training.randomness import generator
+
+if TYPE_CHECKING:
+    from icve.training.module import InContextEditingModule
+
+VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def held_out_losses(module: InContextEditingModule, batch: dict[str, Any]) -> Tensor:
+    """Losses (levels, B) of a batch's samples; the noise depends on a sample's id only, so that runs are comparable."""
+    z_source, x0 = module.encode_video(batch["source"]), module.encode_video(batch["target"])
+    text, losses = module.condition(batch), []
+    for level in VALIDATION_SIGMAS:
+        draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
+        noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
+        sigma = torch.full((len(x0),), level, device=x0.device)
+        prediction, _ = module.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
+        losses.append(flow_loss(prediction, x0, noise, sigma, module.objective))
+    return torch.stack(losses)
+
+
+class HeldOutLoss:
+    """Mean loss over the samples of all processes, of which one may have more than another.
+
+    Lightning's own mean is none: it averages the numbers of samples over the processes, and cuts off the fraction.
+
+    Args:
+        device: the processes' sums are exchanged on.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Per noise level the sum of the losses, and last the number of samples.
+        self.sums = torch.zeros(len(VALIDATION_SIGMAS) + 1, device=device)
+
+    def add(self, losses: Tensor, counted: list[bool] | None = None) -> None:
+        """Take in losses (levels, B) of B samples: those that are ``counted``, all if that is None."""
+        values = torch.cat([losses, torch.ones_like(losses[:1])])
+        if counted is not None:
+            values = torch.where(torch.tensor(counted, device=values.device), values, 0.0)
+        self.sums += values.sum(1)
+
+    def figures(self, module: InContextEditingModule) -> dict[str, Tensor]:
+        """val/loss and val/loss_sigma_LEVEL, the same on all processes; nothing if no sample was counted."""
+        # Processes that share their samples' tokens count each of them equally often.
+        *sums, samples = module.all_gather(self.sums).reshape(-1, len(self.sums)).sum(0)
+        if not samples:
+            return {}
+        means = torch.stack(sums) / samples
+        levels = {f"val/loss_sigma_{level}": mean for level, mean in zip(VALIDATION_SIGMAS, means, strict=True)}
+        return {**levels, "val/loss": means.mean()}
