@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -37,11 +37,13 @@ class Inputs:
         root: what their paths are relative to.
         names: of all inputs, in a fixed order: paths of videos, or keys of a manifest's rows.
         rows: a manifest's rows by key; None for videos.
+        copies: names of videos that are an earlier one once more, with its name: `icve.curation.copies.mark_copies`.
     """
 
     root: Path
     names: list[str]
     rows: dict[str, Row] | None = None
+    copies: dict[str, str] = field(default_factory=dict)
 
     def state(self, names: list[str]) -> str:
         """Digest that changes when one of these inputs may have: without reading the videos."""
@@ -51,7 +53,8 @@ class Inputs:
         for name in names:
             with contextlib.suppress(OSError):
                 stat = os.stat(self.root / name)
-                states.append([name, stat.st_size, stat.st_mtime_ns])
+                copied = [self.copies[name]] if name in self.copies else []
+                states.append([name, stat.st_size, stat.st_mtime_ns, *copied])
         return json_digest(states)
 
     def read(self, names: list[str]) -> list[Row | tuple[Row, Rejected]]:
@@ -61,7 +64,10 @@ class Inputs:
         found: list[Row | tuple[Row, Rejected]] = []
         for name in names:
             row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
-            row["video"] = name.encode("utf-8", "replace").decode()
+            row["video"] = _printable(name)
+            if name in self.copies:
+                found.append((row, Rejected("duplicate", f"the same file as {_printable(self.copies[name])}")))
+                continue
             try:
                 found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
             except ManifestError as error:
@@ -112,22 +118,27 @@ def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> d
     With a limit, these are the shards that hold the first `limit` inputs.
     """
     wanted = inputs.names[:limit]
-    with _locked(file.with_suffix(".lock")):
+    with locked(file.with_suffix(".lock")):
         known: dict[str, list[str]] = {}
         if file.is_file():
             for shard, name in zip(*pq.read_table(file).to_pydict().values(), strict=True):
-                known.setdefault(shard, []).append(name)
+                known.setdefault(shard, []).append(os.fsdecode(name))
         assigned = {name: shard for shard, names in known.items() for name in names}
         new = [name for name in wanted if name not in assigned]
         for start in range(0, len(new), size):
             known[f"{len(known):06d}"] = new[start : start + size]
         if new:
-            pairs = [(shard, name) for shard, names in known.items() for name in names]
+            # As bytes: not every file's name is text.
+            pairs = [(shard, os.fsencode(name)) for shard, names in known.items() for name in names]
             with whole_file(file) as temporary:
                 pq.write_table(pa.table({"shard": [s for s, _ in pairs], "input": [n for _, n in pairs]}), temporary)
     chosen, present = set(wanted), set(inputs.names)
     shards = {shard: names for shard, names in known.items() if chosen.intersection(names)}
     return {shard: [name for name in names if name in present] for shard, names in shards.items()}
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
 
 
 def _videos(folder: Path) -> Iterator[str]:
@@ -139,7 +150,8 @@ def _videos(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
+    """Keep other processes out of the same block. Raises OSError where the file cannot be made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
         if fcntl:

@@ -21,6 +21,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from icve.curation.copies import mark_copies
 from icve.curation.inputs import Inputs, assign_shards
 from icve.curation.outputs import write_outputs
 from icve.curation.pipeline import Pipeline, StageSpec
@@ -97,6 +98,8 @@ def run_pipeline(
     output = Path(output).absolute()
     output.mkdir(parents=True, exist_ok=True)
     shards = assign_shards(output / "shards.parquet", inputs, limit, pipeline.shard_size)
+    working_on = [name for names in shards.values() for name in names]
+    inputs = mark_copies(output / "digests.parquet", inputs, working_on)
     run = Run(pipeline, inputs, output, shards)
     run.save()
     mine = [shard for number, shard in enumerate(shards) if number % share[1] == share[0]]

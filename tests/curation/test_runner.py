@@ -123,24 +123,28 @@ def test_a_changed_parameter_redoes_that_stage_and_what_follows(tmp_path, videos
     assert worked(tmp_path) == []
 
 
-def test_new_and_changed_inputs(tmp_path, videos):
+def test_new_changed_and_copied_inputs(tmp_path, videos):
     run(tmp_path, videos, *CHAIN)
     worked(tmp_path)
     (videos / "0_new.mp4").write_bytes(b"new")
+    (videos / "0_copy.mp4").write_bytes((videos / "b.mp4").read_bytes())
     result = run(tmp_path, videos, *CHAIN)
+    assert_counts_add_up(result, inputs=7)
     assert len(worked(tmp_path)) == 2
     assert result.rows == 10
+    assert rejected(tmp_path)["0_copy.mp4", "inputs"] == ("duplicate", "the same file as b.mp4")
     (videos / "a.mp4").write_bytes(b"changed")
+    (videos / "b.mp4").unlink()  # the copy takes its place
     (videos / "sub" / "e.mp4").unlink()
     result = run(tmp_path, videos, *CHAIN)
     assert_counts_add_up(result, inputs=5)
     assert {row["source_path"] for row in read_manifest(result.manifest)} == {
+        "0_copy.mp4",
         "0_new.mp4",
         "a.mp4",
-        "b.mp4",
         "sub/d.mp4",
     }
-    assert len(worked(tmp_path)) == 4  # the shard of a and b; e's shard is empty, which is no work
+    assert len(worked(tmp_path)) == 6  # the shards of a and of the new ones; e's shard is empty, which is no work
 
 
 def test_a_limit_takes_the_first_inputs(tmp_path, videos):
@@ -219,7 +223,7 @@ def test_a_stage_that_cannot_run_ends_the_run_and_keeps_what_is_done(tmp_path, v
 
 def test_a_killed_run_redoes_at_most_the_running_shards(tmp_path, videos, repository):
     for number in range(12):
-        (videos / f"more_{number}.mp4").write_bytes(b"more")
+        (videos / f"more_{number}.mp4").write_bytes(b"more" * number)
     pipeline = pipeline_of(tmp_path, ("Count", {}), ("Slow", {"delay": 0.15}), ("Pair", {}))
     command = [sys.executable, "-m", "icve.curate", str(pipeline), "--input", str(videos), "--output"]
     command += [str(tmp_path / "out"), "--workers", "1"]
