@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import torch.distributed as dist
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -23,6 +24,7 @@ from icve.editing.inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
 from icve.frozen import FrozenComponent
 from icve.model.lora import check_lora
+from icve.model.sequence_parallel import shards_of
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -228,21 +230,19 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
             raise ValueError(f"shift must be positive, got {shift}.")
         if not 0 <= guidance_until < 1:
             raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
-        latents = draw_noise(source.shape, generator).to(source.device)
-        condition = self._condition(instructions)
-        negative = self._condition([negative_prompt] * len(instructions)) if guidance_scale != 1 else None
-        self.scheduler.set_shift(shift)
-        sigmas = sampling_sigmas(steps, shift, self.config.objective)
-        self.scheduler.set_timesteps(sigmas=sigmas, device=latents.device)
-        return self._denoise(
-            latents,
-            source,
-            condition,
-            negative,
-            guidance_scale,
-            guidance_until,
-            embedded_guidance_scale,
-            callback_on_step_end,
+        noise = draw_noise(source.shape, generator)
+        guided = guidance_scale != 1
+        return self.sample(
+            noise=noise,
+            source=source,
+            condition=self._condition(instructions),
+            negative=self._condition([negative_prompt] * len(instructions)) if guided else None,
+            steps=steps,
+            guidance_scale=guidance_scale,
+            guidance_until=guidance_until,
+            shift=shift,
+            embedded_guidance_scale=embedded_guidance_scale,
+            callback_on_step_end=callback_on_step_end,
         )
 
     def encode_video(self, video: Tensor) -> Tensor:
@@ -260,27 +260,42 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         distinct = list(dict.fromkeys(texts))  # a text encoder costs seconds per text
         row = [distinct.index(text) for text in texts]
         embeddings, mask, pooled = (tensor[row] for tensor in self.text_encoder.encode(distinct))
-        device, dtype = self._execution_device, self.transformer.dtype
-        return {
-            "encoder_hidden_states": embeddings.to(device, dtype),
-            "encoder_attention_mask": mask,  # read on the host: where it lies already, nothing is waited for
-            "pooled_projections": pooled.to(device, dtype),
-        }
+        return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask, "pooled_projections": pooled}
 
-    def _denoise(
+    @torch.no_grad()
+    def sample(
         self,
-        latents: Tensor,
+        *,
+        noise: Tensor,
         source: Tensor,
         condition: dict[str, Tensor],
         negative: dict[str, Tensor] | None,
+        steps: int,
         guidance_scale: float,
         guidance_until: float,
-        embedded_guidance_scale: float,
-        callback: StepCallback | None,
+        shift: float,
+        embedded_guidance_scale: float = 1.0,
+        callback_on_step_end: StepCallback | None = None,
     ) -> Tensor:
-        """Euler integration in float32 from noise to clean latents, whatever precision the transformer has."""
-        objective, dtype = self.config.objective, self.transformer.dtype
-        source = source.to(dtype)
+        """What the transformer does of an edit: Euler integration in float32, whatever precision the transformer has.
+
+        Processes that share tokens (`icve.model.sequence_parallel`) call it together, with the same arguments; they
+        start from the first one's noise.
+
+        Args:
+            noise, source: (B, C, T, h, w) float32, on any device; so are the conditions.
+            condition, negative: text arguments of the transformer; no `negative` where nothing is guided.
+            steps, guidance_scale, guidance_until, shift, embedded_guidance_scale, callback_on_step_end: as in the call,
+                without defaults.
+
+        Raises:
+            ValueError: the processes cannot share the model's heads, or its step cache.
+        """
+        objective, device, dtype = self.config.objective, self._execution_device, self.transformer.dtype
+        latents, source = self._shared(noise.to(device)), source.to(device, dtype)
+        condition, negative = (_placed(texts, device, dtype) for texts in (condition, negative))
+        self.scheduler.set_shift(shift)
+        self.scheduler.set_timesteps(sigmas=sampling_sigmas(steps, shift, objective), device=device)
         # Under guidance the batch is [negative, positive]; the source is present in both branches.
         both = None if negative is None else {key: _stack(negative[key], condition[key]) for key in condition}
 
@@ -311,10 +326,32 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
                         prediction = predict(latents, source, timestep, condition)
                 velocity = to_velocity(prediction, latents, sigma, objective)
                 latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
-                if callback is not None:
-                    latents = callback(self, index, timestep, {"latents": latents}).pop("latents", latents)
+                if callback_on_step_end is not None:
+                    given = {"latents": latents}
+                    latents = callback_on_step_end(self, index, timestep, given).pop("latents", latents)
                 progress.update()
         return latents
+
+    def _shared(self, noise: Tensor) -> Tensor:
+        """The noise of the first of the processes that share tokens, or `noise` where none are shared."""
+        shards = shards_of(0, 0, 0)  # only to ask for the group: the transformer itself counts tokens and heads
+        if shards is not None:
+            cache = self.transformer._cache_config
+            # Each process would decide by its own tokens, and wait for others that decided otherwise.
+            if type(cache).__name__ in ("FirstBlockCacheConfig", "SeaCacheConfig"):
+                raise ValueError(
+                    f"{type(cache).__name__} cannot be used where {shards.size} processes share tokens: use a cache "
+                    "that skips by step, such as MagCacheConfig, or disable_cache()."
+                )
+            dist.broadcast(noise, group=shards.group, group_src=0)
+        return noise
+
+
+def _placed(texts: dict[str, Tensor] | None, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Conditions where the transformer wants them; masks stay, as they are read on the host."""
+    if texts is None:
+        return None
+    return {key: text if key == "encoder_attention_mask" else text.to(device, dtype) for key, text in texts.items()}
 
 
 def _stack(negative: Tensor, positive: Tensor) -> Tensor:
