@@ -101,6 +101,8 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
         check_parses(program, words[1:])
     elif program == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file()
+    elif program == "torchrun":
+        check_parses("icve-edit", words[words.index("icve.edit") + 1 :])
     elif program == "source":
         assert words == ["source", ".venv/bin/activate"]
     elif program in ("tensorboard", "pre-commit"):

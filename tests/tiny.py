@@ -9,10 +9,10 @@ from icve.pipeline import EditPipeline
 from icve.text import HashedTextEncoder
 
 
-def tiny_editor(**defaults) -> EditPipeline:
+def tiny_editor(heads: int = 1, **defaults) -> EditPipeline:
     torch.manual_seed(0)
     transformer = HunyuanVideoInContextTransformer3DModel(
-        num_attention_heads=1,
+        num_attention_heads=heads,
         attention_head_dim=16,
         num_layers=1,
         num_single_layers=1,

@@ -22,6 +22,7 @@ from icve.editing.decoding import Decoding
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Outcome, Progress, Settings
 from icve.editing.models import first_sentence
+from icve.editing.processes import LostProcess
 from icve.editing.writing import Entry, Writing
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ def edit_items(
         output: file of an item; its side-by-side copy goes into the folder ``side_by_side`` beside it.
         progress: where seconds are counted.
         on_window: called for every edited window, for a progress bar.
+
+    Raises:
+        LostProcess: a process that shares the edits failed.
     """
     progress = progress or Progress()
     with Decoding(work, progress) as decoding, Writing(settings, output, progress) as writing:
@@ -153,6 +157,8 @@ def _edit(
             )
             finite = edited.isfinite().flatten(1).all(1).tolist()
             video = pipeline.decode_latents(edited.nan_to_num(), "uint8").cpu()
+    except LostProcess:
+        raise
     except Exception as error:  # out of memory, most likely; whatever it is, it costs no other item
         if len(jobs) == 1:
             jobs[0].entry.outcome.error = f"The model failed at {jobs[0].clip.shape}: {first_sentence(error)}"

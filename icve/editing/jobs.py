@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,3 +85,26 @@ def clip_of(item: Item, settings: Settings) -> Clip:
         raise VideoError(item.source, f"it has {info.frames} frames, not the frames from {item.start} on asked for.")
     size = model_size(*info.displayed, settings.budget)
     return Clip(item.source, info, item.start, frames, size, windows(frames, settings.window))
+
+
+def plan(items: Sequence[Item], settings: Settings) -> tuple[list[tuple[Clip, list[Item]]], list[tuple[Item, str]]]:
+    """Clips with their items, those of one shape together; and the items that cannot be edited, with the reason."""
+    groups: dict[tuple, list[Item]] = {}
+    refused: list[tuple[Item, str]] = []
+    for item in items:
+        if item.problem is not None:
+            refused.append((item, item.problem))
+        else:
+            groups.setdefault((item.source, item.start, item.count), []).append(item)
+
+    def look(group: list[Item]) -> Clip | str:
+        try:
+            return clip_of(group[0], settings)
+        except VideoError as error:
+            return f"{group[0].shown_source} cannot be decoded: {error.reason}"
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(zip(pool.map(look, groups.values()), groups.values(), strict=True))
+    refused += [(item, clip) for clip, group in found if isinstance(clip, str) for item in group]
+    work = [(clip, group) for clip, group in found if not isinstance(clip, str)]
+    return sorted(work, key=lambda pair: pair[0].shape), refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,5 +55,6 @@ def diffusers_vae(folder: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     converted = cache / "icve" / f"vae-{fingerprint(folder)}"
     if not converted.is_dir():
-        export_vae(load_vae(folder), converted)
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            export_vae(load_vae(folder), converted)
     return converted

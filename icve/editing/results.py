@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from icve.atomic import write_text
+from icve.editing.items import Item
+from icve.editing.jobs import Outcome, Settings
 
 try:
     import fcntl
@@ -61,3 +64,44 @@ class ResultLog:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def item_key(item: Item, settings: Settings, model: str) -> str:
+    """Hash of everything a result depends on: an item with another one is edited again."""
+    try:
+        stat = os.stat(item.source)
+        source = [str(item.source.resolve()), stat.st_size, stat.st_mtime_ns]
+    except OSError:
+        source = [str(item.source), None, None]
+    window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf]
+    content = [source, item.start, item.count, item.instruction, item.seed, settings.sampling, window, model]
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Path) -> bool:
+    """Whether a result of this key is recorded in ``known`` and its files are there."""
+    row, name = known.get(item.id, {}), f"{item.name}.mp4"
+    files = [output / name, *([output / "side_by_side" / name] if settings.side_by_side else [])]
+    return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.is_file() for file in files)
+
+
+def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str) -> dict[str, Any]:
+    """The line of an item; ``parts`` are the model's folders."""
+    item, clip = outcome.item, outcome.clip
+    used = {"model": str(parts[0]), **settings.sampling, "window": settings.window, "size": settings.size}
+    row = {
+        "id": item.id,
+        "source": item.shown_source,
+        "instruction": item.instruction,
+        "output": None if outcome.error else f"{item.name}.mp4",
+        "seed": item.seed,
+        "settings": used,
+        "seconds": round(outcome.seconds, 3),
+        "status": "failed" if outcome.error else "ok",
+        "error": outcome.error,
+        "key": key,
+    }
+    if clip is not None:
+        row |= {"frames": clip.frames, "fps": round(clip.info.fps, 4), "edited_size": list(clip.size)}
+        row |= {"windows": len(clip.spans)}
+    return row
