@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 
 from icve.curation.annotate.camera import correlation
-from icve.curation.annotate.colours import ACHROMATIC, colour_name
+from icve.curation.colours import ACHROMATIC, UNNAMED, main_colour, to_lab
 
 # Distances are of colours in CIE Lab (L 0..100): 2 are just seen, 14 are told apart through compression.
 _CLEAR = 14.0
 _EDGE = 10.0
+_NAMED = 0.6  # share of a thing that must have one colour for it to be called by that colour
 _NEAR = 15  # pixels across: the size of the places along an outline whose sides are compared
 _SLACK = 2  # pixels by which alignment may be off
 
@@ -78,8 +79,8 @@ class _Steady:
 
     def __init__(self, frames: np.ndarray) -> None:
         self.rgb = np.median(frames, axis=0).astype(np.uint8)
-        self.lab = _lab(self.rgb)
-        self.unrest = np.median([_distance(_lab(frame), self.lab) for frame in frames], axis=0)
+        self.lab = to_lab(self.rgb)
+        self.unrest = np.median([_distance(to_lab(frame), self.lab) for frame in frames], axis=0)
 
 
 class _Blob:
@@ -104,8 +105,10 @@ class _Blob:
     def colour(self, clip: _Steady) -> np.ndarray:
         return np.median(clip.lab[self.inside], axis=0)
 
-    def name(self, clip: _Steady) -> str | None:
-        return colour_name(clip.rgb[self.inside])
+    def name(self, clip: _Steady) -> str:
+        """Of its colour as it is seen, UNNAMED if it has not one colour."""
+        name, share = main_colour(to_lab(clip.rgb[self.inside]))
+        return name if share >= _NAMED else UNNAMED
 
     def stands_out(self, clip: _Steady) -> float:
         """How far its colour is from what surrounds it."""
@@ -143,7 +146,7 @@ def _one(blob: _Blob, before: _Steady, after: _Steady) -> Change | str:
     if not blob.alone(clip):
         return "what came or went is a part of something"
     name = blob.name(clip)
-    if name is None:
+    if not name:
         return "what came or went has no one colour"
     return Change("add" if there else "remove", name, blob.place, blob.area)
 
@@ -151,7 +154,7 @@ def _one(blob: _Blob, before: _Steady, after: _Steady) -> Change | str:
 def _recoloured(blob: _Blob, before: _Steady, after: _Steady) -> Change | None:
     """A recolouring: the same shading under another hue (from black to white would be a matter of light)."""
     old, new = blob.name(before), blob.name(after)
-    if old is None or new is None or old == new or {old, new} <= ACHROMATIC:
+    if not old or not new or old == new or {old, new} <= ACHROMATIC:
         return None
     same, textured = correlation(before.lab[..., 0] * 2.55, after.lab[..., 0] * 2.55)
     shading = blob.inside & textured
@@ -199,10 +202,6 @@ def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return np.linalg.norm(np.maximum(0, np.maximum(x - cv2.dilate(y, kernel), cv2.erode(y, kernel) - x)), axis=2)
 
     return np.minimum(beyond(a, b), beyond(b, a))
-
-
-def _lab(picture: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

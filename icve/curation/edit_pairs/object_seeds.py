@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from icve.curation.colours import PAINTS, chroma_hue
 from icve.curation.edit_pairs.clip_motion import ClipMotion, follow
-from icve.curation.edit_pairs.colour_names import PAINTS, chroma_hue
 
 _SPEED = 0.3  # pixels per frame (at the reduced size) below which own motion is noise
 _CONTRAST = 4.0  # times the typical residual of a frame

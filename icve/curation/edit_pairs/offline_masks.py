@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from icve.atomic import whole_file
+from icve.curation.colours import PAINTS, UNNAMED, main_colour, to_lab
 from icve.curation.edit_pairs.clip_motion import ClipMotion, clip_motion
-from icve.curation.edit_pairs.colour_names import PAINTS, UNNAMED, main_colour, to_lab
 from icve.curation.edit_pairs.cut_out import cut_out
 from icve.curation.edit_pairs.mask_quality import MaskQuality, mask_quality
 from icve.curation.edit_pairs.object_seeds import coloured_seeds, moving_seeds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.colour_names import PAINTS, chroma_hue, main_colour, name_colours, to_lab, to_rgb
+from icve.curation.colours import PAINTS, chroma_hue, main_colour, name_colours, to_lab, to_rgb
 
 _SHIFT = 18.0  # lightness a thing may gain or lose with its new colour, so that its shading stays true
 _STRONG = 28.0  # chroma of colours that catch the eye

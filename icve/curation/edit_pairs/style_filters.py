@@ -11,7 +11,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.colour_names import to_lab, to_rgb
+from icve.curation.colours import to_lab, to_rgb
 
 Filter = Callable[[np.ndarray], np.ndarray]  # (F, H, W, 3) float32 RGB in 0..1 → the same
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from icve.curation.colours import to_lab
 from icve.curation.edit_pairs.clip_motion import clip_motion
-from icve.curation.edit_pairs.colour_names import to_lab
 from icve.curation.edit_pairs.mask_quality import mask_quality
 from icve.curation.edit_pairs.offline_masks import OfflineMasks
 from icve.curation.stage import Rejected, Workspace

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from icve.curation.edit_pairs.colour_names import main_colour, to_lab
+from icve.curation.colours import main_colour, to_lab
 from icve.curation.edit_pairs.recolour import BACKGROUNDS, change_background, found_elsewhere, recolour, strong_colour
 from tests.curation.edit_pairs.disc_clips import disc_clip
 

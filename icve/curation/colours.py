@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 UNNAMED = ""  # colours that people would call by different names
+ACHROMATIC = frozenset({"black", "gray", "white"})
 
 # What things are repainted in: CIELAB lightness, chroma and hue (degrees) of a typical surface of that name.
 PAINTS: dict[str, tuple[float, float, float]] = {
@@ -21,13 +22,13 @@ PAINTS: dict[str, tuple[float, float, float]] = {
 
 
 def to_lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (…, H, W, 3) float32, L in 0..100, of uint8 sRGB."""
+    """CIELAB (…, W, 3) float32, L in 0..100, of uint8 sRGB of the same shape."""
     flat = rgb.reshape(-1, rgb.shape[-2], 3).astype(np.float32) / 255.0
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
 
 
 def to_rgb(lab: np.ndarray) -> np.ndarray:
-    """uint8 sRGB of CIELAB (…, H, W, 3) float32; colours beyond what sRGB shows are clipped."""
+    """uint8 sRGB of CIELAB (…, W, 3) float32; colours beyond what sRGB shows are clipped."""
     flat = cv2.cvtColor(lab.reshape(-1, lab.shape[-2], 3).astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.round(np.clip(flat, 0.0, 1.0) * 255.0).astype(np.uint8).reshape(lab.shape)
 
@@ -38,14 +39,14 @@ def chroma_hue(lab: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def name_colours(lab: np.ndarray) -> np.ndarray:
-    """Name of each CIELAB colour (…, 3): one of the paints, brown, beige, black, grey, white, or UNNAMED."""
+    """Name of each CIELAB colour (…, 3): one of the paints, brown, beige, black, gray, white, or UNNAMED."""
     light = lab[..., 0]
     chroma, hue = chroma_hue(lab)
     warm = (hue >= 50) & (hue < 82)
     conditions = {
         "black": (light < 22) & (chroma < 14),
         "white": (light > 82) & (chroma < 9),
-        "grey": chroma < 8,
+        "gray": (chroma < 8) & (light > 32) & (light < 78),
         UNNAMED: chroma < 16,
         "brown": warm & (((light < 48) & (chroma < 58)) | ((light < 60) & (chroma < 38))),
         "beige": warm & (chroma < 38),

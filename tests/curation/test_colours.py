@@ -1,7 +1,10 @@
+from itertools import groupby
+
+import cv2
 import numpy as np
 import pytest
 
-from icve.curation.edit_pairs.colour_names import PAINTS, UNNAMED, main_colour, name_colours, to_lab, to_rgb
+from icve.curation.colours import PAINTS, UNNAMED, main_colour, name_colours, to_lab, to_rgb
 
 
 @pytest.mark.parametrize(
@@ -13,16 +16,21 @@ from icve.curation.edit_pairs.colour_names import PAINTS, UNNAMED, main_colour, 
         ((250, 230, 30), "yellow"),
         ((30, 140, 40), "green"),
         ((120, 200, 60), "green"),
+        ((60, 90, 40), "green"),
         ((40, 190, 180), "turquoise"),
         ((20, 60, 220), "blue"),
+        ((20, 30, 90), "blue"),
         ((130, 40, 160), "purple"),
         ((255, 130, 180), "pink"),
         ((110, 65, 30), "brown"),
         ((225, 200, 165), "beige"),
         ((10, 10, 12), "black"),
-        ((128, 128, 128), "grey"),
+        ((128, 128, 128), "gray"),
         ((250, 250, 250), "white"),
         ((200, 150, 130), UNNAMED),  # skin
+        ((160, 140, 130), UNNAMED),  # neither gray nor a hue
+        ((60, 60, 62), UNNAMED),  # neither black nor gray
+        ((198, 198, 196), UNNAMED),  # neither gray nor white
     ],
 )
 def test_plain_colours_have_their_plain_names(rgb, name):
@@ -35,6 +43,20 @@ def test_paints_are_called_what_they_are(name):
     angle = np.radians(hue)
     lab = np.array([[[light, chroma * np.cos(angle), chroma * np.sin(angle)]]], np.float32)
     assert name_colours(to_lab(to_rgb(lab))).item() == name
+
+
+def test_shading_keeps_the_name():
+    """A lit ball: the same hue from half to full brightness."""
+    shades = np.linspace(0.55, 1, 64)[:, None]
+    for rgb, name in [((255, 30, 30), "red"), ((40, 230, 60), "green"), ((40, 80, 255), "blue")]:
+        assert set(name_colours(to_lab((shades * rgb).astype(np.uint8)))) == {name}
+
+
+def test_around_the_circle_a_hue_has_the_name_of_a_neighbour_or_none():
+    hsv = np.stack([np.arange(360), np.full(360, 0.9), np.full(360, 0.9)], -1).astype(np.float32)
+    pixels = np.round(cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0] * 255).astype(np.uint8)
+    names = [name for name, _ in groupby(name for name in name_colours(to_lab(pixels)) if name != UNNAMED)]
+    assert names == ["red", "orange", "yellow", "green", "turquoise", "blue", "purple", "red"]
 
 
 def test_conversion_there_and_back():
