@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from icve.curation.vision_language import Question
+
 Request = dict[str, Any]
 
 
@@ -121,3 +123,14 @@ class Endpoint:
     def prompt(request: Request) -> str:
         """The text of a request's question."""
         return next(part["text"] for part in request["messages"][0]["content"] if part["type"] == "text")
+
+
+def questions(count: int, check=None) -> list[Question]:
+    """Numbered questions, which any words answer."""
+    check = check or (lambda text: None if text.strip() else "The answer is empty.")
+    return [Question(f"Question {number}.", (), check) for number in range(count)]
+
+
+def echo(request: Request, _: int) -> Reply:
+    """An answer that names its question."""
+    return completion("Answer to " + Endpoint.prompt(request))

@@ -1,0 +1,20 @@
+from argparse import ArgumentParser
+
+from icve.curation.importers.command import add_arguments, run
+
+
+def test_command(put, tmp_path, capsys):
+    table = "before;after;text\na.mp4;b.mp4;Remove it\na.mp4;c.mp4;Remove it\n"
+    source = put(files={"k.csv": table, "videos/a.mp4": True, "videos/b.mp4": True})
+    parser = ArgumentParser()
+    add_arguments(parser)
+    words = ["csv", str(source), "--output", str(tmp_path / "out"), "--columns", "before=source_path"]
+    words += ["after=target_path", "text=instruction", "--folders", "source_path=videos", "target_path=videos"]
+    assert run(parser.parse_args(words)) == 3
+    printed = capsys.readouterr().out
+    assert "2 records = 1 rows + 1 rejected" in printed
+    assert "remove" in printed
+    assert "missing file" in printed
+    assert run(parser.parse_args([*words, "--limit", "1"])) == 0
+    assert run(parser.parse_args([*words[:4], "--columns", "before"])) == 2
+    assert "between" in capsys.readouterr().err
