@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -142,6 +143,38 @@ def read_tensors(
                 bar.update(stored.nbytes)
                 stored = piece = None  # else this shard stays mapped while the next one is read
     return state
+
+
+def write_shards(
+    folder: Path, sizes: dict[str, int], read: Callable[[list[str]], dict[str, Tensor]], limit: int | None
+) -> None:
+    """Write weights under their standard name: one file, or several and an index; one file at a time is in memory.
+
+    Args:
+        folder: it exists.
+        sizes: bytes of every tensor, by name.
+        read: gives tensors on the CPU by their names.
+        limit: bytes per file (more if a single tensor has more); None writes one file.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for key, size in sizes.items():
+        if limit is not None and filled and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(key)
+        filled += size
+    weight_map = {}
+    for number, keys in enumerate(shards, start=1):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = WEIGHTS.replace(".safetensors", f"-{number:05d}-of-{len(shards):05d}.safetensors")
+        tensors = read(keys)
+        save_file({key: tensors[key].contiguous() for key in keys}, folder / name, {"format": "pt"})
+        weight_map |= dict.fromkeys(keys, name)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n")
 
 
 def _finite(tensor: Tensor) -> bool:

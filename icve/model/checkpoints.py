@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from icve.atomic import new_folder
 
 from .base_folders import tencent_transformer
 from .checkpoint_configs import PARAMETERS, config_from, mismatch, original_config
-from .checkpoint_files import WEIGHTS, open_shards, read_tensors, shard_tensors
+from .checkpoint_files import open_shards, read_tensors, shard_tensors, write_shards
 from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
 from .key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
 from .lora import ADAPTED, adapted_weights, fuse_adapter
@@ -139,25 +138,11 @@ def byte_count(size: int | str) -> int:
 def _save_original(state: dict[str, Tensor], folder: Path, limit: int | None) -> None:
     """Write a state dict of diffusers' naming in the original one; one shard at a time is put together."""
     meta = to_original({key: torch.empty_like(value, device="meta") for key, value in state.items()})
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for key, value in meta.items():
-        if limit is not None and filled and filled + value.nbytes > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(key)
-        filled += value.nbytes
-    weight_map = {}
-    for number, keys in enumerate(shards, start=1):
-        name = WEIGHTS
-        if len(shards) > 1:
-            name = WEIGHTS.replace(".safetensors", f"-{number:05d}-of-{len(shards):05d}.safetensors")
-        tensors = to_original({part: state[part].detach().cpu() for key in keys for part in sources(key)})
-        save_file({key: value.contiguous() for key, value in tensors.items()}, folder / name, {"format": "pt"})
-        weight_map |= dict.fromkeys(keys, name)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(value.nbytes for value in meta.values())}, "weight_map": weight_map}
-        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n")
+
+    def read(keys: list[str]) -> dict[str, Tensor]:
+        return to_original({part: state[part].detach().cpu() for key in keys for part in sources(key)})
+
+    write_shards(folder, {key: value.nbytes for key, value in meta.items()}, read, limit)
 
 
 def _locate(path: Path) -> Path:

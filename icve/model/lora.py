@@ -77,10 +77,19 @@ def add_lora(transformer: nn.Module, lora: LoRA) -> int:
     return sum(parameter.numel() for parameter in transformer.parameters() if parameter.requires_grad)
 
 
-def save_lora(transformer: nn.Module, folder: str | Path, weights: str | Path | None = None) -> Path:
+def save_lora(
+    transformer: nn.Module,
+    folder: str | Path,
+    weights: str | Path | None = None,
+    state: dict[str, Tensor] | None = None,
+) -> Path:
     """Write the adapter as `pytorch_lora_weights.safetensors`, with its settings in the file's metadata.
 
-    With `weights`, the path of the transformer it belongs to, the folder can be loaded like a transformer's.
+    Args:
+        transformer: with the adapter.
+        folder: where to.
+        weights: path of the transformer it belongs to; the folder can then be loaded like a transformer's.
+        state: the adapter's parameters by name; None takes the transformer's.
     """
     from diffusers.training_utils import _collate_lora_metadata
     from peft import get_peft_model_state_dict
@@ -89,7 +98,7 @@ def save_lora(transformer: nn.Module, folder: str | Path, weights: str | Path | 
 
     EditPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer),
+        transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=state),
         **_collate_lora_metadata({"transformer": transformer}),
     )
     if weights is not None:

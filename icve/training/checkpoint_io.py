@@ -1,68 +1,125 @@
-"""Checkpoints are folders: `trainer.ckpt`, everything to resume, beside a complete model folder with the EMA weights.
+"""Checkpoints are folders: all that a run needs to go on, beside a complete model folder with the EMA weights.
 
-A folder appears under its name only when every byte of it is on disk, so that a half-written one is never taken for a
-checkpoint. Nothing is unpickled: `trainer.ckpt` is read with `weights_only=True`, weights are safetensors.
+`state/` has the tensors, by the process that held them (:mod:`icve.training.state_files`); `trainer.ckpt` the rest;
+`contents.json` size and checksum of every file. A folder appears under its name only when every byte of it is on disk,
+so that a half-written one is never taken for a checkpoint. Nothing is unpickled: `trainer.ckpt` is read with
+`weights_only=True`, weights are safetensors.
 """
 
+import logging
 import os
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+
+from icve.atomic import flush
+from icve.training.micro_steps import STAGE_KEY
+from icve.training.state_dicts import put_back, take_slices
+from icve.training.state_files import FOLDER as STATE
+from icve.training.state_files import Slice, StateFiles, damage, describe, write_contents, write_slices
+from icve.training.together import together
+
+log = logging.getLogger(__name__)
 
 TRAINER_FILE = "trainer.ckpt"
-STAGE_KEY = "icve"  # entry of trainer.ckpt: {stage, step, batches, seed}
 LAST = "last"
 FOLDER_NAME = re.compile(r"step-\d+")
+
+
+class CheckpointNotWritten(RuntimeError):
+    """A checkpoint could not be written; nothing of it is left."""
 
 
 class CheckpointFolders(CheckpointIO):
     """Lightning plugin that writes and reads checkpoint folders.
 
     The model folder is written by the function that `InContextEditingModule.on_save_checkpoint` leaves in the
-    checkpoint under `MODEL_WRITER`; it is called with the folder and not saved.
+    checkpoint under `MODEL_WRITER`; it is called with the folder and the folder's training state, and not saved.
     """
 
     MODEL_WRITER = "model_writer"
 
+    def __init__(self) -> None:
+        self.fall_back = False  # from a damaged checkpoint to the one before it
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `path` (a folder) completely or not at all."""
-        path = Path(path)
-        contents = dict(checkpoint)
-        write_model = contents.pop(self.MODEL_WRITER, None)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        try:
-            torch.save(contents, temporary / TRAINER_FILE)
-            if write_model is not None:
-                write_model(temporary)
-            for entry in sorted(temporary.rglob("*")):
-                _flush(entry)
-            _flush(temporary)
-            if path.exists():
-                self.remove_checkpoint(path)
-            os.rename(temporary, path)
-            _flush(path.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        """Write `path` (a folder) completely or not at all, from one process that holds everything.
+
+        Raises:
+            CheckpointNotWritten: the disk is full, or something else stood in the way.
+        """
+        contents, path = _copy(checkpoint), Path(path)
+        with _hidden(path) as temporary, _said(path):
+            temporary.mkdir(parents=True)
+            write_slices(temporary / STATE, 0, 1, take_slices(contents))
+            _complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
+
+    def save_shared(self, checkpoint: dict[str, Any], path: Path, slices: Iterator[Slice]) -> None:
+        """Write `path` (a folder) completely or not at all, each process its own slices; to be called by all.
+
+        Raises:
+            CheckpointNotWritten: a process could not write; raised by all.
+        """
+        rank, world = dist.get_rank(), dist.get_world_size()
+        with _hidden(path, rank == 0) as temporary, _said(path):
+
+            def write_own() -> dict[str, list[int]]:
+                write_slices(temporary / STATE, rank, world, slices)
+                return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
+
+            def complete() -> None:
+                if missing := [name for name in written if not (temporary / name).is_file()]:
+                    raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
+                _complete(_copy(checkpoint), temporary, path, written)
+
+            together(lambda: temporary.mkdir(parents=True) if rank == 0 else None)
+            written = {name: entry for part in together(write_own) for name, entry in part.items()}
+            together(complete if rank == 0 else lambda: None)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Everything in the folder's `trainer.ckpt`.
+        """Everything in the folder, as one process holds it.
 
         Raises:
-            FileNotFoundError: if there is none.
+            FileNotFoundError: there is no checkpoint.
+            ValueError: it is damaged.
         """
-        file = Path(path) / TRAINER_FILE
-        if not file.is_file():
+        checkpoint, files = self.load_parts(Path(path))
+        put_back(checkpoint, files)
+        return checkpoint
+
+    def load_shared(self, path: Path) -> tuple[dict[str, Any], StateFiles]:
+        """`load_parts` on all processes, which share the work of looking for damage."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+
+        def look(folder: Path) -> str | None:
+            problems = together(lambda: damage(folder, rank, world))
+            return next(filter(None, problems), None)
+
+        return self.load_parts(path, look)
+
+    def load_parts(self, path: Path, look: Callable[[Path], str | None] = damage) -> tuple[dict[str, Any], StateFiles]:
+        """What is not shared among processes, and the files with the rest.
+
+        Args:
+            look: says what is wrong with a folder.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_checkpoint`.
+        """
+        if not (path / TRAINER_FILE).is_file():
             raise FileNotFoundError(f"{path} is no training checkpoint: it has no {TRAINER_FILE}.")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        path = undamaged(path, self.fall_back, look)
+        return torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True), StateFiles(path / STATE)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a folder; it loses its name first, so that an interrupted removal leaves no broken checkpoint."""
@@ -73,13 +130,80 @@ class CheckpointFolders(CheckpointIO):
             shutil.rmtree(doomed)
 
 
-def _flush(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def _hidden(path: Path, mine: bool = True) -> Iterator[Path]:
+    """Where a folder is written before it gets its name: the same for all processes, one of which clears it away."""
+    temporary = path.parent / f".{path.name}.tmp"
     try:
-        os.fsync(descriptor)
+        if mine:
+            shutil.rmtree(temporary, ignore_errors=True)
+        yield temporary
     finally:
-        os.close(descriptor)
+        if mine:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # What torch.save says of a full disk is about zip files; the operating system's words come first.
+        raise CheckpointNotWritten(
+            f"The checkpoint {path} could not be written ({error}); earlier ones are as they were: make room, then "
+            "resume the run."
+        ) from error
+
+
+def _complete(contents: dict[str, Any], temporary: Path, path: Path, described: dict[str, list[int]]) -> None:
+    """Write all but the slices, and give the folder its name."""
+    write_model = contents.pop(CheckpointFolders.MODEL_WRITER, None)
+    torch.save(contents, temporary / TRAINER_FILE)
+    if write_model is not None:
+        write_model(temporary, StateFiles(temporary / STATE))
+    files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
+    others = [file for file in files if file.relative_to(temporary).as_posix() not in described]
+    write_contents(temporary, described | describe(temporary, others))
+    for entry in (*others, *(entry for entry in temporary.rglob("*") if entry.is_dir()), temporary):
+        flush(entry)
+    if path.exists():
+        CheckpointFolders().remove_checkpoint(path)
+    os.rename(temporary, path)
+    flush(path.parent)
+
+
+def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = damage) -> Path:
+    """A checkpoint folder, or the newest before it that is as it was written.
+
+    Args:
+        path: the folder.
+        fall_back: take an earlier one where it is damaged.
+        look: says what is wrong with a folder, None if nothing.
+
+    Raises:
+        ValueError: none is as it was written.
+    """
+    older = [folder for folder in saved_checkpoints(path.parent) if _step(folder) < _step(path)] if fall_back else []
+    problems = []
+    for folder in (path, *reversed(older)):
+        problem = look(folder)
+        if problem is None:
+            if problems:
+                log.warning("%s; the run goes on from %s.", problems[0], folder)
+            return folder
+        problems.append(problem)
+    raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; resume from an earlier one.")
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-")) if FOLDER_NAME.fullmatch(folder.name) else 0
+
+
+def _copy(tree: Any) -> Any:
+    """The same dicts and lists anew, with the same leaves in them."""
+    if isinstance(tree, dict):
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:

@@ -1,17 +1,15 @@
 """Exponential moving average of the transformer's weights: what validation, previews and the saved model use."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-
-def trained(pl_module: LightningModule) -> dict[str, Tensor]:
-    """The transformer's parameters that learn: all, or an adapter's."""
-    return {name: p for name, p in pl_module.transformer.named_parameters() if p.requires_grad}
+if TYPE_CHECKING:
+    from icve.training.sharded import ShardedState
 
 
 class EMA(Callback):
@@ -21,6 +19,8 @@ class EMA(Callback):
         decay: share of the shadow that remains per step, in [0, 1).
         warmup: start with the shorter memory min(decay, (1 + t) / (10 + t)) after t updates, so that a short run's
             average is not dominated by its initial weights.
+
+    Processes that share the weights (ZeRO, FSDP2) share the shadow in the same way.
 
     A step that was skipped (see `SkipNonFinite`) leaves the shadow alone. The state is saved and resumed exactly.
     """
@@ -34,9 +34,11 @@ class EMA(Callback):
         self.shadow: dict[str, Tensor] = {}
         self._live: list[Tensor] | None = None
         self._last_step = 0
+        self._shared: ShardedState | None = None  # the strategy, where processes share the weights
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        parameters = trained(pl_module)
+        self._shared = trainer.strategy if hasattr(trainer.strategy, "owned") else None
+        parameters = self._weights(pl_module)
         if not self.shadow:
             self.shadow = {name: p.detach().float().clone() for name, p in parameters.items()}
         if self.shadow.keys() != parameters.keys():
@@ -60,7 +62,7 @@ class EMA(Callback):
     def update(self, pl_module: LightningModule) -> None:
         """Move the shadow towards the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self.warmup else self.decay
-        weights = [p.detach().float() for p in trained(pl_module).values()]
+        weights = [p.detach().float() for p in self._weights(pl_module).values()]
         torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - decay)
         self.updates += 1
 
@@ -68,27 +70,26 @@ class EMA(Callback):
         """Put the averaged weights into the transformer and the live ones aside; without a shadow, do nothing."""
         if not self.shadow or self._live is not None:
             return
-        parameters = [p.data for p in trained(pl_module).values()]
+        parameters = [p.data for p in self._weights(pl_module).values()]
         self._live = [p.clone() for p in parameters]
-        torch._foreach_copy_(parameters, list(self.shadow.values()))
+        self._put(parameters, list(self.shadow.values()))
 
     def swap_out(self, pl_module: LightningModule) -> None:
         """Put the live weights back, bit for bit."""
         if self._live is not None:
-            torch._foreach_copy_([p.data for p in trained(pl_module).values()], self._live)
+            self._put([p.data for p in self._weights(pl_module).values()], self._live)
             self._live = None
 
-    @contextmanager
-    def averaged(self, pl_module: LightningModule) -> Iterator[None]:
-        """The averaged weights for the duration of a with block (which may lie inside validation)."""
-        mine = self._live is None
-        if mine:
-            self.swap_in(pl_module)
-        try:
-            yield
-        finally:
-            if mine:
-                self.swap_out(pl_module)
+    def _put(self, parameters: list[Tensor], values: list[Tensor]) -> None:
+        torch._foreach_copy_(parameters, values)
+        if self._shared is not None:
+            self._shared.weights_changed()
+
+    def _weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        """The transformer's parameters that learn, all or an adapter's; of shared ones what this process updates."""
+        if self._shared is not None:
+            return {part.name: part.weights for part in self._shared.owned()}
+        return {name: p for name, p in pl_module.transformer.named_parameters() if p.requires_grad}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.swap_in(pl_module)
@@ -97,7 +98,9 @@ class EMA(Callback):
         self.swap_out(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.swap_out(pl_module)
+        # Of shared weights nothing is put back: it takes all processes, and others may be past hearing.
+        if self._shared is None:
+            self.swap_out(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "shadow": self.shadow}

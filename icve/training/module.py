@@ -6,8 +6,8 @@ x_t           noised target (B, C, T, h, w)                           noise  sta
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model import load_transformer
-from icve.model.lora import LoRA, add_lora, save_lora
+from icve.model.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
 from icve.training.checkpointing import Checkpointing
 from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
-from icve.training.ema import EMA
+from icve.training.micro_steps import resplit
+from icve.training.model_folder import write_model_folder
+from icve.training.parameter_groups import scale_learning_rates
 from icve.training.randomness import generator
 from icve.training.schedule import Schedule, learning_rate_factor
+from icve.training.state_dicts import SHAPES
 from icve.training.validation import HeldOutLoss, held_out_losses
 
 
@@ -67,6 +70,8 @@ class InContextEditingModule(LightningModule):
         stage: name of the training stage ("pretrain_240p", "sft", ...). A checkpoint of the same stage is resumed, one
             of another stage only gives its weights. Random draws depend on it.
         optimizer: builds the optimizer from the transformer's named parameters; any torch optimizer class in YAML.
+        learning_rates: regular expression, searched in the parameters' names → factor of their learning rate; the first
+            that matches counts.
         density: law of the noise level.
         objective: what the transformer predicts, "velocity" or "epsilon".
         instruction_dropout: share of samples whose instruction is replaced by "", for classifier-free guidance; the
@@ -111,6 +116,7 @@ class InContextEditingModule(LightningModule):
         pretrained: str | None = None,
         lora: LoRA | None = None,
         checkpointing: Checkpointing = Checkpointing(),  # noqa: B008 (frozen)
+        learning_rates: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not stage:
@@ -133,6 +139,7 @@ class InContextEditingModule(LightningModule):
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
         self.stage = stage
         self.optimizer = optimizer
+        self.learning_rates = learning_rates or {}
         self.density = density
         self.objective = objective
         self.instruction_dropout = instruction_dropout
@@ -148,6 +155,7 @@ class InContextEditingModule(LightningModule):
 
         self.step_skipped = False  # set by SkipNonFinite, read by EMA
         self.loss_sum = torch.zeros(())  # losses of the current step, over its accumulation micro-steps
+        self.samples = 0  # of this micro-batch on this process
         self.batches_done = 0  # per process, over micro-steps, since the stage began
         self._drawing_step, self._next_position = -1, 0
 
@@ -166,7 +174,8 @@ class InContextEditingModule(LightningModule):
         (:func:`icve.data.cached_rows.collate_cached`); instruction and id lists of str; weight of its loss in the
         step's (1 unless given). Some steps need fewer micro-batches than others: the rest have no samples.
         """
-        if not batch["id"]:
+        self.samples = len(batch["id"])
+        if not self.samples:
             self.batches_done += 1
             return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
@@ -299,6 +308,7 @@ class InContextEditingModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
+        scale_learning_rates(optimizer, self.learning_rates)
         factor = learning_rate_factor(self.schedule, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
@@ -322,19 +332,6 @@ class InContextEditingModule(LightningModule):
             objective=self.objective,
             defaults=asdict(self.sampling),
         )
-
-    def save_model_folder(self, folder: Path) -> None:
-        """Write the complete editor with the EMA weights (the current ones where the run keeps no EMA).
-
-        Of an adapted transformer: the adapter, and where the weights are that it belongs to.
-        """
-        averages = [callback for callback in self.trainer.callbacks if isinstance(callback, EMA)]
-        with averages[0].averaged(self) if averages else nullcontext():
-            pipeline = self.pipeline()
-            if self.adapted is not None:
-                pipeline.register_modules(transformer=None)
-                save_lora(self.transformer, folder, self.adapted)
-            pipeline.save_pretrained(folder)
 
     def add_adapter(self, weights: str | Path | None) -> None:
         """Freeze the weights, which were loaded from a path, and add the adapter to train, if there is to be one.
@@ -388,15 +385,19 @@ class InContextEditingModule(LightningModule):
             "stage": self.stage,
             "step": self.trainer.global_step,
             "batches": self.batches_done,
+            "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
         }
+        trained = {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
+        checkpoint[SHAPES] = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in trained.items()}
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}
-        if isinstance(self.trainer.strategy.checkpoint_io, CheckpointFolders):
-            checkpoint[CheckpointFolders.MODEL_WRITER] = self.save_model_folder
+        checkpoint[CheckpointFolders.MODEL_WRITER] = partial(
+            write_model_folder, self.pipeline(), checkpoint[SHAPES], self.adapted
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.batches_done = checkpoint[STAGE_KEY]["batches"]
+        self.batches_done = resplit(checkpoint, self.trainer.accumulate_grad_batches)
         if self.trainer.datamodule is not None:
             # The stream of batches is a pure function of the batch number: it starts where the run stopped.
             self.trainer.datamodule.start_batch = self.batches_done

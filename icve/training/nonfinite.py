@@ -4,6 +4,8 @@ import logging
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from torch.distributed.tensor import DTensor
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +37,26 @@ class SkipNonFinite(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
+        if isinstance(trainer.precision_plugin, DeepSpeedPrecision):
+            return  # DeepSpeed's engine looks itself, in its step, and tells the outcome
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else pl_module.loss_sum.new_zeros(())
-        # One decision for all processes: with sharded gradients they may see different parts.
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        # One decision for all processes: each has losses of its own.
         finite = trainer.strategy.reduce_boolean_decision(bool(torch.isfinite(norm + pl_module.loss_sum)), all=True)
+        if not finite:
+            # Every torch optimizer passes over parameters without a gradient, and over their state.
+            optimizer.zero_grad(set_to_none=True)
+        self.decided(trainer, pl_module, finite, norm)
+
+    def decided(self, trainer: Trainer, pl_module: LightningModule, finite: bool, norm: torch.Tensor) -> None:
+        """Take note of a step that was made or, if not `finite`, skipped by all processes; norm () of its gradient."""
         pl_module.step_skipped = not finite
         if finite:
             self.in_a_row = 0
             pl_module.log("train/gradient_norm", norm)
         else:
-            # Every torch optimizer passes over parameters without a gradient, and over their state.
-            optimizer.zero_grad(set_to_none=True)
             self.skipped += 1
             self.in_a_row += 1
             log.warning(

@@ -1,64 +1,16 @@
-"""Sequence parallelism under Lightning: groups of processes that share every sample's tokens.
+"""Strategies of training, for `trainer.strategy.class_path`: how processes share the work and the training state.
 
-Processes are numbered so that those of a group are neighbours: with 8 processes and groups of 4, ranks 0-3 share one
-part of the batch and ranks 4-7 the other. Gradients are averaged over all processes, which is exact (see
-`icve.model.sequence_parallel`), so a strategy for data parallelism needs nothing but these groups.
+All of them take `sequence_parallel_size`, give the same losses as one process to rounding, and read each other's
+checkpoints.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
-import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
-from icve.model.sequence_parallel import set_sequence_parallel
+from icve.training.fsdp import FSDPUlyssesStrategy
+from icve.training.ulysses import UlyssesGroups
+from icve.training.zero import DeepSpeedUlyssesStrategy
 
-
-class UlyssesGroups:
-    """Mixed into a strategy: makes the groups, and gives all processes of one the same samples.
-
-    Args:
-        sequence_parallel_size: processes that share a sample's tokens; it divides their number and the model's heads.
-        *args, **kwargs: of the strategy.
-    """
-
-    def __init__(self, *args: Any, sequence_parallel_size: int = 1, **kwargs: Any) -> None:
-        if sequence_parallel_size < 1:
-            raise ValueError(f"sequence_parallel_size must be at least 1, got {sequence_parallel_size}.")
-        super().__init__(*args, **kwargs)
-        self.sequence_parallel_size = sequence_parallel_size
-
-    def setup_distributed(self) -> None:
-        super().setup_distributed()
-        size = self.sequence_parallel_size
-        if self.world_size % size:
-            raise ValueError(
-                f"{self.world_size} processes cannot be grouped by {size}: sequence_parallel_size must divide their "
-                "number (devices x nodes)."
-            )
-        # Every process takes part in making every group.
-        groups = [dist.new_group(list(range(start, start + size))) for start in range(0, self.world_size, size)]
-        set_sequence_parallel(groups[self.global_rank // size])
-
-    def setup(self, trainer: Any) -> None:
-        heads = self.lightning_module.transformer.config.num_attention_heads
-        if heads % self.sequence_parallel_size:
-            raise ValueError(
-                f"The transformer's {heads} attention heads cannot be shared by {self.sequence_parallel_size} "
-                "processes: choose a sequence_parallel_size that divides them."
-            )
-        super().setup(trainer)
-
-    @property
-    def distributed_sampler_kwargs(self) -> dict[str, int]:
-        """What the data modules and the random draws go by: groups, not processes, have samples of their own."""
-        size = self.sequence_parallel_size
-        return {"num_replicas": self.world_size // size, "rank": self.global_rank // size}
-
-    def teardown(self) -> None:
-        set_sequence_parallel(None)
-        super().teardown()
+__all__ = ["DDPUlyssesStrategy", "DeepSpeedUlyssesStrategy", "FSDPUlyssesStrategy"]
 
 
 class DDPUlyssesStrategy(UlyssesGroups, DDPStrategy):

@@ -6,13 +6,18 @@ import torch
 from icve.training.checkpoint_io import (
     STAGE_KEY,
     CheckpointFolders,
+    CheckpointNotWritten,
     point_last_to,
     read_stage,
     resolve_checkpoint,
     saved_checkpoints,
 )
+from icve.training.state_files import describe, write_contents
 
-CONTENTS = {"state_dict": {"w": torch.arange(3.0)}, STAGE_KEY: {"stage": "sft", "step": 7, "batches": 14, "seed": 0}}
+CONTENTS = {
+    "state_dict": {"transformer.w": torch.arange(3.0)},
+    STAGE_KEY: {"stage": "sft", "step": 7, "batches": 14, "micro_steps": 2, "seed": 0},
+}
 
 
 def save(path):
@@ -20,17 +25,17 @@ def save(path):
     return path
 
 
-def write_model(folder):
+def write_model(folder, files):
     (folder / "transformer").mkdir()
     (folder / "transformer" / "config.json").write_text("{}")
 
 
 def test_a_folder_with_everything_and_nothing_else(tmp_path):
     path = save(tmp_path / "checkpoints" / "step-000007")
-    assert sorted(entry.name for entry in path.iterdir()) == ["trainer.ckpt", "transformer"]
+    assert sorted(entry.name for entry in path.iterdir()) == ["contents.json", "state", "trainer.ckpt", "transformer"]
     assert [entry.name for entry in path.parent.iterdir()] == ["step-000007"]
     loaded = CheckpointFolders().load_checkpoint(path)
-    assert torch.equal(loaded["state_dict"]["w"], torch.arange(3.0))
+    assert torch.equal(loaded["state_dict"]["transformer.w"], torch.arange(3.0))
     assert CheckpointFolders.MODEL_WRITER not in loaded
     assert read_stage(path) == CONTENTS[STAGE_KEY]
 
@@ -43,10 +48,10 @@ def test_what_is_saved_again_replaces_the_old(tmp_path):
 
 
 def test_a_failed_save_leaves_nothing(tmp_path):
-    def fail(folder):
+    def fail(folder, files):
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointNotWritten, match=r"disk full.*make room"):
         CheckpointFolders().save_checkpoint(
             {**CONTENTS, CheckpointFolders.MODEL_WRITER: fail}, tmp_path / "step-000007"
         )
@@ -54,9 +59,9 @@ def test_a_failed_save_leaves_nothing(tmp_path):
 
 
 def test_arbitrary_objects_are_not_loaded(tmp_path):
-    path = tmp_path / "step-000001"
-    path.mkdir()
+    path = save(tmp_path / "step-000001")
     torch.save({STAGE_KEY: CheckpointFolders()}, path / "trainer.ckpt")
+    write_contents(path, describe(path, [path / "trainer.ckpt"]))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         CheckpointFolders().load_checkpoint(path)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from icve.pipeline import EditPipeline
-from icve.training.checkpoint_io import saved_checkpoints
+from icve.training.checkpoint_io import CheckpointFolders, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA
 from icve.training.module import Sampling
@@ -79,7 +79,7 @@ def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, m
     assert pipeline.config.objective == "epsilon"
     video = make_data().batch(0)["source"][:1]
     assert pipeline(video, "make it blue", output_type="uint8").shape == video.shape
-    saved = torch.load(checkpoint / "trainer.ckpt", weights_only=True)
+    saved = CheckpointFolders().load_checkpoint(checkpoint)
     assert all(key.startswith("transformer.") for key in saved["state_dict"])
 
 

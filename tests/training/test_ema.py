@@ -53,26 +53,6 @@ def test_validation_sees_the_average_and_training_goes_on_with_the_live_weights(
     assert torch.equal(weight, seen["trained"])
 
 
-def test_averages_nest_and_come_back_after_an_error(make_module):
-    ema, module = EMA(), make_module()
-    weight = module.transformer.proj_out.weight
-    live = weight.detach().clone()
-    ema.shadow = {name: torch.zeros_like(p) for name, p in module.transformer.named_parameters()}
-    seen = []
-
-    def use():
-        with ema.averaged(module):
-            with ema.averaged(module):
-                seen.append(weight.any())
-            seen.append(weight.any())
-            raise KeyError
-
-    with pytest.raises(KeyError):
-        use()
-    assert seen == [False, False]
-    assert torch.equal(weight, live)
-
-
 def test_the_shadow_is_float32_under_half_precision(make_module, make_trainer, make_data):
     ema = EMA()
     make_trainer(2, callbacks=[ema], precision="bf16-true", val_check_interval=1).fit(

@@ -12,6 +12,7 @@ from icve.editing.models import load_editor
 from icve.model import load_transformer
 from icve.model.lora import LORA_FILE
 from icve.synthetic.pair_files import synthesize_pairs
+from icve.training.checkpoint_io import CheckpointFolders
 from tests.tiny import tiny_editor
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
@@ -74,7 +75,7 @@ def test_checkpoints_hold_the_adapter_and_name_the_weights(run, weights):
     last = run / "checkpoints" / "last"
     assert json.loads((last / "adapted_weights.json").read_text()) == {"transformer": str(weights.resolve())}
     assert not (last / "transformer").exists()
-    saved = torch.load(last / "trainer.ckpt", weights_only=True)
+    saved = CheckpointFolders().load_checkpoint(last)
     assert saved["state_dict"]
     assert all("lora_" in key for key in saved["state_dict"])
     adapter = load_file(last / LORA_FILE)

@@ -1,0 +1,131 @@
+"""Twenty steps of training in one process or in several, for test_parity.py: what each strategy is to agree on.
+
+Run by torchrun, it trains the cases for its number of processes and leaves what it saw in a file.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as L
+import torch
+import torch.distributed as dist
+
+from icve.codec.dct import DCTCodec
+from icve.data.edits import PairedEditsDataModule
+from icve.model.lora import LoRA
+from icve.text.hashed import HashedTextEncoder
+from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.checkpointing import Checkpointing
+from icve.training.module import InContextEditingModule
+from icve.training.nonfinite import SkipNonFinite
+from icve.training.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
+from tests.training.conftest import tiny_transformer
+
+STEPS = 20
+BUCKET = [48, 48, 9]  # 27 tokens each of source and target: nothing divides them
+GLOO = {"sequence_parallel_size": 2, "process_group_backend": "gloo"}
+
+# name → (strategy, precision, options); the options are also those of the run in one process.
+CASES = {
+    2: {
+        "zero1 full checkpointing": (partial(DeepSpeedUlyssesStrategy, stage=1), "32-true", {"mode": "full"}),
+        "zero2 accumulation selective": (
+            partial(DeepSpeedUlyssesStrategy, stage=2),
+            "32-true",
+            {"mode": "selective", "accumulate": 2},
+        ),
+        "zero3 lora": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"lora": True}),
+        "zero2 bf16": (partial(DeepSpeedUlyssesStrategy, stage=2), "bf16-mixed", {}),
+        "fsdp": (FSDPUlyssesStrategy, "64-true", {}),
+        "fsdp lora full checkpointing": (FSDPUlyssesStrategy, "64-true", {"lora": True, "mode": "full"}),
+        "fsdp bf16": (FSDPUlyssesStrategy, "bf16-mixed", {}),
+    },
+    4: {
+        "ddp selective": (DDPUlyssesStrategy, "32-true", {"mode": "selective"}),
+        "zero1": (partial(DeepSpeedUlyssesStrategy, stage=1), "32-true", {}),
+        "zero2 full checkpointing": (partial(DeepSpeedUlyssesStrategy, stage=2), "32-true", {"mode": "full"}),
+        "zero3 accumulation": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"accumulate": 2}),
+        "hsdp accumulation": (partial(FSDPUlyssesStrategy, replicas=2), "64-true", {"accumulate": 2}),
+    },
+}
+
+
+class Seen(L.Callback):
+    """Losses of this process's samples by batch and id, and its part of the first step's gradients."""
+
+    def __init__(self):
+        self.losses, self.norms, self.gradients = {}, [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if outputs["samples"]:
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch["weight"]
+            self.losses[batch_idx, tuple(batch["id"])] = loss
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 0:
+            strategy = trainer.strategy
+            starts = {part.name: part.start for part in strategy.owned()} if hasattr(strategy, "owned") else {}
+            named = getattr(strategy, "named_gradients", lambda: whole_gradients(pl_module))()
+            self.gradients = [(name, starts.get(name, 0), grad.flatten().cpu().clone()) for name, grad in named]
+
+
+def whole_gradients(module):
+    return ((name, p.grad) for name, p in module.transformer.named_parameters() if p.requires_grad)
+
+
+def train(manifest, folder, strategy, precision, devices=1, mode="none", accumulate=1, lora=False):
+    """Train; returns losses {(batch, ids): loss} and gradients [(name, start, numbers)] of this process."""
+    L.seed_everything(0, verbose=False)
+    transformer = tiny_transformer()
+    module = InContextEditingModule(
+        transformer,
+        DCTCodec(),
+        HashedTextEncoder(text_dim=12, pooled_dim=10),
+        stage="parity",
+        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        instruction_dropout=0.3,
+        lora=LoRA(rank=2, weights_dtype="float32") if lora else None,
+        checkpointing=Checkpointing(mode),
+    )
+    if lora:
+        torch.manual_seed(0)
+        module.add_adapter(manifest)
+    data = PairedEditsDataModule(str(manifest), [BUCKET], batch_size=4 // accumulate)
+    seen = Seen()
+    trainer = L.Trainer(
+        max_steps=STEPS,
+        accelerator="cpu",
+        devices=devices,
+        strategy=strategy,
+        precision=precision,
+        gradient_clip_val=1.0,
+        accumulate_grad_batches=accumulate,
+        default_root_dir=folder,
+        callbacks=[SkipNonFinite(), seen],
+        plugins=[CheckpointFolders()],
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    trainer.fit(module, datamodule=data)
+    return seen.losses, seen.gradients
+
+
+def main(manifest, folder):
+    dist.init_process_group("gloo")
+    world, results = dist.get_world_size(), {}
+    for name, (strategy, precision, options) in CASES[world].items():
+        seen = train(manifest, folder, strategy(**GLOO), precision, world, **options)
+        everybody = [None] * world
+        dist.all_gather_object(everybody, seen)
+        results[name] = everybody
+    if dist.get_rank() == 0:
+        torch.save(results, Path(folder) / "results.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

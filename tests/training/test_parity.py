@@ -1,0 +1,94 @@
+"""Training in several processes equals training in one, to rounding, whatever the strategy."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from icve.data.video import write_video
+from tests.training.conftest import WORDS
+from tests.training.parity import BUCKET, CASES, STEPS, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.timeout(400)]
+
+# Of the loss, relative. In bfloat16 against float32: weights and activations have 8 bits.
+TOLERANCE = {"64-true": 2e-7, "32-true": 5e-5, "bf16-mixed": 3e-2}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    generator = np.random.default_rng(0)
+    lines = []
+    for number in range(6):
+        row = {"id": f"pair{number}", "instruction": WORDS[number % len(WORDS)]}
+        for role in ("source", "target"):
+            frames = generator.integers(0, 256, (BUCKET[2], 6, 6, 3), dtype=np.uint8).repeat(8, axis=1)
+            write_video(folder / f"{role}{number}.mp4", frames.repeat(8, axis=2), 8.0)
+            row |= {f"{role}_path": f"{role}{number}.mp4"}
+        lines.append(json.dumps(row))
+    path = folder / "manifest.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(manifest, tmp_path_factory):
+    """Runs in one process, each made once."""
+    folder = tmp_path_factory.mktemp("alone")
+
+    @cache
+    def run(precision, options):
+        precision = "32-true" if precision == "bf16-mixed" else precision
+        return train(manifest, folder, "auto", precision, **dict(options))
+
+    return run
+
+
+def means(losses):
+    """Mean loss of every micro-batch over the processes: equally many samples each."""
+    by_batch = {}
+    for process in losses:
+        for (batch, ids), loss in process.items():
+            by_batch.setdefault(batch, {})[ids] = loss
+    return [np.mean(list(by_batch[batch].values())) for batch in sorted(by_batch)]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_losses_and_gradients_equal_those_of_one_process(processes, manifest, alone, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [*launcher, "-m", "tests.training.parity", str(manifest), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=root, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = torch.load(tmp_path / "results.pt", weights_only=False)
+    assert results.keys() == CASES[processes].keys()
+    for name, everybody in results.items():
+        _, precision, options = CASES[processes][name]
+        losses, gradients = alone(precision, tuple(options.items()))
+        expected = means([losses])
+        assert len(expected) == STEPS * options.get("accumulate", 1)
+        np.testing.assert_allclose(means([seen[0] for seen in everybody]), expected, TOLERANCE[precision], err_msg=name)
+        compare_gradients(name, gradients, [seen[1] for seen in everybody], TOLERANCE[precision])
+
+
+def compare_gradients(name, expected, everybody, tolerance):
+    whole = {parameter: gradient for parameter, _, gradient in expected}
+    largest = max(gradient.abs().max() for gradient in whole.values())
+    counted = dict.fromkeys(whole, 0)
+    replicated = len(everybody[0]) == len(whole) and all(
+        len(gradient) == len(whole[parameter]) for parameter, _, gradient in everybody[0]
+    )
+    for process in everybody[:1] if replicated else everybody:
+        for parameter, start, gradient in process:
+            counted[parameter] += len(gradient)
+            difference = gradient - whole[parameter][start : start + len(gradient)]
+            assert difference.numel() == 0 or difference.abs().max() <= 10 * tolerance * largest, (name, parameter)
+    assert counted == {parameter: len(gradient) for parameter, gradient in whole.items()}, name
