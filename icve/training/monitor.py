@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -14,11 +15,23 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
 from icve.training.flops import TrainingFlops, bucket_name
+from icve.training.gradient_norms import transformer_gradient_norms
+from icve.training.loop_times import LoopTimes
+from icve.training.parameter_groups import group_label
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 class TrainingMonitor(Callback):
     """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, the mean
-    loss of each bucket since the last report, and on CUDA the most memory (GiB) the first process has allocated.
+    loss of each bucket since the last report, and the gradient norm of each part of the transformer before clipping.
+
+    Of the first process: the share of the time in which it waited for the next batch (near 0 when the loader's workers
+    keep up; validation and checkpoints do not count as time), on CUDA the most memory (GiB) it has allocated, and the
+    most main memory (GiB) it has been resident in, without its loader's workers.
 
     Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}. A resumed run drops the lines of steps it
     repeats, so that the file tells one uninterrupted story.
@@ -40,10 +53,13 @@ class TrainingMonitor(Callback):
             raise ValueError(f"peak_tflops must be positive, got {peak_tflops}.")
         self.peak_tflops = peak_tflops
         self._flops: TrainingFlops | None = None
-        self._begin()
+        self._times: LoopTimes | None = None
         self._step = -1
-        self._learning_rates: dict[str, float] = {}
+        self._optimizer_figures: dict[str, Any] = {}
         self._file: Any = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._times = LoopTimes(trainer.profiler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.peak_tflops is not None and pl_module.lora is None:
@@ -58,12 +74,19 @@ class TrainingMonitor(Callback):
     def _begin(self) -> None:
         """Start to measure anew."""
         self._since, self._samples, self._tokens, self._computed = time.perf_counter(), 0, 0, 0.0
+        self._times.clear()
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        # Noted here because the schedule has moved on when the step is over.
+        if not reports(trainer, trainer.global_step + 1):
+            return
+        # Noted here because the schedule has moved on, and the gradients are gone, when the step is over.
         groups = enumerate(optimizer.param_groups)
-        self._learning_rates = {f"train/learning_rate_{group.get('kind', i)}": group["lr"] for i, group in groups}
+        figures = {f"train/learning_rate_{group_label(group, i)}": group["lr"] for i, group in groups}
+        if not pl_module.step_skipped:
+            norms = transformer_gradient_norms(trainer, pl_module)
+            figures |= {f"train/gradient_norm_{part}": norm for part, norm in norms.items()}
+        self._optimizer_figures = figures
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: dict[str, Any], batch_idx: int
@@ -85,14 +108,15 @@ class TrainingMonitor(Callback):
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        if trainer.global_step % trainer.log_every_n_steps == 0:
-            seconds = max(time.perf_counter() - self._since, 1e-9)
+        if reports(trainer, trainer.global_step):
+            seconds = max(time.perf_counter() - self._since - self._times[LoopTimes.CHECKPOINT], 1e-9)
             # Processes that share a sample's tokens each count all of them.
             groups = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
             figures = {
-                **self._learning_rates,
+                **self._optimizer_figures,
                 "train/samples_per_second": self._samples * groups / seconds,
                 "train/tokens_per_second": self._tokens * groups / seconds,
+                "train/data_wait_share": self._times[LoopTimes.NEXT_BATCH] / seconds,
                 **{f"train/loss_{bucket}": fmean(losses) for bucket, losses in self._losses.items()},
             }
             if self._flops is not None:
@@ -100,6 +124,8 @@ class TrainingMonitor(Callback):
                 figures |= {"train/tflops_per_device": tflops, "train/mfu": tflops / self.peak_tflops}
             if pl_module.device.type == "cuda":
                 figures["train/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
+            if resource is not None:
+                figures["train/peak_resident_gib"] = peak_resident_bytes() / 2**30
             pl_module.log_dict(figures)
             self._begin()
 
@@ -110,6 +136,17 @@ class TrainingMonitor(Callback):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def reports(trainer: Trainer, step: int) -> bool:
+    """Whether figures are logged when that many steps are done."""
+    return step % trainer.log_every_n_steps == 0
+
+
+def peak_resident_bytes() -> int:
+    """Most main memory that this process has ever been resident in."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def keep_steps_before(path: Path, step: int) -> None:

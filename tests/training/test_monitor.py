@@ -1,9 +1,11 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.evaluation.curves import read_curves
+from icve.training import loop_times, monitor
 from icve.training.checkpoints import Checkpoints
 from icve.training.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
 from icve.training.nonfinite import SkipNonFinite
@@ -18,10 +20,17 @@ def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
     )
     curves = read_curves(tmp_path)
     names = {"loss", "learning_rate_muon", "learning_rate_adamw", "gradient_norm", "skipped_steps"}
-    names |= {"samples_per_second", "tokens_per_second"}
+    names |= {"samples_per_second", "tokens_per_second", "data_wait_share", "peak_resident_gib"}
+    parts = ("embeddings", "transformer_blocks", "single_transformer_blocks", "output")
+    names |= {f"gradient_norm_{part}" for part in parts}
     for name in names:
         assert [step for step, _ in curves[f"train/{name}"]] == [1, 3, 5], name
     assert [value for _, value in curves["train/learning_rate_muon"]] == pytest.approx([0.005, 0.01, 0.01])
+    norms = zip(*(curves[f"train/gradient_norm_{part}"] for part in parts), strict=True)
+    assert [sum(norm**2 for _, norm in step) ** 0.5 for step in norms] == pytest.approx(
+        [norm for _, norm in curves["train/gradient_norm"]]
+    )
+    assert all(0.05 < gib < 1000 for _, gib in curves["train/peak_resident_gib"])  # torch alone takes more
     rates = zip(curves["train/tokens_per_second"], curves["train/samples_per_second"], strict=True)
     for (_, tokens), (_, samples) in rates:
         # 2 x 2 video tokens and one to six words a sample
@@ -31,6 +40,32 @@ def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
     }
 
 
+def test_the_share_of_the_time_that_training_waits_for_data(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch
+):
+    clock = SimpleNamespace(now=0.0)
+    for module in (monitor, loop_times):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def taking(seconds, function):
+        def slow(*args):
+            clock.now += seconds
+            return function(*args)
+
+        return slow
+
+    data, module, save = make_data(validation=1), make_module(), Checkpoints(every_n_steps=1)
+    data.batch = taking(3.0, data.batch)
+    module.training_step = taking(1.0, module.training_step)
+    # Neither waiting nor training.
+    module.on_save_checkpoint = taking(50.0, module.on_save_checkpoint)
+    module.validation_step = taking(70.0, module.validation_step)
+    logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
+    options = {"logger": logger, "log_every_n_steps": 2, "val_check_interval": 2}
+    make_trainer(6, [TrainingMonitor(), save], **options).fit(module, datamodule=data)
+    assert [share for _, share in read_curves(tmp_path)["train/data_wait_share"]] == pytest.approx([3 / 4] * 3)
+
+
 def test_the_loss_of_each_bucket_and_the_share_of_the_peak(make_module, make_trainer, make_data, tmp_path):
     class TwoBuckets(make_data):
         def batch(self, number):
@@ -38,9 +73,8 @@ def test_the_loss_of_each_bucket_and_the_share_of_the_peak(make_module, make_tra
             return super().batch(number)
 
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
-    monitor = TrainingMonitor(peak_tflops=1e-3)
     options = {"logger": logger, "log_every_n_steps": 2, "accumulate_grad_batches": 4}
-    make_trainer(4, [monitor], **options).fit(make_module(), datamodule=TwoBuckets())
+    make_trainer(4, [TrainingMonitor(peak_tflops=1e-3)], **options).fit(make_module(), datamodule=TwoBuckets())
     losses = [json.loads(line)["loss"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     curves = read_curves(tmp_path)
     for bucket, first in (("16x16x5", 0), ("16x16x9", 1)):
