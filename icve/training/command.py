@@ -18,13 +18,21 @@ from lightning.pytorch.utilities import rank_zero_info
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
 from icve.training.arguments import explain
-from icve.training.checkpoint_io import CheckpointFolders, read_stage, resolve_checkpoint, saved_checkpoints
+from icve.training.checkpoint_io import (
+    CheckpointFolders,
+    names_itself,
+    read_stage,
+    resolve_checkpoint,
+    saved_checkpoints,
+)
 from icve.training.checkpoints import Checkpoints
 from icve.training.curriculum import RunLogger, first_step
+from icve.training.environment import record_start
 from icve.training.module import InContextEditingModule
 from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
+from icve.training.profile import Profile
 from icve.training.stage_runs import fit_stages, stages_of
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
@@ -35,7 +43,7 @@ ResumeMode = Literal["auto", "full", "weights"]
 
 
 class RunConfig(SaveConfigCallback):
-    """Writes the resolved configuration to RUN/config.yaml."""
+    """Writes the resolved configuration to RUN/config.yaml, and what it runs with to RUN/environment.json."""
 
     def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
@@ -48,6 +56,7 @@ class RunConfig(SaveConfigCallback):
         temporary = run / f".config.yaml.{os.getpid()}.tmp"
         temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
         os.replace(temporary, run / "config.yaml")
+        record_start(run, trainer.world_size)
 
 
 class TrainingCommand(LightningCLI):
@@ -91,6 +100,12 @@ class TrainingCommand(LightningCLI):
             default="auto",
             help="What --ckpt_path does. full: continue its stage (step, optimizer, learning rate, data). weights: "
             "start this stage from its EMA weights. auto: full if it is a checkpoint of this stage, else weights.",
+        )
+        parser.add_argument(
+            "--profile",
+            type=str | None,
+            default=None,
+            help="START:STEPS, as in 10:5: torch.profiler records five steps after the first ten, into RUN/profile/.",
         )
         parser.add_argument(
             "--variables",
@@ -146,6 +161,8 @@ class TrainingCommand(LightningCLI):
             wanted = {Checkpoint: "enable_checkpointing", ProgressBar: "enable_progress_bar"}.get(kind)
             if config.get(wanted) is not False and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
+        if text := self._get(self.config_init, "profile"):
+            callbacks.append(Profile.parse(text))
         plugins = config.get("plugins") or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFolders()]
         return super().instantiate_trainer(default_root_dir=run, callbacks=callbacks, plugins=plugins, **kwargs)
@@ -220,6 +237,7 @@ class TrainingCommand(LightningCLI):
             model.add_adapter(model.pretrained)
             return None, 0
         checkpoint = resolve_checkpoint(ckpt_path)
+        self.trainer.strategy.checkpoint_io.fall_back = not names_itself(ckpt_path)
         saved = read_stage(checkpoint)
         if mode == "full" and saved is None:
             raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")

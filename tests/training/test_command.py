@@ -33,7 +33,7 @@ def losses(run):
 def test_a_run_folder_has_everything(fit):
     assert fit()[0] == 0
     run = fit.folder
-    assert sorted(os.listdir(run)) == ["checkpoints", "config.yaml", "steps.jsonl", "tensorboard"]
+    assert sorted(os.listdir(run)) == ["checkpoints", "config.yaml", "environment.json", "steps.jsonl", "tensorboard"]
     assert sorted(os.listdir(run / "checkpoints")) == ["last", "step-000002", "step-000004"]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["seed"] == 0  # resolved
@@ -51,6 +51,7 @@ def test_the_same_stage_resumes_and_another_starts_from_the_weights(fit, caplog)
     assert fit("--ckpt_path", run)[0] == 0
     assert losses(run) == whole
     assert "resumes at step 2" in caplog.text
+    assert len(json.loads((run / "environment.json").read_text())) == 2
 
     other = run.parent / "other"
     arguments = ["--model.stage", "next", "--trainer.default_root_dir", other, "--trainer.max_steps", 1]
