@@ -82,6 +82,7 @@ def _train(arguments: list[str]) -> int:
         sys.path.insert(0, os.getcwd())
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from icve.training.checkpoint_io import CheckpointNotWritten
     from icve.training.command import TrainingCommand
     from icve.training.nonfinite import TrainingDiverged
 
@@ -90,7 +91,7 @@ def _train(arguments: list[str]) -> int:
     package.setLevel(logging.INFO)
     try:
         TrainingCommand(arguments)
-    except TrainingDiverged as error:
+    except (TrainingDiverged, CheckpointNotWritten) as error:
         return _fail(str(error), status=1)
     except MisconfigurationException as error:
         return _fail(str(error))

@@ -12,12 +12,14 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from icve.atomic import flush
@@ -189,7 +191,7 @@ def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = 
         problem = look(folder)
         if problem is None:
             if problems:
-                log.warning("%s; the run goes on from %s.", problems[0], folder)
+                rank_zero_only(log.warning)("%s; the run goes on from %s.", problems[0], folder)
             return folder
         problems.append(problem)
     raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; resume from an earlier one.")
@@ -227,13 +229,27 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
     Args:
         path: a run folder (its newest checkpoint is taken), its `checkpoints` folder, `checkpoints/last`, a checkpoint
-            folder, a model folder, or a weights file.
+            folder, a model folder, or a weights file. Of a run folder and of `last`, a checkpoint that is damaged, as
+            far as a glance shows, is passed over for the one before it.
 
     Raises:
         FileNotFoundError: if there is nothing of that kind.
+        ValueError: the checkpoint is damaged.
     """
+    found = _locate(Path(path).expanduser())
+    if not FOLDER_NAME.fullmatch(found.name):
+        return found
+    return undamaged(found, not names_itself(path), partial(damage, of=0))
+
+
+def names_itself(path: str | Path) -> bool:
+    """Whether a checkpoint folder is named, rather than a run or its `last`."""
     path = Path(path).expanduser()
-    if path.is_file() or (path / TRAINER_FILE).is_file():
+    return not path.is_symlink() and FOLDER_NAME.fullmatch(path.name) is not None
+
+
+def _locate(path: Path) -> Path:
+    if path.is_file() or (path / TRAINER_FILE).is_file() or (path.is_dir() and FOLDER_NAME.fullmatch(path.name)):
         return path.resolve()
     for folder in (path / "checkpoints", path, path.parent if path.name == LAST else path):
         if (folder / LAST / TRAINER_FILE).is_file():

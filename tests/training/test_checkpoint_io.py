@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+from icve.training import state_files
 from icve.training.checkpoint_io import (
     STAGE_KEY,
     CheckpointFolders,
@@ -118,3 +119,44 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
     torch.save({"state_dict": {}}, path / "trainer.ckpt")
     with pytest.raises(ValueError, match="not written by this project"):
         read_stage(path)
+
+
+def spoil(folder, how):
+    file = folder / "state" / "00000-of-00001-000.safetensors"
+    if how == "flipped":
+        content = bytearray(file.read_bytes())
+        content[-2] ^= 1
+        file.write_bytes(content)
+    elif how == "truncated":
+        file = folder / "trainer.ckpt"
+        file.write_bytes(file.read_bytes()[:100])
+    else:
+        (folder / ("trainer.ckpt" if how == "missing" else "contents.json")).unlink()
+
+
+@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "unlisted"])
+def test_a_damaged_checkpoint_is_passed_over_unless_it_is_named(tmp_path, how, caplog):
+    older, newer = (save(tmp_path / "run" / "checkpoints" / f"step-00000{n}") for n in (5, 7))
+    point_last_to(newer)
+    spoil(newer, how)
+    for name in (tmp_path / "run", newer.parent / "last"):
+        assert resolve_checkpoint(name) == older
+    assert "the run goes on from" in caplog.text
+    with pytest.raises(ValueError, match=r"step-000007 is damaged: .* resume from an earlier one"):
+        resolve_checkpoint(newer)
+    spoil(older, how)
+    with pytest.raises(ValueError, match="is damaged"):
+        resolve_checkpoint(tmp_path / "run")
+
+
+def test_what_only_reading_shows_is_passed_over_when_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_files, "_SMALL", 0)  # no file is looked into at a glance
+    older, newer = (save(tmp_path / f"step-00000{n}") for n in (5, 7))
+    spoil(newer, "flipped")
+    assert resolve_checkpoint(tmp_path) == newer
+    folders = CheckpointFolders()
+    with pytest.raises(ValueError, match="checksum"):
+        folders.load_checkpoint(newer)
+    folders.fall_back = True
+    (older / "contents.json").touch()
+    assert folders.load_parts(newer)[1].folder == older / "state"

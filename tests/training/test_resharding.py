@@ -1,0 +1,72 @@
+"""A run goes on with another number of processes, another strategy and other micro-batches, from any checkpoint."""
+
+import pytest
+import torch
+
+from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.micro_steps import STAGE_KEY, resplit
+from tests.training.test_strategies import fit, shared, steps
+
+
+def sharded(kind, processes, size, **options):
+    arguments = [argument.replace("DDPUlyssesStrategy", kind) for argument in shared(processes, size)]
+    return arguments + [f"--trainer.strategy.init_args.{name}={value}" for name, value in options.items()]
+
+
+LEGS = [  # up to which step, and how
+    (2, sharded("DeepSpeedUlyssesStrategy", 4, 2, stage=2)),
+    (4, sharded("DeepSpeedUlyssesStrategy", 2, 2, stage=3)),
+    (6, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=1", "--trainer.val_check_interval=8"]),
+    (8, sharded("FSDPUlyssesStrategy", 2, 1)),
+]
+
+
+def assert_same_state(one, other):
+    states = [CheckpointFolders().load_checkpoint(path) for path in (one, other)]
+    assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
+    for name, weights in states[0]["state_dict"].items():
+        torch.testing.assert_close(states[1]["state_dict"][name], weights, rtol=1e-4, atol=1e-5)
+    shadows = [state["callbacks"]["EMA"]["shadow"] for state in states]
+    for name, average in shadows[0].items():
+        torch.testing.assert_close(shadows[1][name], average, rtol=1e-4, atol=1e-5)
+    optimizers = [state["optimizer_states"][0] for state in states]
+    assert optimizers[0]["param_groups"] == optimizers[1]["param_groups"]
+    assert optimizers[0]["state"].keys() == optimizers[1]["state"].keys()
+    for index, entries in optimizers[0]["state"].items():
+        assert entries.keys() == optimizers[1]["state"][index].keys() == {"step", "exp_avg", "exp_avg_sq"}
+        for entry, values in entries.items():
+            torch.testing.assert_close(optimizers[1]["state"][index][entry], values, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(400)
+def test_four_processes_then_two_then_one_then_two_are_one_run(tiny_yaml, tmp_path):
+    text = tiny_yaml.read_text().replace("icve.training.optimizers.MuonAdamW", "torch.optim.AdamW")
+    tiny_yaml.write_text(text)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert fit(tiny_yaml, whole, "--trainer.max_steps=8").returncode == 0
+    for step, how in LEGS:
+        resumed = [f"--ckpt_path={parts}"] if parts.exists() else []
+        done = fit(tiny_yaml, parts, *how, *resumed, f"--trainer.max_steps={step}")
+        assert done.returncode == 0, done.stderr[-3000:]
+        name = f"checkpoints/step-{step:06d}"
+        assert_same_state(whole / name, parts / name)
+    one = steps(whole)
+    losses = {}
+    for line in steps(parts):  # the first process's samples
+        losses.setdefault(line["step"], {}).update(dict.fromkeys(line["ids"], line["loss"]))
+    assert list(losses) == [line["step"] for line in one]
+    for line in one[2:4]:  # where one group of processes had them all
+        assert line["loss"] == pytest.approx(next(iter(losses[line["step"]].values())), rel=1e-4)
+
+
+def test_micro_batches_are_counted_anew():
+    progress = {"total": {"ready": 6, "completed": 6}, "current": {"ready": 6, "completed": 6}}
+    loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
+    checkpoint = {STAGE_KEY: {"batches": 6, "micro_steps": 2}, "loops": loops}
+    assert resplit(checkpoint, 2) == 6
+    assert resplit(checkpoint, 5) == 15
+    assert progress == {"total": {"ready": 15, "completed": 15}, "current": {"ready": 15, "completed": 15}}
+    with pytest.raises(ValueError, match="middle of a step .1 of 4 micro-batches.*accumulate_grad_batches 4"):
+        resplit({**checkpoint, STAGE_KEY: {"batches": 9, "micro_steps": 4}}, 2)
