@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from icve.curation.pipeline import Pipeline
 
 EPILOG = """examples:
   icve-curate pipelines/clip_pairs.yaml --input raw/ --output data/clips
@@ -77,7 +81,7 @@ def _run(argv: Sequence[str]) -> int:
     try:
         pipeline = load_pipeline(args.pipeline, args.overrides)
         inputs = find_inputs(args.input, args.root)
-        execute = _runner(args.runner, args.workers, args.gpus)
+        execute = _runner(args.runner, args.workers, args.gpus if args.gpus is not None else _devices(pipeline))
     except (ValueError, OSError, ImportError) as error:
         print(f"icve-curate: {error}", file=sys.stderr)
         return 2
@@ -103,10 +107,15 @@ def _run(argv: Sequence[str]) -> int:
     return 3 if result.failures or not result.rows else 0
 
 
-def _runner(name: str, workers: int, gpus: int | None):
-    import torch
+def _devices(pipeline: Pipeline) -> int:
+    if not any(stage.needs == "gpu" for stage in pipeline.stages):
+        return 0
+    import torch  # seconds, which only those wait for who need it
 
-    gpus = torch.cuda.device_count() if gpus is None else gpus
+    return torch.cuda.device_count()
+
+
+def _runner(name: str, workers: int, gpus: int):
     if name == "ray":
         from icve.curation.ray_runner import RayRunner
 

@@ -102,22 +102,28 @@ def run_pipeline(
     inputs = mark_copies(output / "digests.parquet", inputs, working_on)
     run = Run(pipeline, inputs, output, shards)
     run.save()
-    mine = [shard for number, shard in enumerate(shards) if number % share[1] == share[0]]
-    if pipeline.stages[0].scope == "all":
-        for shard in mine:
-            ShardWorker(run, [1]).first_rows(shard)
-    for phase in phases(pipeline):
-        if phase.scope == "rows":
-            with _progress(run, phase, len(mine)) as advance:
-                execute(run, phase, mine, advance)
-        elif not _run_all(run, phase):
-            break
     survey = run.survey()
+    if len(survey[-1]) < len(shards) or any(info.transient for parts in survey for info in parts.values()):
+        _work(run, [shard for number, shard in enumerate(shards) if number % share[1] == share[0]], execute)
+        survey = run.survey()
     complete = len(survey[-1]) == len(shards)
     manifest = write_outputs(run, survey) if complete else None
     counts = count_stages(pipeline.stages, survey)
     failures = sum(sum(count.rejected.get(reason, 0) for reason in FAILURES) + count.transient for count in counts)
     return CurationResult(counts, len(shards), manifest, counts[-1].rows_out, failures)
+
+
+def _work(run: Run, shards: Sequence[str], execute: Execute) -> None:
+    """Bring shards through all phases, or as far as shards of other processes allow."""
+    if run.pipeline.stages[0].scope == "all":
+        for shard in shards:
+            ShardWorker(run, [1]).first_rows(shard)
+    for phase in phases(run.pipeline):
+        if phase.scope == "rows":
+            with _progress(run, phase, len(shards)) as advance:
+                execute(run, phase, shards, advance)
+        elif not _run_all(run, phase):
+            break
 
 
 def _run_all(run: Run, phase: Phase) -> bool:

@@ -18,7 +18,8 @@ from icve.data.clips import read_clips
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.pairs import clip_indices, load_pair
 from icve.data.selection import select
-from icve.data.video import VideoError, VideoWriter, sample_indices, timestamps, write_video
+from icve.data.video import VideoWriter, sample_indices, timestamps, write_video
+from tests.curation.running import run_stages
 
 VARIABLE = np.cumsum(np.concatenate([[0], np.full(60, 1 / 24), np.full(40, 1 / 12), np.full(30, 1 / 6)]))
 
@@ -121,28 +122,6 @@ def test_parameters_are_checked():
         ClipPairs(frames=17, min_gap=2, max_gap=1)
 
 
-def run(stages, rows, work):
-    """Rows that are left after all stages, and what was rejected as (stage, key, reason), as a runner would."""
-    rejected = []
-    for stage in stages:
-        stage.setup()
-        left = []
-        for row in rows:
-            try:
-                (outcome,) = stage([row], work)
-            except VideoError as error:
-                outcome = Rejected("unreadable video", error.reason)
-            if isinstance(outcome, Rejected):
-                assert outcome.reason
-                rejected.append((type(stage).__name__, row["key"], outcome.reason))
-            elif isinstance(outcome, list):
-                left += [piece | {"key": f"{row['key']}/{number}"} for number, piece in enumerate(outcome)]
-            else:
-                left.append(outcome)
-        rows = left
-    return rows, rejected
-
-
 def stages(**parameters):
     return [
         Probe(min_side=32, min_seconds=0.5), Measure(), Segments(), Quality(min_sharpness=0),
@@ -174,7 +153,7 @@ def test_rows_of_every_rate_train_as_they_are(tmp_path):
     assert np.diff(timestamps(raw / "variable.mp4")).max() > 0.1
     work = Workspace(raw, tmp_path / "out", raw)
     inputs = [{"key": path.stem, "video": path.name} for path in sorted(raw.glob("*.mp4"))]
-    rows, rejected = run(stages(frames=9, pairs_per_scene=50), inputs, work)
+    rows, rejected = run_stages(stages(frames=9, pairs_per_scene=15), inputs, work)
     assert rejected == []
     assert {row["video"] for row in rows} == {"film.mp4", "fast.mp4", "variable.mp4"}
     assert len({row["fps"] for row in rows if row["video"] == "variable.mp4"}) > 1
@@ -188,17 +167,12 @@ def test_rows_of_every_rate_train_as_they_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_real_videos(shared_data, tmp_path):
+def test_real_videos(shared_data, measured):
     """Bad files go with a reason, odd ones stay, and no clip crosses a cut."""
-    root = shared_data / "videos"
-    names = ["long/*.mp4", "filter/*.mp4", "bad/*.mp4"]
-    inputs = [{"key": p.stem, "video": p.relative_to(root).as_posix()} for n in names for p in sorted(root.glob(n))]
-    work = Workspace(root, tmp_path / "out", root)
-    chain = [
-        Probe(min_side=128, min_seconds=1.5), Measure(), Segments(), Quality(), Motion(),
-        ClipPairs(frames=17, fps=24, pairs_per_scene=3), SimilarityBand(),
-    ]  # fmt: skip
-    rows, rejected = run(chain, inputs, work)
+    root, (rows, first_rejected, work) = shared_data / "videos", measured
+    chain = [Segments(), Quality(), Motion(), ClipPairs(frames=17, fps=24, pairs_per_scene=3), SimilarityBand()]
+    rows, rejected = run_stages(chain, rows, work)
+    rejected = first_rejected + rejected
     reasons = {key.split("/")[0]: reason for _, key, reason in rejected if not key.startswith("long")}
     unreadable = (
         "audio_only",

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from icve.curation import supervisor
 from icve.curation.inputs import find_inputs
 from icve.curation.pipeline import load_pipeline
 from icve.curation.ray_runner import RayRunner
@@ -39,10 +40,11 @@ def videos(tmp_path):
     return folder
 
 
-STAGES = (("Split", {}), ("Misbehave", {"limit": 0.5}), ("Keep", {"count": 5}), ("Count", {}), ("Pair", {}))
+STAGES = (("Misbehave", {"limit": 0.5, "batch": 1}), ("Split", {}), ("Keep", {"count": 5}), ("Count", {}), ("Pair", {}))
 
 
-def test_ray_gives_what_the_local_runner_gives(cluster, videos, tmp_path):
+def test_ray_gives_what_the_local_runner_gives(cluster, videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "GRACE", 1.5)  # of the local one
     pipeline = load_pipeline(pipeline_of(tmp_path, *STAGES))
     ours = run_pipeline(pipeline, find_inputs(videos), tmp_path / "out", cluster)
     theirs = run_pipeline(pipeline, find_inputs(videos), tmp_path / "local", LocalRunner(1))

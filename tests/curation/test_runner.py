@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from icve.curate import main
+from icve.curation import supervisor
 from icve.curation.inputs import find_inputs
 from icve.curation.pipeline import load_pipeline
 from icve.curation.runner import LocalRunner, phases, run_pipeline
@@ -155,7 +156,8 @@ def test_a_limit_takes_the_first_inputs(tmp_path, videos):
     assert len(worked(tmp_path)) == 4
 
 
-def test_rows_that_raise_hang_or_kill_cost_nobody_else(tmp_path, videos):
+def test_rows_that_raise_hang_or_kill_cost_nobody_else(tmp_path, videos, monkeypatch):
+    monkeypatch.setattr(supervisor, "GRACE", 1.5)
     for name in ("raise.mp4", "hang.mp4", "die.mp4"):
         (videos / name).write_bytes(name.encode())
     result = run(tmp_path, videos, ("Misbehave", {"limit": 0.3, "batch": 4}), ("Pair", {}), shard_size=4)
@@ -226,7 +228,7 @@ def test_a_killed_run_redoes_at_most_the_running_shards(tmp_path, videos, reposi
         (videos / f"more_{number}.mp4").write_bytes(b"more" * number)
     pipeline = pipeline_of(tmp_path, ("Count", {}), ("Slow", {"delay": 0.15}), ("Pair", {}))
     command = [sys.executable, "-m", "icve.curate", str(pipeline), "--input", str(videos), "--output"]
-    command += [str(tmp_path / "out"), "--workers", "1"]
+    command += [str(tmp_path / "out"), "--workers", "1", "--gpus", "0"]
     process = subprocess.Popen(command, cwd=repository, start_new_session=True, stderr=subprocess.DEVNULL)
     second = tmp_path / "out" / "stages" / "02-Slow"
     deadline = time.monotonic() + 60

@@ -7,11 +7,10 @@ import pytest
 from scenedetect import AdaptiveDetector, detect
 
 from icve.curation import segments
-from icve.curation.measure import Measure, measure
+from icve.curation.measure import Measure, read_signals
 from icve.curation.probe import Probe
 from icve.curation.segments import Segments, scenes, transitions
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import probe
 
 FPS = 24.0
 
@@ -101,14 +100,15 @@ def run(path, output, **parameters):
 
 
 @pytest.fixture(scope="module")
-def found(shared_data, tmp_path_factory):
-    """Boundaries, scenes and truth of the real videos with known cuts, by name."""
-    folder, output = shared_data / "videos" / "long", tmp_path_factory.mktemp("signals")
-    truth = {video["file"]: video for video in json.loads((folder / "cuts.json").read_text())["videos"]}
+def found(shared_data, measured):
+    """Scenes and truth of the real videos with known cuts, by name."""
+    rows, _, work = measured
+    truth = json.loads((shared_data / "videos" / "long" / "cuts.json").read_text())["videos"]
     result = {}
-    for name, video in truth.items():
-        rows = run(folder / name, output)
-        result[name] = ([(row["scene_start"], row["scene_end"]) for row in rows], video)
+    for video in truth:
+        (row,) = (row for row in rows if row["video"] == f"long/{video['file']}")
+        scenes = Segments()([row], work)[0]
+        result[video["file"]] = [(scene["scene_start"], scene["scene_end"]) for scene in scenes], video
     return result
 
 
@@ -139,15 +139,15 @@ def test_real_transitions_are_found_and_left_out(found):
         assert all(end == start for (_, end), (start, _) in pairwise(spans))
 
 
-def test_replayed_scores_decide_as_pyscenedetect_does(shared_data):
-    path = shared_data / "videos" / "long" / "long_03_short_scenes.mp4"
-    info = probe(path)
-    stage = Segments(content_threshold=255)
+@pytest.mark.slow
+def test_replayed_scores_decide_as_pyscenedetect_does(measured):
+    rows, _, work = measured
+    (row,) = (row for row in rows if row["video"] == "long/long_03_short_scenes.mp4")
+    (change,) = read_signals(work, row, "change")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reference = detect(str(path), AdaptiveDetector(min_scene_len=3))
-    cuts = stage._hard_cuts(measure(path, (info.height, info.width))["change"])
-    assert cuts == [start.frame_num for start, _ in reference[1:]]
+        reference = detect(str(work.video(row)), AdaptiveDetector(min_scene_len=3))
+    assert Segments(content_threshold=255)._hard_cuts(change) == [start.frame_num for start, _ in reference[1:]]
 
 
 def test_a_video_without_a_cut_is_one_scene(make_clip, tmp_path):

@@ -59,10 +59,9 @@ def stage() -> MeasuredAnnotator:
     return MeasuredAnnotator(side=WIDTH)
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
-    ("right", "down", "expected"),
-    [(40, 0, (1, 0)), (-25, 4, (-1, 0)), (2, 30, (0, -1)), (0, -40, (0, 1)), (-60, 30, (-1, -1))],
+    ("seed", "right", "down", "expected"),
+    [(0, 40, 0, (1, 0)), (1, -25, 4, (-1, 0)), (2, 2, 30, (0, -1)), (3, 0, -40, (0, 1)), (4, -60, 30, (-1, -1))],
 )
 def test_a_pan_goes_where_the_camera_went(stage, seed, right, down, expected):
     canvas = texture(seed)
@@ -238,9 +237,9 @@ def test_rows_go_through_files(tmp_path):
     assert same.detail
     assert all(instruction_check()(kept["instruction"]) is None for kept in (pan, back, add))
     # The same rows give the same words again, another seed may choose others.
-    assert stage(rows, work) == outcomes
-    words = {MeasuredAnnotator(side=256, seed=seed)([rows[0]], work)[0]["instruction"] for seed in range(3)}
-    assert len(words) > 1
+    assert stage(rows[:1], work) == outcomes[:1]
+    others = {MeasuredAnnotator(side=256, seed=seed)(rows[:1], work)[0]["instruction"] for seed in (1, 2)}
+    assert others - {pan["instruction"]}
 
 
 @pytest.mark.parametrize(
