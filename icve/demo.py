@@ -144,7 +144,7 @@ def run_demo(
         f"{count} paired edits",
         data / "pairs",
         world | {"count": count, "validation": kept_back},
-        lambda folder: hold_back(synthesize_pairs(folder, count, split="train", **made), kept_back),
+        lambda folder: hold_back(synthesize_pairs(folder, count, split="train", **made), folder, kept_back),
     )
     stages.run(
         "synthesize_held_out",
@@ -214,26 +214,27 @@ def find_config(name: str, folder: str | Path | None = None) -> Path:
 
 
 def curate(raw: Path, folder: Path, size: DemoSize, seed: int, workers: int) -> None:
-    """Cut the raw videos into clip pairs; the event log of the synthetic world says what differs between two clips."""
-    from icve.curation.clip_pairs import clip_pairs
-    from icve.synthetic.events import EventAnnotator
+    """Cut the raw videos into clip pairs; the event log of the synthetic world says what differs between two clips.
 
-    found = clip_pairs(
-        raw / "videos",
-        folder,
-        frames=size.frames,
-        fps=size.fps,
-        annotate=EventAnnotator(raw / "events.jsonl", seed),
-        seed=seed,
-        workers=workers,
-    )
-    rejected = ", ".join(f"{count} {kind}s" for kind, count in found.rejected.items())
-    print(f"  {found.videos} videos, {found.scenes} scenes, {found.pairs} clip pairs; rejected: {rejected}")
-    hold_back(found.manifest, size.validation_pairs)
+    Raises:
+        TooFewPairs: there are none, or none would be left to train on.
+    """
+    from icve.curation.inputs import find_inputs
+    from icve.curation.pipeline import load_pipeline
+    from icve.curation.run_folder import funnel_text
+    from icve.curation.runner import LocalRunner, run_pipeline
+
+    values = [f"frames={size.frames}", f"fps={size.fps}", f"seed={seed}"]
+    pipeline = load_pipeline("clip_pairs_synthetic.yaml", values)
+    result = run_pipeline(pipeline, find_inputs(raw / "videos"), folder, LocalRunner(workers))
+    print(funnel_text(result.counts, result.shards), flush=True)
+    if result.manifest is None or not result.rows:
+        raise TooFewPairs("No clip pair came out of the raw videos, the table says why: make more raw videos.")
+    hold_back(result.manifest, folder, size.validation_pairs)
 
 
-def hold_back(manifest: Path, count: int) -> None:
-    """Split a manifest into ``train.parquet`` and ``validation.parquet`` beside it.
+def hold_back(manifest: Path, folder: Path, count: int) -> None:
+    """Split a manifest into ``train.parquet`` and ``validation.parquet`` in a folder.
 
     At least ``count`` pairs are kept back: all pairs of the last source videos, so that no video is in both.
 
@@ -251,7 +252,7 @@ def hold_back(manifest: Path, count: int) -> None:
         raise TooFewPairs(f"{len(rows)} pairs do not leave {count} for validation: make more raw videos or pairs.")
     for name, held in (("train", False), ("validation", True)):
         part = [row for row in rows if (row["source_path"] in kept) == held]
-        write_manifest(part, manifest.with_name(f"{name}.parquet"), root=rows.root)
+        write_manifest(part, folder / f"{name}.parquet", root=rows.root)
 
 
 def steps_of(stage: str, size: DemoSize) -> int | None:

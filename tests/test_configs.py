@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from icve.cli import main
+from icve.data.manifest import write_manifest
 from icve.model import load_transformer
 from icve.training import stage_runs
 from icve.training.command import TrainingCommand
@@ -253,17 +254,15 @@ def fit(name, folder, *arguments):
 
 @pytest.mark.slow
 def test_the_demo_trains_on_real_clips_and_then_on_real_pairs(shared_data, tmp_path):
-    from icve.curation.clip_pairs import clip_pairs
-
-    made = clip_pairs(
-        shared_data / "videos" / "long",
-        tmp_path / "clips",
-        frames=5,
-        fps=8.0,
-        annotate=lambda video, a, b: f"move on by {b[0] - a[0]} frames",
-        pairs_per_scene=1,
-    )
-    data = ["--data.init_args.fps", 8, "--data.init_args.manifest", made.manifest]
+    long = shared_data / "videos" / "long"
+    clips = [
+        {"source_path": video.name, "source_start": start, "source_frames": 20, "instruction": "Let time go by."}
+        | {"target_path": video.name, "target_start": start + 25, "target_frames": 20}
+        for video in long.glob("*.mp4")
+        for start in (0, 50, 100)
+    ]
+    manifest = write_manifest(clips, tmp_path / "clips.parquet", root=long)
+    data = ["--data.init_args.fps", 8, "--data.init_args.manifest", manifest]
     run, _ = fit("pretrain", tmp_path, *data, "--data.init_args.val_manifest", "null")
 
     manifest = shared_data / "videos" / "manifest.jsonl"

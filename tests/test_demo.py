@@ -29,8 +29,8 @@ def test_validation_pairs_share_no_video_with_training(tmp_path):
         }
         for index in range(12)
     ]
-    (tmp_path / "clips").mkdir()
-    demo.hold_back(write_manifest(rows, tmp_path / "clips" / "manifest.parquet", root=tmp_path / "raw"), 4)
+    made = write_manifest(rows, tmp_path / "made" / "manifest.parquet", root=tmp_path / "raw")
+    demo.hold_back(made, tmp_path / "clips", 4)
     train, validation = (read_manifest(tmp_path / "clips" / f"{name}.parquet") for name in ("train", "validation"))
     assert len(train) + len(validation) == 12
     assert len(validation) == 6
@@ -41,7 +41,7 @@ def test_validation_pairs_share_no_video_with_training(tmp_path):
 def test_data_too_small_to_hold_any_back_is_refused(tmp_path):
     row = {"source_path": "a.mp4", "target_path": "a.mp4", "instruction": "do"}
     with pytest.raises(demo.TooFewPairs, match="more raw videos"):
-        demo.hold_back(write_manifest([row], tmp_path / "manifest.parquet"), 4)
+        demo.hold_back(write_manifest([row], tmp_path / "manifest.parquet"), tmp_path, 4)
 
 
 @pytest.mark.parametrize("options", [["--raw_videos", "0"], ["--workers", "x"], ["--configs", "/nowhere"]])

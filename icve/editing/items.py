@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from icve.curation.clip_pairs import VIDEO_SUFFIXES
+from icve.curation.inputs import VIDEO_SUFFIXES
 from icve.data.manifest import ManifestError, read_manifest, resolve_path
 
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})

@@ -98,7 +98,7 @@ def read_events(path: str | Path) -> dict[str, dict[str, Any]]:
 
 
 class EventAnnotator:
-    """Annotates clip pairs of raw synthetic videos from their event log, for ``curation.clip_pairs``.
+    """Annotates clip pairs of raw synthetic videos from their event log, for ``icve.synthetic.event_pairs``.
 
     Args:
         events: ``events.jsonl`` of the videos.
