@@ -17,9 +17,9 @@ ROLES = ("source", "target")
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """(logs, scenes, workspace) of two videos after all stages but the last."""
+    """(logs, scenes, workspace) of a video after all stages but the last."""
     folder = tmp_path_factory.mktemp("raw")
-    logs = read_events(synthesize_raw(folder, 2, split="train", seed=7))
+    logs = read_events(synthesize_raw(folder, 1, split="train", seed=7))
     inputs = find_inputs(folder / "videos")
     work = Workspace(inputs.root, tmp_path_factory.mktemp("out"), inputs.root)
     stages = [stage.build() for stage in load_pipeline("clip_pairs_synthetic.yaml").stages]
