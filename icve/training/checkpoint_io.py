@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from icve.atomic import flush
+from icve.training.background import Background, announce, collect, hand_over
 from icve.training.micro_steps import STAGE_KEY
 from icve.training.state_dicts import put_back, take_slices
 from icve.training.state_files import FOLDER as STATE
-from icve.training.state_files import Slice, StateFiles, damage, describe, write_contents, write_slices
+from icve.training.state_files import Slice, StateFiles, damage, describe, snapshot, write_contents, write_slices
 from icve.training.together import together
 
 log = logging.getLogger(__name__)
@@ -51,40 +52,97 @@ class CheckpointFolders(CheckpointIO):
 
     def __init__(self) -> None:
         self.fall_back = False  # from a damaged checkpoint to the one before it
+        self._background = Background()
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Callable[[], None] | None = None
+    ) -> None:
         """Write `path` (a folder) completely or not at all, from one process that holds everything.
 
-        Raises:
-            CheckpointNotWritten: the disk is full, or something else stood in the way.
-        """
-        contents, path = _copy(checkpoint), Path(path)
-        with _hidden(path) as temporary, _said(path):
-            temporary.mkdir(parents=True)
-            write_slices(temporary / STATE, 0, 1, take_slices(contents))
-            _complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
+        Args:
+            checkpoint: Lightning's.
+            path: the folder.
+            storage_options: given, the folder is written while the caller goes on, and this is called when it is
+                there. What is written is as it was when the call came.
 
-    def save_shared(self, checkpoint: dict[str, Any], path: Path, slices: Iterator[Slice]) -> None:
+        Raises:
+            CheckpointNotWritten: the disk is full, or something else stood in the way (of this checkpoint, or of the
+                last one that was written in the background).
+        """
+        self.finish()
+        contents, path = _copy(checkpoint), Path(path)
+        slices: Iterable[Slice] = take_slices(contents)
+
+        def write() -> None:
+            temporary = _hidden(path)
+            with _cleared(temporary), _said(path):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                write_slices(temporary / STATE, 0, 1, slices)
+                _complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
+
+        if storage_options is None:
+            write()
+        else:
+            slices, contents = snapshot(slices), _copy(contents, tensors=True)
+            self._background.start(lambda: (write(), storage_options()))
+
+    def save_shared(
+        self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
+    ) -> None:
         """Write `path` (a folder) completely or not at all, each process its own slices; to be called by all.
+
+        Args:
+            checkpoint: what is not shared.
+            path: the folder.
+            slices: of this process.
+            done: as `storage_options` of `save_checkpoint`; the first process calls it.
 
         Raises:
             CheckpointNotWritten: a process could not write; raised by all.
         """
         rank, world = dist.get_rank(), dist.get_world_size()
-        with _hidden(path, rank == 0) as temporary, _said(path):
+        temporary = _hidden(path)
 
-            def write_own() -> dict[str, list[int]]:
-                write_slices(temporary / STATE, rank, world, slices)
-                return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
+        def prepare() -> None:
+            if rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+                announce(temporary, world)
 
-            def complete() -> None:
+        def write_own() -> dict[str, list[int]]:
+            write_slices(temporary / STATE, rank, world, slices)
+            return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
+
+        def complete() -> None:
+            with _cleared(temporary), _said(path):
+                written = {name: entry for part in collect(temporary, world) for name, entry in part.items()}
                 if missing := [name for name in written if not (temporary / name).is_file()]:
                     raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
-                _complete(_copy(checkpoint), temporary, path, written)
+                _complete(contents, temporary, path, written)
 
-            together(lambda: temporary.mkdir(parents=True) if rank == 0 else None)
-            written = {name: entry for part in together(write_own) for name, entry in part.items()}
-            together(complete if rank == 0 else lambda: None)
+        def work() -> None:
+            hand_over(temporary, rank, write_own)
+            if rank == 0:
+                complete()
+
+        with _said(path):
+            together(self.finish)
+            together(prepare)
+            contents = _copy(checkpoint)
+            if done is None:
+                together(work)
+            else:
+                slices = snapshot(slices)
+                self._background.start(lambda: (work(), done() if rank == 0 else None))
+
+    def finish(self) -> None:
+        """Wait until what is written in the background is there.
+
+        Raises:
+            CheckpointNotWritten: it could not be written.
+        """
+        self._background.finish()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -132,17 +190,18 @@ class CheckpointFolders(CheckpointIO):
             shutil.rmtree(doomed)
 
 
+def _hidden(path: Path) -> Path:
+    """Where a folder is written before it gets its name: the same for all processes."""
+    return path.parent / f".{path.name}.tmp"
+
+
 @contextmanager
-def _hidden(path: Path, mine: bool = True) -> Iterator[Path]:
-    """Where a folder is written before it gets its name: the same for all processes, one of which clears it away."""
-    temporary = path.parent / f".{path.name}.tmp"
+def _cleared(folder: Path) -> Iterator[None]:
+    """Nothing is left there."""
     try:
-        if mine:
-            shutil.rmtree(temporary, ignore_errors=True)
-        yield temporary
+        yield
     finally:
-        if mine:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -201,11 +260,13 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-")) if FOLDER_NAME.fullmatch(folder.name) else 0
 
 
-def _copy(tree: Any) -> Any:
-    """The same dicts and lists anew, with the same leaves in them."""
+def _copy(tree: Any, tensors: bool = False) -> Any:
+    """The same dicts and lists anew, with the same leaves in them, or with copies of the tensors."""
     if isinstance(tree, dict):
-        return {key: _copy(value) for key, value in tree.items()}
-    return [_copy(value) for value in tree] if isinstance(tree, list) else tree
+        return {key: _copy(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_copy(value, tensors) for value in tree]
+    return tree.clone() if tensors and isinstance(tree, torch.Tensor) else tree
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,23 @@ class Checkpoints(Checkpoint):
         keep_last: how many of the newest stay on disk; 0 keeps all.
         monitor: a logged validation figure, smaller is better ("val/loss"): the best of the checkpoints that were
             validated is kept too, and `best` links to it. For this, validate at steps that write a checkpoint.
+        asynchronous: write while training goes on, from a copy of the training state in main memory: every process
+            needs room there for its part of it. A checkpoint that could not be written ends the run at the next one.
     """
 
-    def __init__(self, every_n_steps: int = 500, keep_last: int = 2, monitor: str | None = None) -> None:
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        asynchronous: bool = False,
+    ) -> None:
         if every_n_steps < 1 or keep_last < 0:
             raise ValueError("Checkpoints needs every_n_steps >= 1 and keep_last >= 0.")
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.monitor = monitor
+        self.asynchronous = asynchronous
         self.newest: Path | None = None
         self.best_score = math.inf
         self._saved_step = -1
@@ -58,6 +68,8 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved_step:
             self.save(trainer)
+        trainer.strategy.checkpoint_io.finish()
+        trainer.strategy.barrier("last checkpoint")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
@@ -69,6 +81,7 @@ class Checkpoints(Checkpoint):
         if self._saved_step == trainer.global_step and self.newest is not None and float(score) < self.best_score:
             self.best_score = float(score)
             if trainer.is_global_zero:
+                trainer.strategy.checkpoint_io.finish()
                 point_last_to(self.newest, BEST)
 
     def save(self, trainer: Trainer) -> None:
@@ -76,11 +89,15 @@ class Checkpoints(Checkpoint):
         path = self.folder / f"step-{trainer.global_step:06d}"
         self._saved_step = trainer.global_step
         self.newest = path
-        trainer.save_checkpoint(path, weights_only=False)
-        if trainer.is_global_zero:
-            point_last_to(path)
-            self._prune()
+        written = partial(self._written, path)
+        trainer.save_checkpoint(path, weights_only=False, storage_options=written if self.asynchronous else None)
+        if trainer.is_global_zero and not self.asynchronous:
+            written()
         trainer.strategy.barrier("checkpoint")
+
+    def _written(self, path: Path) -> None:
+        point_last_to(path)
+        self._prune()
 
     def _prune(self) -> None:
         if self.keep_last == 0:

@@ -123,10 +123,10 @@ class ShardedState:
             ValueError: the checkpoint's optimizer has other groups of parameters.
         """
         saved, own = checkpoint["optimizer_states"][0]["param_groups"], self.torch_optimizer.param_groups
-        if len(saved) != len(own):
+        if [group["param_names"] for group in saved] != [group["param_names"] for group in own]:
             raise ValueError(
-                f"The checkpoint's optimizer has {len(saved)} groups of parameters and the configuration's {len(own)}: "
-                "configure the optimizer as it was, or start a new stage with --resume_mode weights."
+                "The checkpoint's optimizer has other groups of parameters than the configuration's: configure the "
+                "optimizer and model.learning_rates as they were, or start anew with --resume_mode weights."
             )
         for group, values in zip(own, saved, strict=True):
             group.update(_without_parameters(values))
@@ -147,7 +147,7 @@ class ShardedState:
         callback = _ema(checkpoint)
         shadow = callback.pop("shadow") if callback else {}
         slices = self._slices(shadow) if self.writes else iter(())
-        self.checkpoint_io.save_shared(checkpoint, Path(self.broadcast(str(filepath))), slices)
+        self.checkpoint_io.save_shared(checkpoint, Path(self.broadcast(str(filepath))), slices, storage_options)
 
     def _slices(self, shadow: Mapping[str, Tensor]) -> Iterator[Slice]:
         state = self.torch_optimizer.state

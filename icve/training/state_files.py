@@ -11,7 +11,7 @@ import json
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,11 @@ def write_slices(folder: Path, rank: int, world: int, slices: Iterable[Slice]) -
         file = folder / f"{rank:05d}-of-{world:05d}-{number:03d}.safetensors"
         save_file(tensors, file)
         flush(file)
+
+
+def snapshot(slices: Iterable[Slice]) -> list[Slice]:
+    """Copies in main memory, which stay as they are while training goes on."""
+    return [replace(piece, values=piece.values.detach().to("cpu", copy=True)) for piece in slices]
 
 
 def _files(slices: Iterable[Slice]) -> Iterator[dict[str, Tensor]]:

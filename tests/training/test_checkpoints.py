@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from icve.pipeline import EditPipeline
-from icve.training.checkpoint_io import CheckpointFolders, saved_checkpoints
+from icve.training import checkpoint_io
+from icve.training.checkpoint_io import CheckpointFolders, CheckpointNotWritten, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA
 from icve.training.module import Sampling
@@ -90,3 +91,29 @@ def test_weights_warm_start_from_a_checkpoint(make_module, make_trainer, make_da
     other.load_weights(tmp_path / "checkpoints" / "step-000002")
     for name, weights in other.transformer.state_dict().items():
         assert torch.equal(weights, ema.shadow[name])
+
+
+def test_written_while_training_goes_on(make_module, make_trainer, make_data, tmp_path):
+    for name, asynchronous in (("waited", False), ("meanwhile", True)):
+        checkpoints = Checkpoints(1, keep_last=2, asynchronous=asynchronous)
+        make_trainer(4, [EMA(), checkpoints], tmp_path / name).fit(make_module(), datamodule=make_data())
+        kept = [folder.name for folder in saved_checkpoints(tmp_path / name / "checkpoints")]
+        assert kept == ["step-000003", "step-000004"]
+    for folder in ("step-000003", "last"):
+        waited, meanwhile = (tmp_path / name / "checkpoints" / folder for name in ("waited", "meanwhile"))
+        contents = [(path / "contents.json").read_text() for path in (waited, meanwhile)]
+        assert contents[0] == contents[1]  # every file of the same size and checksum
+
+
+def test_a_checkpoint_that_cannot_be_written_meanwhile_is_told(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch
+):
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint_io, "write_slices", full)
+    trainer = make_trainer(6, [Checkpoints(2, asynchronous=True)])
+    with pytest.raises(CheckpointNotWritten, match=r"step-000002 could not be written .No space left"):
+        trainer.fit(make_module(), datamodule=make_data())
+    assert trainer.global_step == 4
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -1,0 +1,83 @@
+"""Writing a checkpoint while training goes on: a thread per process, which agree through files, not collectives."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_WRITING, _WRITTEN, _FAILED = ".writing-{}", ".written-{}", ".failed-{}"
+_PATIENCE = 3600.0  # seconds for the slowest process
+
+
+class Background:
+    """One piece of work at a time, in a thread."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Do this while the caller goes on; to be called after `finish`."""
+
+        def run() -> None:
+            try:
+                work()
+            except BaseException as error:  # told by `finish`
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the work; raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def announce(folder: Path, processes: int) -> None:
+    """Say that so many processes are about to write into a folder. By one of them, before the others begin."""
+    for rank in range(processes):
+        (folder / _WRITING.format(rank)).touch()
+
+
+def hand_over(folder: Path, rank: int, write: Callable[[], Any]) -> None:
+    """Write, and leave what that gave (JSON) to the process that waits in `collect`.
+
+    Failing is told by a new name for a file that is there, for which a full disk has room.
+    """
+    mark = folder / _WRITING.format(rank)
+    try:
+        mark.write_text(json.dumps(write()), encoding="utf-8")
+    except BaseException:
+        mark.rename(folder / _FAILED.format(rank))
+        raise
+    mark.rename(folder / _WRITTEN.format(rank))
+
+
+def collect(folder: Path, processes: int) -> list[Any]:
+    """What each process handed over, by rank.
+
+    Raises:
+        OSError: one of them failed, or is not ready in time.
+    """
+    end = time.monotonic() + _PATIENCE
+    results = []
+    for rank in range(processes):
+        mark = folder / _WRITTEN.format(rank)
+        while not mark.exists():
+            if (folder / _FAILED.format(rank)).exists():
+                raise OSError(f"process {rank} could not write")
+            if time.monotonic() > end:
+                raise OSError(f"process {rank} has not written within {_PATIENCE:.0f} seconds")
+            time.sleep(0.05)
+        results.append(json.loads(mark.read_text(encoding="utf-8")))
+        mark.unlink()
+    return results
