@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.optim import Optimizer
 
@@ -84,6 +84,10 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
     def owned(self) -> list[Owned]:
+        # Blocks that keep their gathered weights still have them after a validation, which has no backward pass.
+        for module in self.lightning_module.transformer.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
         parts = []
         for name, parameter in self._trained():
             shape, offsets = compute_local_shape_and_global_offset(parameter.shape, self.mesh, parameter.placements)

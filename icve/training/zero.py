@@ -169,6 +169,8 @@ class EnginePrecision(DeepSpeedPrecision):
 
     def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         if model.samples:
+            # An infinite loss may have a finite gradient, and the engine looks at gradients only: 1 / 0 is none.
+            tensor = tensor / tensor.isfinite()
             model.trainer.model.backward(tensor, scale_wrt_gas=False)  # Lightning has divided it
 
     def optimizer_step(self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any) -> None:

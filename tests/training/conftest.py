@@ -62,6 +62,11 @@ def as_loader(batches):
     return torch.utils.data.DataLoader(batches, batch_size=None) if batches else []
 
 
+def cut(batch, *indices):
+    """Some of a batch's samples."""
+    return {name: [v[i] for i in indices] if isinstance(v, list) else v[list(indices)] for name, v in batch.items()}
+
+
 def cached_texts(module, batch):
     """The batch with what icve.data.cached_rows adds to it."""
     encoded = [module.text_encoder.encode([words]) for words in batch["instruction"]]

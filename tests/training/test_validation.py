@@ -14,14 +14,10 @@ from icve.flow import flow_loss, interpolate
 from icve.training.curriculum_record import Record
 from icve.training.randomness import generator
 from icve.training.validation import VALIDATION_SIGMAS
-from tests.training.conftest import TINY_YAML, as_loader, tiny_transformer
+from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
 from tests.training.test_previews import served_by_tensorboard
 
 TIME_LIMIT = 200
-
-
-def cut(batch, *indices):
-    return {name: [v[i] for i in indices] if isinstance(v, list) else v[list(indices)] for name, v in batch.items()}
 
 
 def by_hand(module, batch, level):
