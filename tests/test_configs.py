@@ -2,6 +2,10 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -117,6 +121,7 @@ def test_the_papers_values():
         assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
         assert model["checkpointing"] == {"mode": "full"}
         assert trainer["precision"] == "bf16-mixed"
+        assert trainer["strategy"]["class_path"] == "icve.training.strategies.DeepSpeedUlyssesStrategy"
         assert "icve.training.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
         assert set(config["variables"]) == {"weights", "manifest"}
 
@@ -158,21 +163,29 @@ def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(fold
 
 
 @pytest.mark.slow
-def test_the_debug_curriculum_trains(variables, tmp_path):
-    words = ["fit", "-c", str(CURRICULA["debug"]), "--trainer.accelerator", "cpu"]
-    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
-    assert main(words) == 0
-    entries = [json.loads(line) for line in (tmp_path / "curriculum.jsonl").read_text().splitlines()]
+@pytest.mark.multiprocess
+@pytest.mark.timeout(600)
+def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
+    words = ["-c", CURRICULA["debug"], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
+    launch(*words)
+    for name in STAGES:
+        assert load_transformer(tmp_path / name).config.num_single_layers == 2
+        assert (tmp_path / name / "checkpoints" / "best").is_symlink()
+    # As if it had been killed before its last stage: resumed, it trains that one.
+    shutil.rmtree(tmp_path / "sft")
+    record = tmp_path / "curriculum.jsonl"
+    entries = [line for line in record.read_text().splitlines(keepends=True) if json.loads(line)["stage"] != "sft"]
+    assert len(entries) == 6
+    record.write_text("".join(entries))
+    launch(*words, "--ckpt_path", tmp_path)
+    entries = [json.loads(line) for line in record.read_text().splitlines()]
     ends = {entry["stage"]: entry for entry in entries if entry["event"] == "end"}
     assert [(name, ends[name]["run_step"]) for name in STAGES] == [
         ("pretrain_240p", 2),
         ("pretrain_480p", 4),
         ("sft", 6),
     ]
-    for name in STAGES:
-        assert ends[name]["figures"].keys() >= {"val/loss", "val/preview_psnr_target"}
-        assert load_transformer(tmp_path / name).config.num_single_layers == 2
-        assert (tmp_path / name / "checkpoints" / "best").is_symlink()
+    assert all(ends[name]["figures"].keys() >= {"val/loss", "val/preview_psnr_target"} for name in STAGES)
 
 
 # What a debug configuration may set otherwise than the one it stands for.
@@ -200,30 +213,45 @@ def test_a_debug_configuration_is_the_real_one_but_smaller(name):
     assert callbacks[0] == callbacks[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*STAGES, "sft_lora"])
-def test_a_debug_configuration_trains(name, variables, tmp_path):
-    run = tmp_path / name
-    arguments = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
-    assert main([*arguments, "--trainer.enable_progress_bar", "false"]) == 0
+def launch(*arguments):
+    """`icve fit` in a process of its own: it starts the others."""
+    command = [sys.executable, "-m", "icve", "fit", *map(str, arguments), "--trainer.enable_progress_bar", "false"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def trained_steps(run):
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
-    assert list(dict.fromkeys(line["step"] for line in lines)) == [0, 1]  # one line per batch of an accumulated step
     assert all(line["loss"] > 0 for line in lines)
-    # Frozen weights are not copied into checkpoints: the folder refers to them.
-    weights = [file.parent.name for file in (run / "checkpoints" / "last").rglob("*.safetensors")]
-    assert ("transformer" in weights) == (name != "sft_lora")
-    assert load_transformer(run).config.num_single_layers == 2
-    assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 4 * 2**20
+    return list(dict.fromkeys(line["step"] for line in lines))  # one line per batch of an accumulated step
 
 
 @pytest.mark.slow
-def test_the_stages_follow_each_other(variables, tmp_path):
+@pytest.mark.multiprocess
+@pytest.mark.timeout(900)
+def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(variables, tmp_path):
     previous = []
     for name in STAGES:
         run = tmp_path / name
-        words = ["fit", "-c", str(DEBUG[name]), "--trainer.accelerator", "cpu", "--trainer.default_root_dir", str(run)]
-        assert main([*words, "--trainer.max_steps", "1", "--trainer.enable_progress_bar", "false", *previous]) == 0
-        previous = ["--ckpt_path", str(run), "--model.pretrained", "not/read"]
+        words = ["-c", DEBUG[name], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", run]
+        launch(*words, *previous)
+        launch(*words, "--ckpt_path", run, "--trainer.max_steps", 3)
+        assert trained_steps(run) == [0, 1, 2]
+        assert (run / "checkpoints" / "last" / "state" / "00001-of-00002-000.safetensors").is_file()
+        previous = ["--ckpt_path", run, "--model.pretrained", "not/read"]
+    # Frozen weights are not copied into checkpoints: the folder refers to them.
+    assert load_transformer(run).config.num_single_layers == 2
+    assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 16 * 2**20
+
+
+@pytest.mark.slow
+def test_the_debug_adapter_trains(variables, tmp_path):
+    words = ["fit", "-c", str(DEBUG["sft_lora"]), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar"]
+    assert main([*words, "false", "--trainer.default_root_dir", str(tmp_path)]) == 0
+    assert trained_steps(tmp_path) == [0, 1]
+    assert not (tmp_path / "checkpoints" / "last" / "transformer").exists()
+    assert load_transformer(tmp_path).config.num_single_layers == 2
 
 
 @pytest.mark.parametrize("name", STAGES)
