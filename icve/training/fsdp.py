@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -50,7 +51,9 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
             raise ValueError(f"{self.world_size} processes cannot form {self.replicas} replicas of equal size.")
 
     def model_to_device(self) -> None:
-        """Nothing: sharding moves block by block."""
+        """Sharding, for training, moves block by block; a validation alone has the whole model on every device."""
+        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
+            super().model_to_device()
 
     def configure_ddp(self) -> None:
         shape, names = (self.world_size,), ("shard",)

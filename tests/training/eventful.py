@@ -34,6 +34,15 @@ NOT_A_NUMBER = {1: 0, 3: 1, 5: 2}  # its micro-batch with the sample: the first,
 INFINITE_LOSS = {7: 0, 8: 2}  # likewise; the gradient is finite
 
 
+class FetchingStrategy(DeepSpeedUlyssesStrategy):
+    """ZeRO-3 as with a large model: only biases stay, and weights are fetched a few at a time."""
+
+    def __init__(self, stage: int = 3, **kwargs):
+        super().__init__(stage=stage, **kwargs)
+        few = {"stage3_param_persistence_threshold": 50, "stage3_prefetch_bucket_size": 600}
+        self.config["zero_optimization"] |= few
+
+
 def strategies():
     """Names and strategies, for two processes."""
     for size in (2, 1):
@@ -41,11 +50,8 @@ def strategies():
         layout = "sharing tokens" if size == 2 else "data parallel"
         yield f"ddp {layout}", DDPUlyssesStrategy(**options)
         for stage in (1, 2, 3):
-            strategy = DeepSpeedUlyssesStrategy(stage=stage, **options)
-            if stage == 3:  # as with a large model: only biases stay, and weights are fetched a few at a time
-                few = {"stage3_param_persistence_threshold": 50, "stage3_prefetch_bucket_size": 600}
-                strategy.config["zero_optimization"] |= few
-            yield f"zero{stage} {layout}", strategy
+            kind = FetchingStrategy if stage == 3 else DeepSpeedUlyssesStrategy
+            yield f"zero{stage} {layout}", kind(stage=stage, **options)
         yield f"fsdp {layout}", FSDPUlyssesStrategy(**options)
         yield f"fsdp kept {layout}", FSDPUlyssesStrategy(reshard_after_forward=False, **options)
         yield f"hsdp {layout}", FSDPUlyssesStrategy(replicas=2, **options)

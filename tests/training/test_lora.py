@@ -1,6 +1,10 @@
 """Training an adapter: what learns, what is saved, resuming, editing with it and starting another stage from it."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +25,7 @@ pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[tes
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
-    tiny_editor(num_frames=5).save_pretrained(folder)
+    tiny_editor(heads=2, num_frames=5).save_pretrained(folder)
     return folder
 
 
@@ -123,3 +127,59 @@ def test_weights_that_moved_are_named(run, weights, tmp_path):
     (copy / "adapted_weights.json").write_text('{"transformer": "/nowhere/icve"}')
     with pytest.raises(ValueError, match="/nowhere/icve, which are not there"):
         load_editor(copy)
+
+
+SHARING = {
+    "zero3": ["--trainer.strategy=tests.training.eventful.FetchingStrategy"],
+    "fsdp": ["--trainer.strategy=icve.training.strategies.FSDPUlyssesStrategy"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(400)
+def test_processes_that_share_the_weights_train_the_same_adapter(run, config, repository, tmp_path, capsys):
+    """They share tokens, then, resumed, have samples of their own; also with frozen weights in bfloat16."""
+    capsys.readouterr()
+    validate = ["validate", "-c", str(config), f"--ckpt_path={run}", "--model.lora=null", "--model.pretrained=null"]
+    assert cli.main(validate) == 0
+    (expected,) = validation_losses(capsys.readouterr().out)
+    bf16 = ["--trainer.precision=bf16-mixed", "--model.lora.weights_dtype=bfloat16", "--trainer.max_steps=2"]
+    assert fit(config, tmp_path / "bf16", *bf16) == 0
+
+    commands = []
+    for name, strategy in SHARING.items():
+        two = ["--trainer.devices=2", *strategy, "--trainer.strategy.init_args.process_group_backend=gloo"]
+        tokens = [*two, "--trainer.strategy.init_args.sequence_parallel_size=2"]
+        fit_two = ["fit", "-c", str(config), "--model.checkpointing.mode=full"]
+        folder = f"--trainer.default_root_dir={tmp_path / name}"
+        commands += [
+            [*fit_two, *tokens, folder, "--trainer.max_steps=2"],
+            [*fit_two, *two, folder, f"--ckpt_path={tmp_path / name}"],
+            [*fit_two, *tokens, folder + "_bf16", *bf16],
+            [*validate, *tokens],
+        ]
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "tests.training.commands", str(tmp_path / "commands.json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=repository,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert validation_losses(done.stdout) == pytest.approx([expected] * len(SHARING), rel=1e-5)
+    once = load_file(run / "checkpoints/last" / LORA_FILE)
+    for name in SHARING:
+        shared = load_file(tmp_path / name / "checkpoints/last" / LORA_FILE)
+        assert shared.keys() == once.keys()
+        for key, value in once.items():
+            torch.testing.assert_close(shared[key], value, rtol=1e-4, atol=1e-5)
+        assert losses(tmp_path / f"{name}_bf16") == pytest.approx(losses(tmp_path / "bf16"), rel=1e-3)
+
+
+def validation_losses(printed: str) -> list[float]:
+    return [float(value) for value in re.findall(r"val/loss\s+\S\s+([\d.]+)", printed)]

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
-from icve.training.strategies import DDPUlyssesStrategy
+from icve.training.strategies import DDPUlyssesStrategy, FSDPUlyssesStrategy
 
 ULYSSES = "icve.training.strategies.DDPUlyssesStrategy"
 
@@ -59,6 +61,16 @@ def test_what_does_not_fit_is_said_at_once(tiny_yaml, tmp_path):
     done = fit(tiny_yaml, tmp_path / "run", *shared(3, 3))
     assert done.returncode != 0
     assert "2 attention heads cannot be shared by 3 processes" in done.stderr
+
+
+@pytest.mark.parametrize(("what", "place"), [(TrainerFn.FITTING, "cpu"), (TrainerFn.VALIDATING, "meta")])
+def test_fsdp_places_a_model_that_it_does_not_shard(make_module, make_trainer, what, place):
+    module, trainer = make_module(), make_trainer(1)
+    strategy = FSDPUlyssesStrategy(parallel_devices=[torch.device("meta")])
+    trainer.state.fn, module.trainer = what, trainer
+    strategy.connect(module)
+    strategy.model_to_device()
+    assert {parameter.device.type for parameter in module.parameters()} == {place}
 
 
 def test_the_size_must_be_positive():
