@@ -76,7 +76,7 @@ class Shards:
 
     def gather_target(self, tokens_BnD: Tensor) -> Tensor:
         """The target tokens of all processes (B, N, D) from this one's."""
-        return _Gather.apply(tokens_BnD, self.group, tuple(self.target))
+        return _gather(tokens_BnD, self.group, self.target)
 
     def to_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, n + L, H, D) each to (B, N + L, h, D): all tokens, visual ones first, for this process's heads.
@@ -103,8 +103,7 @@ class Shards:
         received = all_to_all_single_autograd(sent, [mine] * self.size, list(counts), self.group)
         visual = received.view(self.size, mine, *sent.shape[1:]).permute(2, 1, 0, 3, 4).flatten(2, 3)  # B n H D
         text = attended[:, total:].transpose(1, 2).contiguous()  # B h L D
-        heads = (text.shape[1],) * self.size
-        text = _Gather.apply(text, self.group, heads).transpose(1, 2)
+        text = _gather(text, self.group, [text.shape[1]] * self.size).transpose(1, 2)
         return torch.cat([visual, text], dim=1)
 
 
@@ -125,23 +124,9 @@ def shards_of(source: int, target: int, heads: int) -> Shards | None:
     return Shards(_group, split_sizes(source, size), split_sizes(target, size))
 
 
-class _Gather(torch.autograd.Function):
+def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Tensor:
     """Concatenate along dimension 1 what the processes have; backward sums their gradients of each one's part."""
-
-    @staticmethod
-    def forward(ctx, part: Tensor, group: ProcessGroup, counts: tuple[int, ...]) -> Tensor:
-        ctx.group, ctx.counts = group, counts
-        # Not all_gather, which wants equal parts of some backends.
-        sent = part.transpose(0, 1).repeat(len(counts), *[1] * (part.ndim - 1))
-        received = sent.new_empty(sum(counts), *sent.shape[1:])
-        dist.all_to_all_single(received, sent, list(counts), [part.shape[1]] * len(counts), group=group)
-        return received.transpose(0, 1)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        rank, size = dist.get_rank(ctx.group), len(ctx.counts)
-        sent = torch.cat([part.transpose(0, 1) for part in grad.split(ctx.counts, 1)]).contiguous()
-        mine = ctx.counts[rank]
-        received = sent.new_empty(size * mine, *sent.shape[1:])
-        dist.all_to_all_single(received, sent, [mine] * size, list(ctx.counts), group=ctx.group)
-        return received.view(size, mine, *sent.shape[1:]).sum(0).transpose(0, 1), None, None
+    # Not all_gather, which wants equal parts of some backends.
+    sent = part.transpose(0, 1).repeat(len(counts), *[1] * (part.ndim - 1))
+    received = all_to_all_single_autograd(sent, list(counts), [part.shape[1]] * len(counts), group)
+    return received.transpose(0, 1)

@@ -97,17 +97,13 @@ def count_traffic(rank: int, size: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     sent = []
 
-    def counted(send):
-        def wrapper(*arguments, **options):
-            tensor, splits = (arguments[0], arguments[2]) if send is exchange else (arguments[1], arguments[3])
-            others = sum(splits) - splits[rank]
-            sent.append(others * tensor[0].numel())
-            return send(*arguments, **options)
+    exchange = sequence_parallel.all_to_all_single_autograd
 
-        return wrapper
+    def counted(tensor, output_splits, input_splits, group):
+        sent.append((sum(input_splits) - input_splits[rank]) * tensor[0].numel())
+        return exchange(tensor, output_splits, input_splits, group)
 
-    exchange, plain = sequence_parallel.all_to_all_single_autograd, dist.all_to_all_single
-    sequence_parallel.all_to_all_single_autograd, dist.all_to_all_single = counted(exchange), counted(plain)
+    sequence_parallel.all_to_all_single_autograd = counted
     transformer, batch = model(), inputs()
     with sequence_parallel.sequence_parallel(dist.group.WORLD), torch.no_grad():
         transformer(**batch)
