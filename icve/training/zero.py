@@ -28,8 +28,12 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
         if self.root_device.type == "cuda":
             super().setup_distributed()
             return
+        import deepspeed
+
         reset_seed()
         self.set_world_ranks()
+        # Compiled for its inference only, a minute at first use; killed meanwhile, it keeps all later starts waiting.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._init_deepspeed_distributed()
 
     def _setup_model_and_optimizer(
@@ -84,6 +88,13 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
         if kwargs.get("logging_batch_size_per_gpu", "auto") == "auto":
             kwargs["logging_batch_size_per_gpu"] = 1  # for a log of DeepSpeed's own; batches here differ in size
         super().__init__(sequence_parallel_size=sequence_parallel_size, stage=stage, **kwargs)
+
+    def _initialize_deepspeed_train(self, model: torch.nn.Module) -> None:
+        exact = {name: parameter.detach() for name, parameter in self._trained()}
+        super()._initialize_deepspeed_train(model)
+        # DeepSpeed begins with full-precision weights that it has cast to 16 bits and back.
+        for part in self.owned():
+            part.weights.copy_(exact[part.name].view(-1)[part.start : part.start + part.count])
 
     # ---- the step -----------------------------------------------------------------------------------------------
 
