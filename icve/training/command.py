@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from icve.model import HunyuanVideoInContextTransformer3DModel
@@ -28,12 +29,14 @@ from icve.training.checkpoint_io import (
 from icve.training.checkpoints import Checkpoints
 from icve.training.curriculum import RunLogger, first_step
 from icve.training.environment import record_start
+from icve.training.launchers import cluster_environment
 from icve.training.module import InContextEditingModule
 from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
 from icve.training.stage_runs import fit_stages, stages_of
+from icve.training.stop_signal import StopOnSignal
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
@@ -161,11 +164,18 @@ class TrainingCommand(LightningCLI):
             wanted = {Checkpoint: "enable_checkpointing", ProgressBar: "enable_progress_bar"}.get(kind)
             if config.get(wanted) is not False and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
+        if not any(isinstance(callback, StopOnSignal) for callback in callbacks):
+            callbacks.append(StopOnSignal())
         if text := self._get(self.config_init, "profile"):
             callbacks.append(Profile.parse(text))
         plugins = config.get("plugins") or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), CheckpointFolders()]
-        return super().instantiate_trainer(default_root_dir=run, callbacks=callbacks, plugins=plugins, **kwargs)
+        if (environment := cluster_environment()) and not any(isinstance(p, ClusterEnvironment) for p in plugins):
+            plugins.append(environment)
+        trainer = super().instantiate_trainer(default_root_dir=run, callbacks=callbacks, plugins=plugins, **kwargs)
+        if environment is not None:
+            environment.validate_settings(trainer.num_devices, trainer.num_nodes)
+        return trainer
 
     # ---- a curriculum ---------------------------------------------------------------------------------------------
 
