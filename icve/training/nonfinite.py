@@ -59,12 +59,13 @@ class SkipNonFinite(Callback):
         else:
             self.skipped += 1
             self.in_a_row += 1
-            log.warning(
-                "Step %d has a non-finite loss or gradient and is skipped (%d skipped so far, %d in a row).",
-                trainer.global_step,
-                self.skipped,
-                self.in_a_row,
-            )
+            if trainer.is_global_zero:
+                log.warning(
+                    "Step %d has a non-finite loss or gradient and is skipped (%d skipped so far, %d in a row).",
+                    trainer.global_step,
+                    self.skipped,
+                    self.in_a_row,
+                )
         pl_module.log("train/skipped_steps", float(self.skipped))
         if self.in_a_row >= self.patience:
             raise TrainingDiverged(self._message(trainer))

@@ -48,13 +48,13 @@ def strategies():
     for size in (2, 1):
         options = {"sequence_parallel_size": size, "process_group_backend": "gloo"}
         layout = "sharing tokens" if size == 2 else "data parallel"
-        yield f"ddp {layout}", DDPUlyssesStrategy(**options)
         for stage in (1, 2, 3):
             kind = FetchingStrategy if stage == 3 else DeepSpeedUlyssesStrategy
             yield f"zero{stage} {layout}", kind(stage=stage, **options)
         yield f"fsdp {layout}", FSDPUlyssesStrategy(**options)
-        yield f"fsdp kept {layout}", FSDPUlyssesStrategy(reshard_after_forward=False, **options)
         yield f"hsdp {layout}", FSDPUlyssesStrategy(replicas=2, **options)
+    yield f"ddp {layout}", DDPUlyssesStrategy(**options)
+    yield f"fsdp, gathered weights kept, {layout}", FSDPUlyssesStrategy(reshard_after_forward=False, **options)
 
 
 class Shares(TinyPairs):

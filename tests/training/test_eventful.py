@@ -41,6 +41,8 @@ def test_all_strategies_validate_and_skip_as_one_process(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    skipped = len(NOT_A_NUMBER) + len(INFINITE_LOSS)
+    assert done.stderr.count("non-finite loss or gradient and is skipped") == skipped * len(list(strategies()))
     results = torch.load(tmp_path / "results.pt", weights_only=True)
     assert list(results) == [name for name, _ in strategies()]
     for name, processes in results.items():
