@@ -50,6 +50,17 @@ def check_icve(arguments: list[str], folder: Path) -> None:
         assert run_icve([*arguments, "--help"]) == 0
 
 
+def check_launcher(program: str, arguments: list[str]) -> None:
+    """The launcher's own options parse, and the command after them is left to it whole."""
+    from deepspeed.launcher import runner
+    from torch.distributed import run
+
+    parse = {"torchrun": run.parse_args, "deepspeed": runner.parse_args}[program]
+    given = parse(arguments)
+    assert given.module
+    assert (given.training_script if program == "torchrun" else given.user_script) == "icve"
+
+
 def check_parses(program: str, arguments: list[str]) -> None:
     from icve import edit, evaluate
 
@@ -86,6 +97,8 @@ def check_curate(arguments: list[str], monkeypatch) -> None:
 def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     words = shlex.split(line)
+    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words.pop(0)
     program = words[0].removeprefix(".venv/bin/")
     if program == "make":
         subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=60)
@@ -101,8 +114,15 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
         check_parses(program, words[1:])
     elif program == "python" and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file()
+    elif program in ("torchrun", "deepspeed") and "icve" in words:
+        check_launcher(program, words[1:])
+        check_icve(words[words.index("icve") + 1 :], tmp_path)
     elif program == "torchrun":
         check_parses("icve-edit", words[words.index("icve.edit") + 1 :])
+    elif program == "sbatch":
+        script = words.index("tools/train.sbatch")
+        subprocess.run(["bash", "-n", ROOT / words[script]], check=True, timeout=60)
+        check_icve(["fit", *words[script + 2 :]], tmp_path)
     elif program == "source":
         assert words == ["source", ".venv/bin/activate"]
     elif program in ("tensorboard", "pre-commit"):
