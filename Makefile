@@ -38,14 +38,16 @@ demo: setup ## the whole story on generated videos: data, two training stages, e
 
 # The tests' tensors are tiny: one thread is as fast as two and does not suffer on a busy machine.
 test test-slow: export OMP_NUM_THREADS ?= 1
+WORKERS := 2
+PYTEST := $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile
 
 .PHONY: test
 test: setup ## the fast tests
-	$(BIN)/python -m pytest -q -rs -m '$(FAST)' $(ARGS)
+	$(PYTEST) -m '$(FAST)' $(ARGS)
 
 .PHONY: test-slow
 test-slow: setup ## the slow and multi-process tests alone
-	$(BIN)/python -m pytest -q -rs --durations=10 -m 'not ($(FAST))' $(ARGS)
+	$(PYTEST) --durations=20 -m 'not ($(FAST))' $(ARGS)
 
 .PHONY: test-all
 test-all: test test-slow ## every test
