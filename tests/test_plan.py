@@ -54,7 +54,9 @@ def test_tables_say_what_fits_and_how_to_run_it(plan):
     assert "| 32x32x5 |" in out
     assert re.search(r"Closed forms give the same within \d+\.\d%", out)
     assert "is the fastest that fits" in out
-    assert "Settings: --data.init_args.batch_size 8 --trainer.accumulate_grad_batches 1" in out
+    (settings,) = [line for line in out.splitlines() if line.startswith("Settings: ")]
+    assert "--data.init_args.batch_size 8 --trainer.accumulate_grad_batches 1" in settings
+    assert "--trainer.strategy.init_args.sequence_parallel_size 1" in settings
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_helps(plan):

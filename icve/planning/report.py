@@ -53,7 +53,12 @@ class Result:
     def settings(self) -> str:
         """What the layout means for `icve fit`."""
         option, layout = self.shown, self.shown.layout
+        kind = "DeepSpeedUlyssesStrategy" if layout.zero else "DDPUlyssesStrategy"
+        strategy = f"--trainer.strategy icve.training.strategies.{kind} "
+        if layout.zero:
+            strategy += f"--trainer.strategy.init_args.stage {layout.zero} "
         return (
+            f"{strategy}--trainer.strategy.init_args.sequence_parallel_size {layout.sequence_parallel} "
             f"--data.init_args.batch_size {layout.groups * option.samples} "
             f"--trainer.accumulate_grad_batches {option.micro_steps} "
             f"--model.checkpointing.mode {'full' if layout.checkpointing else 'none'}"
