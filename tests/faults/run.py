@@ -205,7 +205,8 @@ class Run:
             self.figures.repeated += reached - int(resumed[1])
         elif resumes and "Training" in self.log:
             self._problem(job, "did not resume from its checkpoint")
-        return status != 0 or len(self.steps()) < self.length
+        # Killed after its last checkpoint it has ended too: there is nothing left to train.
+        return not (self.folder / "checkpoints" / f"step-{self.length:06d}").exists()
 
     def _strikes(self, fault: Fault, job: Job) -> bool:
         try:
