@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +20,12 @@ from icve.training.nonfinite import SkipNonFinite
 from icve.training.sharded import Owned, ShardedState
 from icve.training.ulysses import UlyssesGroups
 
+if importlib.util.find_spec("deepspeed") is not None:  # Lightning's class says where it is missing
+    with contextlib.redirect_stdout(sys.stderr):  # its log keeps the stream it finds, and ours is for results
+        import deepspeed
+    # Compiled for its inference only, a minute at first use; killed meanwhile, it keeps all later starts waiting.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 class DeepSpeedAnywhere(DeepSpeedStrategy):
     """Lightning's DeepSpeedStrategy, also without a GPU: it asks for CUDA in these places."""
@@ -28,12 +37,8 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
         if self.root_device.type == "cuda":
             super().setup_distributed()
             return
-        import deepspeed
-
         reset_seed()
         self.set_world_ranks()
-        # Compiled for its inference only, a minute at first use; killed meanwhile, it keeps all later starts waiting.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._init_deepspeed_distributed()
 
     def _setup_model_and_optimizer(
@@ -49,8 +54,6 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
         self.model, _ = self._engine(config, model, None, None)
 
     def _engine(self, config: Any, model: torch.nn.Module, optimizer: Any, scheduler: Any) -> tuple[Any, Any]:
-        import deepspeed
-
         engine, deepspeed_optimizer, _, _ = deepspeed.initialize(
             args=argparse.Namespace(device_rank=self.local_rank),
             config=config,

@@ -155,7 +155,7 @@ def partition(rank: int, base: dict[str, str], store: str, kind: str) -> None:
         assert all(isinstance(p, DTensor) for p in module.parameters())
         assert not any(isinstance(p, DTensor) for p in frozen)
     else:
-        import deepspeed
+        from icve.training.zero import deepspeed
 
         config = {
             "train_micro_batch_size_per_gpu": 1,
