@@ -1,6 +1,9 @@
 """A model, data and a trainer small enough that a training step takes milliseconds."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 
 import lightning.pytorch as L
@@ -217,22 +220,26 @@ data:
 """
 
 
-@pytest.fixture(scope="session")
-def tiny_manifest(tmp_path_factory):
-    """Five pairs of real video files."""
-    folder = tmp_path_factory.mktemp("pairs")
+def write_pairs(folder, count, frames, size):
+    """So many pairs of real video files with square pictures of blocks of noise; returns their manifest."""
     generator = np.random.default_rng(0)
     lines = []
-    for number in range(5):
+    for number in range(count):
         row = {"id": f"pair{number}", "instruction": WORDS[number % len(WORDS)]}
         for role in ("source", "target"):
-            frames = generator.integers(0, 256, (5, 4, 4, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
-            write_video(folder / f"{role}{number}.mp4", frames, 8.0)
+            blocks = generator.integers(0, 256, (frames, size // 8, size // 8, 3), dtype=np.uint8)
+            write_video(folder / f"{role}{number}.mp4", blocks.repeat(8, axis=1).repeat(8, axis=2), 8.0)
             row |= {f"{role}_path": f"{role}{number}.mp4"}
         lines.append(json.dumps(row))
     manifest = folder / "manifest.jsonl"
     manifest.write_text("\n".join(lines) + "\n")
     return manifest
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest(tmp_path_factory):
+    """Five pairs of real video files."""
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 5, 5, 32)
 
 
 @pytest.fixture
@@ -257,3 +264,24 @@ def watched():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture
+def started(watched):
+    """Starts `python -m icve fit` as its own process, on one thread: the order of sums must not depend on the machine.
+
+    Nothing is left running when the test fails.
+    """
+
+    def start(yaml, run, *arguments):
+        command = [sys.executable, "-m", "icve", "fit", "-c", yaml, "--trainer.default_root_dir", run, *arguments]
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        return watched(subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes))
+
+    return start
+
+
+def finish(process, seconds):
+    """Wait for a started run, which ends well within its time."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == 0, errors.decode()

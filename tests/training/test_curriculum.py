@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import weakref
 
@@ -22,7 +20,7 @@ from icve.training.curriculum import CurriculumCallback, Stage, stopped_improvin
 from icve.training.curriculum_record import Record
 from icve.training.module import InContextEditingModule
 from icve.training.stage_runs import merged
-from tests.training.conftest import TINY_YAML
+from tests.training.conftest import TINY_YAML, finish
 
 NAMES = ("clips", "more_clips", "edits")
 STEPS = {"clips": 4, "more_clips": 6, "edits": 3}
@@ -329,30 +327,13 @@ def test_settings_go_into_the_configuration():
     assert changed == [{"class_path": "X", "init_args": {"p": 2}}, {"class_path": "Z"}, other]
 
 
-def start(path, run, *arguments):
-    command = [sys.executable, "-m", "icve", "fit", "-c", path, "--trainer.default_root_dir", run, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=TIME_LIMIT)
-    assert process.returncode == 0, errors.decode()
-
-
-@pytest.fixture
-def started(watched):
-    """`start`, with nothing left running when the test fails."""
-    return lambda *arguments: watched(start(*arguments))
-
-
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(3 * TIME_LIMIT)
 def test_killed_in_the_second_stage_and_resumed_equals_uninterrupted(started, curriculum, tmp_path):
     path = curriculum(more_clips={"steps": 60})
     truth, run = tmp_path / "truth", tmp_path / "run"
-    finish(started(path, truth))
+    finish(started(path, truth), TIME_LIMIT)
     process = started(path, run)
     file, deadline = run / "more_clips" / "steps.jsonl", time.monotonic() + TIME_LIMIT
     while not file.exists() or file.read_text().count("\n") < 25:
@@ -362,7 +343,7 @@ def test_killed_in_the_second_stage_and_resumed_equals_uninterrupted(started, cu
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=TIME_LIMIT)
     assert len(steps(run, "more_clips")) < 60
-    finish(started(path, run, "--ckpt_path", run))
+    finish(started(path, run, "--ckpt_path", run), TIME_LIMIT)
     assert_equal_runs(run, truth)
     assert events(run) == events(truth)
 
@@ -373,7 +354,7 @@ def test_killed_in_the_second_stage_and_resumed_equals_uninterrupted(started, cu
 def test_two_processes_switch_together(started, whole, curriculum, config, tmp_path):
     # In the last stage a batch is one sample, which two processes cannot share.
     path, run = curriculum({"edits": stage_data(config, "edits", batch_size=2)}), tmp_path / "two"
-    finish(started(path, run, "--trainer.devices", 2, "--trainer.strategy", "ddp"))
+    finish(started(path, run, "--trainer.devices", 2, "--trainer.strategy", "ddp"), TIME_LIMIT)
     _, alone = whole
     assert events(run) == events(alone)
     before, after = (load(weights(alone, name)) for name in ("clips", "more_clips"))

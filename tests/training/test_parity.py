@@ -1,6 +1,5 @@
 """Training in several processes equals training in one, to rounding, whatever the strategy."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from icve.data.video import write_video
-from tests.training.conftest import WORDS
+from tests.training.conftest import write_pairs
 from tests.training.parity import BUCKET, CASES, STEPS, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.timeout(400)]
@@ -23,19 +21,7 @@ TOLERANCE = {"64-true": 2e-7, "32-true": 5e-5, "bf16-mixed": 3e-2}
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pairs")
-    generator = np.random.default_rng(0)
-    lines = []
-    for number in range(6):
-        row = {"id": f"pair{number}", "instruction": WORDS[number % len(WORDS)]}
-        for role in ("source", "target"):
-            frames = generator.integers(0, 256, (BUCKET[2], 6, 6, 3), dtype=np.uint8).repeat(8, axis=1)
-            write_video(folder / f"{role}{number}.mp4", frames.repeat(8, axis=2), 8.0)
-            row |= {f"{role}_path": f"{role}{number}.mp4"}
-        lines.append(json.dumps(row))
-    path = folder / "manifest.jsonl"
-    path.write_text("\n".join(lines) + "\n")
-    return path
+    return write_pairs(tmp_path_factory.mktemp("pairs"), 6, BUCKET[2], BUCKET[0])
 
 
 @pytest.fixture(scope="module")
