@@ -1,18 +1,22 @@
 """Attention over the packed sequence [source | target | text], and the layout that says where its segments lie.
 
-Every block packs its queries, keys and values in this order and calls `packed_attention`, the one place where the
+Every block packs its queries, keys and values in this order and calls `joint_attention`, the one place where the
 sequence is seen as a whole: sequence parallelism exchanges heads for tokens here and nowhere else.
 
 Shape legend: B batch, N packed tokens, H heads, D head width.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .sequence_parallel import Shards
+
+Projections = Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class PackedLayout:
     target: int
     text: int
     text_lengths: tuple[int, ...] | None = None
-    key_bias: torch.Tensor | None = None
+    key_bias: Tensor | None = None
     shards: Shards | None = None
 
     @property
@@ -45,7 +49,7 @@ class PackedLayout:
         return self.visual + self.text
 
 
-def valid_text_lengths(mask_BL: torch.Tensor) -> tuple[int, ...]:
+def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:
     """Valid tokens per sample of a right-padded mask.
 
     Reads the mask on the host; pass it as a CPU tensor to spare an accelerator the synchronisation.
@@ -65,7 +69,7 @@ def valid_text_lengths(mask_BL: torch.Tensor) -> tuple[int, ...]:
     return tuple(lengths.tolist())
 
 
-def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> torch.Tensor:
+def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> Tensor:
     """Additive key bias (B, 1, 1, before + text): -inf on each sample's padded text tokens, 0 elsewhere."""
     valid = torch.arange(text, device=device) < torch.tensor(lengths, device=device)[:, None]
     bias = torch.zeros(len(lengths), 1, 1, before + text, device=device, dtype=dtype)
@@ -92,31 +96,21 @@ def packed_layout(
     return PackedLayout(source, target, text, lengths, text_key_bias(lengths, visual, text, device, dtype), shards)
 
 
-def packed_attention(
-    query_BNHD: torch.Tensor, key_BNHD: torch.Tensor, value_BNHD: torch.Tensor, layout: PackedLayout
-) -> torch.Tensor:
-    """Softmax attention of every token to every real token of its sample.
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
+    """Softmax attention of every token to every real token of its sample, on one process.
 
     Padding is cut off where all samples are equally long. Where lengths differ, padded keys get a bias that is
     broadcast over heads and queries (never a B×N×N mask); long sequences on an accelerator are attended sample by
     sample instead, which keeps the fused kernels that take no bias.
 
-    With shards, a process passes its own visual tokens and all text tokens, and gets these back.
+    Args:
+        query, key, value: (B, N, H, D) each.
+        layout: where the segments lie.
 
     Returns:
-        (B, N, H·D). Rows of padded text hold finite values without meaning.
+        (B, N, H, D). Rows of padded text hold finite values without meaning.
     """
-    if layout.shards is None:
-        return _attend(query_BNHD, key_BNHD, value_BNHD, layout).flatten(2)
-    heads = layout.shards.to_heads(query_BNHD, key_BNHD, value_BNHD)
-    return layout.shards.to_tokens(_attend(*heads, layout)).flatten(2)
-
-
-def _attend(
-    query_BNHD: torch.Tensor, key_BNHD: torch.Tensor, value_BNHD: torch.Tensor, layout: PackedLayout
-) -> torch.Tensor:
-    """Attention on one device, (B, N, H, D) each."""
-    query, key, value = (x.transpose(1, 2) for x in (query_BNHD, key_BNHD, value_BNHD))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     dtype, bias = value.dtype, layout.key_bias
     if bias is not None and attends_by_sample(query):
         out = _attend_by_sample(query, key, value, layout)
@@ -131,12 +125,80 @@ def _attend(
     return out.transpose(1, 2)
 
 
-def attends_by_sample(query_BHND: torch.Tensor) -> bool:
+def joint_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> "JointAttention":
+    """Start the attention of a block.
+
+    Args:
+        query, key, value: (B, N, H, D) of the visual tokens, and of the text's after them unless `attend` gets these.
+        layout: where the segments lie; with shards, its visual tokens are those of this process.
+    """
+    kind = JointAttention if layout.shards is None else SharedAttention
+    return kind((query, key, value), layout)
+
+
+class JointAttention:
+    """Attention of a block, in steps: start it, `attend`, ask for results, each once.
+
+    Between them a block computes what does not wait for attention, for the sake of `SharedAttention`.
+    """
+
+    def __init__(self, projections: Projections, layout: PackedLayout):
+        self.projections, self.layout = projections, layout
+
+    def attend(self, *words: Tensor) -> None:
+        """Compute it. Words: (B, L, H, D) query, key and value of the text, where they were not given before."""
+        if words:
+            self.projections = [torch.cat(pair, dim=1) for pair in zip(self.projections, words, strict=True)]
+        self.attended = packed_attention(*self.projections, self.layout).flatten(2)
+        del self.projections
+
+    def packed(self) -> Tensor:
+        """What all tokens get, (B, N, H·D)."""
+        return self.attended
+
+    def video(self) -> Tensor:
+        """What the visual tokens get."""
+        return self.attended[:, : self.layout.visual]
+
+    def text(self) -> Tensor:
+        """What the text gets."""
+        return self.attended[:, self.layout.visual :]
+
+
+class SharedAttention(JointAttention):
+    """The same by several processes, each for its own visual tokens and all of the text.
+
+    Heads are exchanged for tokens from the start to `attend`, and back until a result is asked for.
+    """
+
+    def __init__(self, projections: Projections, layout: PackedLayout):
+        self.layout = layout
+        visual, self.words = zip(*(x.tensor_split([layout.visual], dim=1) for x in projections), strict=True)
+        self.arriving = layout.shards.to_heads(*visual)
+
+    def attend(self, *words: Tensor) -> None:
+        shards = self.layout.shards
+        words = [shards.my_heads(x) for x in words or self.words]
+        inputs = [torch.cat(pair, dim=1) for pair in zip(self.arriving(), words, strict=True)]
+        del self.arriving, self.words
+        self.tokens, self.texts = shards.to_tokens(packed_attention(*inputs, self.layout))
+
+    def packed(self) -> Tensor:
+        return torch.cat([self.video(), self.text()], dim=1)
+
+    def video(self) -> Tensor:
+        return self.tokens().flatten(2)
+
+    def text(self) -> Tensor:
+        return self.texts().flatten(2)
+
+
+def attends_by_sample(query_BHND: Tensor) -> bool:
     """Whether kernels without bias, one launch per sample, are the faster way: long sequences off the CPU."""
     return query_BHND.device.type != "cpu" and query_BHND.shape[2] >= 1024
 
 
-def _attend_by_sample(query, key, value, layout: PackedLayout) -> torch.Tensor:
+def _attend_by_sample(query, key, value, layout: PackedLayout) -> Tensor:
     outputs, visual = [], query.shape[2] - layout.text
     for i, length in enumerate(layout.text_lengths):
         n = visual + length

@@ -21,7 +21,7 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from .attention import PackedLayout, packed_attention, packed_layout, valid_text_lengths
+from .attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
 from .modulation import gated_residual, modulated_norm
 from .rope import RotaryRMSNorm, rotary_frequencies
 from .sequence_parallel import shards_of
@@ -116,16 +116,16 @@ class DoubleStreamBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.norm1(temb_source, temb)
         c_shift1, c_scale1, c_gate1, c_shift2, c_scale2, c_gate2 = self.norm1_context(temb)
 
-        video = self.attn.project(modulated_norm(x, shift1, scale1, segments), rope[: layout.visual])
-        words = self.attn.project_text(modulated_norm(text, c_shift1, c_scale1, (layout.text,)), rope[layout.visual :])
-        packed = (torch.cat(pair, dim=1) for pair in zip(video, words, strict=True))
-        attended = packed_attention(*packed, layout)
+        normed = modulated_norm(x, shift1, scale1, segments)
+        attention = joint_attention(*self.attn.project(normed, rope[: layout.visual]), layout)
+        words = modulated_norm(text, c_shift1, c_scale1, (layout.text,))
+        attention.attend(*self.attn.project_text(words, rope[layout.visual :]))
 
-        x = gated_residual(x, self.attn.to_out[0](attended[:, : layout.visual]), gate1, segments)
-        text = gated_residual(text, self.attn.to_add_out(attended[:, layout.visual :]), c_gate1, (layout.text,))
-        x = gated_residual(x, self.ff(modulated_norm(x, shift2, scale2, segments)), gate2, segments)
+        text = gated_residual(text, self.attn.to_add_out(attention.text()), c_gate1, (layout.text,))
         words = self.ff_context(modulated_norm(text, c_shift2, c_scale2, (layout.text,)))
-        return x, gated_residual(text, words, c_gate2, (layout.text,))
+        text = gated_residual(text, words, c_gate2, (layout.text,))
+        x = gated_residual(x, self.attn.to_out[0](attention.video()), gate1, segments)
+        return gated_residual(x, self.ff(modulated_norm(x, shift2, scale2, segments)), gate2, segments), text
 
 
 class SingleStreamBlock(nn.Module):
@@ -153,9 +153,11 @@ class SingleStreamBlock(nn.Module):
         shift, scale, gate = self.norm(temb_source, temb)
 
         normed = modulated_norm(x, shift, scale, segments)
-        attended = packed_attention(*self.attn.project(normed, rope), layout)
-        mlp = F.gelu(self.proj_mlp(normed), approximate="tanh")
-        x = gated_residual(x, self.proj_out(torch.cat([attended, mlp], dim=-1)), gate, segments)
+        attention = joint_attention(*self.attn.project(normed, rope), layout)
+        mlp = self.proj_mlp(normed)
+        attention.attend()
+        mlp = F.gelu(mlp, approximate="tanh")
+        x = gated_residual(x, self.proj_out(torch.cat([attention.packed(), mlp], dim=-1)), gate, segments)
         return x[:, : layout.visual], x[:, layout.visual :]
 
 
@@ -178,7 +180,7 @@ class RefinerBlock(nn.Module):
         gate1, gate2 = self.norm_out(temb)
         normed = self.norm1(text)
         qkv = (self.attn[name](normed).unflatten(-1, (self.heads, -1)) for name in ("to_q", "to_k", "to_v"))
-        text = text + gate1 * self.attn["to_out"][0](packed_attention(*qkv, layout))
+        text = text + gate1 * self.attn["to_out"][0](packed_attention(*qkv, layout).flatten(2))
         return text + gate2 * self.ff(self.norm2(text))
 
 

@@ -4,6 +4,9 @@ Every process holds a slice of the source's and of the target's tokens, and all 
 are exchanged for tokens: a process then has a share of the heads, for which it sees the whole sequence. Slices may
 differ by one token, so nothing need divide anything but the heads.
 
+Exchanges are started and waited for apart, so that a block computes what needs no attention while they go on, in the
+backward pass too: there the exchange starts where the forward pass waited, and is waited for where that started it.
+
 Gradients: every process of a group computes the whole loss, so the gradient of its parameters, summed over the group,
 is the group's size times the true one; averaging over *all* processes, as for data parallelism alone, is then exact.
 
@@ -13,14 +16,14 @@ Shape legend: B batch, n tokens of this process, N of all, L text tokens, H head
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
-from torch.distributed._functional_collectives import all_to_all_single_autograd
 
 _group: ProcessGroup | None = None
 
@@ -69,6 +72,11 @@ class Shards:
     def size(self) -> int:
         return len(self.source)
 
+    @property
+    def visual(self) -> list[int]:
+        """Tokens of source and target together, of each."""
+        return [a + b for a, b in zip(self.source, self.target, strict=True)]
+
     def take(self, tokens: Tensor, dim: int) -> Tensor:
         """This process's part [source slice | target slice] of [source | target] along a dimension."""
         parts = tokens.split([*self.source, *self.target], dim)
@@ -76,35 +84,39 @@ class Shards:
 
     def gather_target(self, tokens_BnD: Tensor) -> Tensor:
         """The target tokens of all processes (B, N, D) from this one's."""
-        return _gather(tokens_BnD, self.group, self.target)
+        return _gather(tokens_BnD, self.group, self.target)()
 
-    def to_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, n + L, H, D) each to (B, N + L, h, D): all tokens, visual ones first, for this process's heads.
+    def to_heads(self, *projections: Tensor) -> Callable[[], Iterator[Tensor]]:
+        """Start one exchange that turns projections (B, n, H, D) of the visual tokens into (B, N, h, D) each.
 
-        One exchange for the three; the text, which every process has, is not sent.
+        Returns:
+            What waits for it and gives them in order.
         """
-        visual = self.source[self.rank] + self.target[self.rank]
-        counts = [a + b for a, b in zip(self.source, self.target, strict=True)]
-        three = torch.stack([query, key, value])  # 3 B n+L H D
-        three = three.unflatten(3, (self.size, -1))  # 3 B n+L P h D
-        sent = three[:, :, :visual].permute(3, 2, 0, 1, 4, 5)  # P n 3 B h D
-        rest = sent.shape[2:]
-        received = all_to_all_single_autograd(
-            sent.flatten(0, 1).contiguous(), list(counts), [visual] * self.size, self.group
-        ).view(sum(counts), *rest)
-        received = received.permute(1, 2, 0, 3, 4)  # 3 B N h D
-        return tuple(torch.cat([received, three[:, :, visual:, self.rank]], dim=2).unbind())
+        by_head = (x.unflatten(2, (self.size, -1)).permute(2, 1, 0, 3, 4) for x in projections)  # P n B h D
+        sent = torch.stack(list(by_head), dim=2).flatten(0, 1)  # P·n 3 B h D
+        received = _exchange(sent, self.visual, [projections[0].shape[1]] * self.size, self.group)
+        return lambda: (x.transpose(0, 1) for x in received().unbind(1))
 
-    def to_tokens(self, attended: Tensor) -> Tensor:
-        """(B, N + L, h, D) back to (B, n + L, H, D)."""
-        counts = [a + b for a, b in zip(self.source, self.target, strict=True)]
-        mine, total = counts[self.rank], sum(counts)
-        sent = attended[:, :total].transpose(0, 1).contiguous()  # N B h D
-        received = all_to_all_single_autograd(sent, [mine] * self.size, list(counts), self.group)
-        visual = received.view(self.size, mine, *sent.shape[1:]).permute(2, 1, 0, 3, 4).flatten(2, 3)  # B n H D
-        text = attended[:, total:].transpose(1, 2).contiguous()  # B h L D
-        text = _gather(text, self.group, [text.shape[1]] * self.size).transpose(1, 2)
-        return torch.cat([visual, text], dim=1)
+    def my_heads(self, text: Tensor) -> Tensor:
+        """This process's heads (B, L, h, D) of the text's (B, L, H, D), which needs no exchange."""
+        return text.unflatten(2, (self.size, -1))[:, :, self.rank]
+
+    def to_tokens(self, attended: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
+        """Start the ways back of (B, N + L, h, D): this process's visual tokens (B, n, H, D) and all text (B, L, H, D).
+
+        Returns:
+            What waits for each. The text's is under way first: it is short.
+        """
+        visual, text = attended.split([sum(self.visual), attended.shape[1] - sum(self.visual)], dim=1)
+        text = _gather(text.transpose(1, 2), self.group, [text.shape[2]] * self.size)  # over heads: B H L D
+        mine = self.visual[self.rank]
+        received = _exchange(visual.transpose(0, 1).contiguous(), [mine] * self.size, self.visual, self.group)
+
+        def tokens() -> Tensor:
+            by_head = received().unflatten(0, (self.size, mine))  # P n B h D
+            return by_head.permute(2, 1, 0, 3, 4).flatten(2, 3)
+
+        return tokens, lambda: text().transpose(1, 2)
 
 
 def shards_of(source: int, target: int, heads: int) -> Shards | None:
@@ -124,9 +136,76 @@ def shards_of(source: int, target: int, heads: int) -> Shards | None:
     return Shards(_group, split_sizes(source, size), split_sizes(target, size))
 
 
-def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Tensor:
-    """Concatenate along dimension 1 what the processes have; backward sums their gradients of each one's part."""
+def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Callable[[], Tensor]:
+    """Start to concatenate along dimension 1 what the processes have; backward sums their gradients of each one's part.
+
+    Returns:
+        What waits for it.
+    """
     # Not all_gather, which wants equal parts of some backends.
     sent = part.transpose(0, 1).repeat(len(counts), *[1] * (part.ndim - 1))
-    received = all_to_all_single_autograd(sent, list(counts), [part.shape[1]] * len(counts), group)
-    return received.transpose(0, 1)
+    received = _exchange(sent, counts, [part.shape[1]] * len(counts), group)
+    return lambda: received().transpose(0, 1)
+
+
+def _exchange(
+    sent: Tensor, received: Sequence[int], counts: Sequence[int], group: ProcessGroup
+) -> Callable[[], Tensor]:
+    """Start an all-to-all of the rows of a contiguous tensor.
+
+    Args:
+        sent: first the rows for the first process of the group.
+        received: rows that come from each process.
+        counts: rows that go to each.
+        group: the processes.
+
+    Returns:
+        What waits for it and gives the rows that came.
+    """
+    how = _Exchange(list(received), list(counts), group.group_name)
+    under_way = _Start.apply(sent, how)
+    return lambda: _Wait.apply(under_way, how)
+
+
+@dataclass
+class _Exchange:
+    """Rows that come from and go to each process of a group, and the gradient that is on its way back."""
+
+    received: list[int]
+    sent: list[int]
+    group: str
+    gradient: Tensor | None = None
+
+
+class _Start(torch.autograd.Function):
+    """Start an all-to-all, whose result only `_Wait` may look at. Backward waits for the gradient."""
+
+    @staticmethod
+    def forward(ctx, sent: Tensor, how: _Exchange) -> Tensor:
+        ctx.how = how
+        return torch.ops._c10d_functional.all_to_all_single(sent, how.received, how.sent, how.group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, _: Tensor) -> tuple[Tensor, None]:
+        gradient, ctx.how.gradient = ctx.how.gradient, None
+        return torch.ops._c10d_functional.wait_tensor(gradient), None
+
+
+class _Wait(torch.autograd.Function):
+    """Wait for what `_Start` started. Backward starts the exchange of the gradient."""
+
+    @staticmethod
+    def forward(ctx, under_way: Tensor, how: _Exchange) -> Tensor:
+        ctx.how = how
+        return torch.ops._c10d_functional.wait_tensor(under_way)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        how = ctx.how
+        # Not returned: autograd wants a gradient shaped as what came, this one has the shape of what was sent.
+        how.gradient = torch.ops._c10d_functional.all_to_all_single(
+            gradient.contiguous(), how.sent, how.received, how.group
+        )
+        return gradient, None

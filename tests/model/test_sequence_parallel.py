@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from icve.model import HunyuanVideoInContextTransformer3DModel, sequence_parallel
 from icve.model.sequence_parallel import Shards, shards_of, split_sizes
@@ -97,13 +98,13 @@ def count_traffic(rank: int, size: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
     sent = []
 
-    exchange = sequence_parallel.all_to_all_single_autograd
+    exchange = sequence_parallel._exchange
 
     def counted(tensor, output_splits, input_splits, group):
         sent.append((sum(input_splits) - input_splits[rank]) * tensor[0].numel())
         return exchange(tensor, output_splits, input_splits, group)
 
-    sequence_parallel.all_to_all_single_autograd = counted
+    sequence_parallel._exchange = counted
     transformer, batch = model(), inputs()
     with sequence_parallel.sequence_parallel(dist.group.WORLD), torch.no_grad():
         transformer(**batch)
@@ -112,8 +113,8 @@ def count_traffic(rank: int, size: int, store: str) -> None:
     remote = size - 1
     block = [
         3 * samples * mine * width * remote // size,  # query, key, value
-        samples * (2 * tokens - mine) * width // size,  # what attention gave the others' tokens
-        samples * text * width // size * remote,  # the text's, for this process's heads
+        samples * text * width // size * remote,  # what attention gave the text, for this process's heads
+        samples * (2 * tokens - mine) * width // size,  # what it gave the others' tokens
     ]
     output = samples * mine // 2 * 4 * 2 * 2 * remote  # predictions of 4 channels in patches of 2 x 2
     assert sent == block * blocks + [output], (sent, block, output)
@@ -124,6 +125,47 @@ def count_traffic(rank: int, size: int, store: str) -> None:
 @pytest.mark.timeout(60)
 def test_what_is_sent_is_ulysses_volume_and_the_text(tmp_path):
     torch.multiprocessing.spawn(count_traffic, args=(3, str(tmp_path / "store")), nprocs=3)
+
+
+class Recorded(TorchDispatchMode):
+    """Which matrix products are computed while exchanges go on: the widths of their results."""
+
+    def __init__(self):
+        super().__init__()
+        self.under_way, self.meanwhile = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops._c10d_functional.all_to_all_single.default:
+            self.under_way += 1
+        elif func is torch.ops._c10d_functional.wait_tensor.default:
+            self.under_way -= 1
+        elif self.under_way and func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.meanwhile.append(tuple(args[-1].shape))
+        return func(*args, **kwargs or {})
+
+
+def record_what_is_computed_meanwhile(rank: int, size: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    transformer, batch = model(), inputs(lengths=(4,))
+    width = HEADS * HEAD_DIM
+    with sequence_parallel.sequence_parallel(dist.group.WORLD):
+        with Recorded() as forward:
+            output = transformer(**batch)
+        with Recorded() as backward:
+            output.sum().backward()
+    assert forward.under_way == backward.under_way == 0
+    # Weights of the text's projections, of its output and MLP, and of the MLP beside attention.
+    text = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
+    assert forward.meanwhile == 2 * text + 2 * [(width, 4 * width)]
+    # Each has two products in the backward pass: for its input and for its weight.
+    assert len(backward.meanwhile) == 2 * len(forward.meanwhile)
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(60)
+def test_blocks_compute_while_exchanges_go_on(tmp_path):
+    torch.multiprocessing.spawn(record_what_is_computed_meanwhile, args=(2, str(tmp_path / "store")), nprocs=2)
 
 
 def test_shares_are_even_to_one_token():
