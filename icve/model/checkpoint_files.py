@@ -48,7 +48,7 @@ class SafetensorsShard:
             raise ValueError(_damaged(file, "safetensors", error)) from error
 
     def read(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor by name, mapped from the file: unaligned, and gone with it, so to be copied."""
+        """Every tensor by name, mapped from the file, and unaligned."""
         with safe_open(self.file, framework="pt") as stored:
             for key in self.tensors:
                 yield key, stored.get_tensor(key)
@@ -112,8 +112,9 @@ def read_tensors(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     progress: bool = False,
+    mapped: bool = False,
 ) -> dict[str, Tensor]:
-    """Read a checkpoint tensor by tensor onto a device: at no time are two shards in memory.
+    """Read a checkpoint tensor by tensor onto a device: at no time are two shards in memory, unless they are mapped.
 
     Args:
         shards: from `open_shards`.
@@ -121,6 +122,7 @@ def read_tensors(
         device: where they go.
         dtype: what they become; None keeps each as it is stored.
         progress: show a progress bar.
+        mapped: leave tensors in their files, as they are stored, whatever the device and the dtype.
 
     Raises:
         ValueError: a tensor has NaN or infinite values, or gets them in `dtype`.
@@ -131,8 +133,8 @@ def read_tensors(
         for shard in shards:
             for key, stored in shard.read():
                 for name, piece in rename({key: stored}).items():
-                    # Copied always: tensors mapped from a file are unaligned, which changes results in the last bits.
-                    state[name] = piece.to(device, dtype or piece.dtype, copy=True)
+                    # Copied else: tensors mapped from a file are unaligned, which changes results in the last bits.
+                    state[name] = piece if mapped else piece.to(device, dtype or piece.dtype, copy=True)
                     if not _finite(state[name]):
                         if _finite(piece):
                             raise ValueError(f"'{key}' of '{shard.file}' is too large for {dtype}: choose bfloat16.")

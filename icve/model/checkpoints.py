@@ -27,6 +27,7 @@ def load_transformer(
     dtype: torch.dtype | None = None,
     ema: bool = False,
     progress: bool = False,
+    mapped: bool = False,
     **overrides: Any,
 ) -> Model:
     """Build the in-context transformer from a checkpoint of any known layout.
@@ -45,6 +46,8 @@ def load_transformer(
         ema: of a `.pt` file with both trained ("module") and averaged ("ema") weights take the averaged ones. By
             default it is the trained ones, as in Tencent's own loader. Other files hold one set, which is taken.
         progress: show a progress bar.
+        mapped: leave the weights in their files, on the CPU and as they are stored: they are read where they are used,
+            and the processes of a machine share what is in memory of them. Not those that an adapter changes.
         **overrides: configuration values that replace the checkpoint's, e.g. `rope_axes_dim` for a single file whose
             head width is not 128.
 
@@ -88,7 +91,7 @@ def load_transformer(
         raise ValueError(f"'{path}' cannot be loaded: {reason}") from error
     if problem := mismatch(model.state_dict(), given):
         raise ValueError(f"The weights of '{path}' do not fit their configuration: {problem}.")
-    model.load_state_dict(read_tensors(shards, rename, device, dtype, progress), assign=True)
+    model.load_state_dict(read_tensors(shards, rename, device, dtype, progress, mapped), assign=True)
     return model.eval()
 
 

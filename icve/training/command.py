@@ -35,6 +35,7 @@ from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
+from icve.training.sharded import ShardedState
 from icve.training.stage_runs import fit_stages, stages_of
 from icve.training.stop_signal import StopOnSignal
 
@@ -237,13 +238,14 @@ class TrainingCommand(LightningCLI):
     def _prepare(self, model: InContextEditingModule, ckpt_path: str | None) -> tuple[Path | None, int]:
         """Decide between resuming and a warm start: (folder to resume or None, step to start from)."""
         mode = self._get(self.config, "resume_mode")
+        shared = isinstance(self.trainer.strategy, ShardedState)
         if ckpt_path is None:
             if mode == "full":
                 raise ValueError("--resume_mode full needs a checkpoint: name it with --ckpt_path.")
             if model.pretrained is None:
                 rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
             else:
-                model.load_weights(model.pretrained)
+                model.load_weights(model.pretrained, shared=shared)
                 rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.pretrained}.")
             model.add_adapter(model.pretrained)
             return None, 0
@@ -253,7 +255,7 @@ class TrainingCommand(LightningCLI):
         if mode == "full" and saved is None:
             raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
         if mode == "weights" or saved is None or (mode == "auto" and saved["stage"] != model.stage):
-            model.load_weights(checkpoint)
+            model.load_weights(checkpoint, shared=shared)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
             rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
             model.add_adapter(checkpoint)
@@ -269,7 +271,7 @@ class TrainingCommand(LightningCLI):
                 "start another stage."
             )
         if weights is None:
-            model.allocate()
+            model.allocate(shared)
         else:
             model.load_weights(weights)
             model.add_adapter(weights)

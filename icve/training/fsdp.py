@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -65,10 +65,11 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
             # Inputs keep their precision: noise levels are no bfloat16 numbers.
             options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         transformer = self.lightning_module.transformer
-        for module in list(transformer.modules()):
-            if type(module).__name__ in transformer._repeated_blocks:
-                fully_shard(module, **options)
-        fully_shard(transformer, **options)
+        blocks = [m for m in transformer.modules() if type(m).__name__ in transformer._repeated_blocks]
+        for module in (*blocks, transformer):
+            if self.precision_plugin.precision in ("32-true", "bf16-mixed"):
+                _use_full_precision(module)
+            fully_shard(module, **options)
         self.model = self.lightning_module
         self.model.to(self.root_device)  # buffers
 
@@ -107,3 +108,10 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         for name, parameter in self._trained():
             if parameter.grad is not None and self.writes:
                 yield name, parameter.grad.to_local().flatten()
+
+
+def _use_full_precision(module: nn.Module) -> None:
+    """Cast weights that are to be trained and came in the 16 bits of their file: of one block at a time."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.element_size() == 2:
+            parameter.data = parameter.data.float()

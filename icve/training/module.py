@@ -346,15 +346,20 @@ class InContextEditingModule(LightningModule):
         self.adapted = Path(weights).resolve()
         add_lora(self.transformer, self.lora)
 
-    def load_weights(self, path: str | Path) -> None:
+    def load_weights(self, path: str | Path, shared: bool = False) -> None:
         """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
 
         They are cast to the dtype of the transformer's own, which may be on the meta device.
 
+        Args:
+            path: where they are.
+            shared: every process is to train a part of them, in full precision. In place of weights on the meta device
+                they then stay in their file and its dtype, of which the processes of a machine hold one copy.
+
         Raises:
             ValueError: if they belong to a transformer of another shape.
         """
-        state = load_transformer(path).state_dict()
+        state = load_transformer(path, mapped=self.on_meta).state_dict()
         own = self.transformer.state_dict()
         for name in sorted(own.keys() | state.keys()):
             there, here = (tuple(s[name].shape) if name in s else "absent" for s in (state, own))
@@ -364,9 +369,9 @@ class InContextEditingModule(LightningModule):
                     f"{here} here; give model.transformer the checkpoint's settings."
                 )
         if self.on_meta:
-            # One by one: the stored and the cast weights are never there both.
-            cast = {name: state.pop(name).to(tensor.dtype) for name, tensor in own.items()}
-            self.transformer.load_state_dict(cast, assign=True)
+            if not shared or self.lora is not None:
+                state = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
+            self.transformer.load_state_dict(state, assign=True)
         else:
             self.transformer.load_state_dict(state)
 
@@ -375,10 +380,15 @@ class InContextEditingModule(LightningModule):
         """Whether the transformer has shapes only: its weights are still to be loaded."""
         return any(tensor.is_meta for tensor in self.transformer.state_dict().values())
 
-    def allocate(self) -> None:
-        """Give a transformer on the meta device memory with arbitrary values, for a checkpoint that fills it."""
+    def allocate(self, shared: bool = False) -> None:
+        """Give a transformer on the meta device memory with arbitrary values, for a checkpoint that fills it.
+
+        Args:
+            shared: as for `load_weights`; the memory is half of what full precision takes.
+        """
         if self.on_meta:
-            self.transformer.to_empty(device="cpu")
+            transformer = self.transformer.to(torch.bfloat16) if shared else self.transformer
+            transformer.to_empty(device="cpu")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[STAGE_KEY] = {

@@ -31,3 +31,11 @@ def test_loading_needs_the_model_and_one_shard(tool, format, dtype):
     assert result["shards"] > 5
     assert result["model"] > (400e6 if dtype is None else 200e6)
     assert result["model"] < result["peak"] < result["limit"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_mapped_weights_take_no_memory_of_the_process(tool):
+    result = tool.measure(640, "50MB", None, "diffusers", mapped=True)
+    assert result["own"] < 0.1 * result["model"]

@@ -11,7 +11,8 @@ from icve.model import load_transformer
 from icve.training.command import TrainingCommand
 from icve.training.module import InContextEditingModule
 from icve.training.paths import check_paths
-from tests.training.conftest import tiny_transformer
+from icve.training.state_files import WEIGHTS, StateFiles
+from tests.training.conftest import finish, tiny_transformer
 
 
 @pytest.fixture
@@ -30,12 +31,37 @@ def config(tiny_yaml, weights):
     return tiny_yaml
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("strategy", "precision"), [("DeepSpeedUlyssesStrategy", "bf16-mixed"), ("FSDPUlyssesStrategy", "32-true")]
+)
+def test_parts_of_them_are_trained_in_full_precision(config, weights, started, tmp_path, strategy, precision):
+    """A learning rate that 16 bits would round away changes the weights of the stage, which the file has in 16 bits."""
+    options = [f"--trainer.strategy=icve.training.strategies.{strategy}", "--trainer.precision", precision]
+    options += ["--trainer.strategy.init_args.sequence_parallel_size", 2]
+    options += ["--trainer.devices", 2, "--trainer.max_steps", 1, "--model.optimizer=torch.optim.AdamW"]
+    options += ["--model.optimizer.init_args.lr", 1e-6, "--model.optimizer.init_args.weight_decay", 0.0]
+    finish(started(config, tmp_path / "run", *options), 100)
+    last = tmp_path / "run" / "checkpoints" / "last"
+    stored, trained = load_transformer(weights).state_dict(), StateFiles(last / "state")
+    for name, tensor in stored.items():
+        now = trained.read(WEIGHTS, name, 0, tensor.numel())
+        assert now.dtype == torch.float32
+        torch.testing.assert_close(now, tensor.float().flatten(), atol=2e-6, rtol=0)
+    changed = [not torch.equal(trained.read(WEIGHTS, n, 0, t.numel()), t.float().flatten()) for n, t in stored.items()]
+    assert sum(changed) > len(changed) / 2
+
+
 @pytest.fixture
 def loaded(monkeypatch):
     """Paths that weights were loaded from."""
     paths, load = [], InContextEditingModule.load_weights
     monkeypatch.setattr(
-        InContextEditingModule, "load_weights", lambda self, path: (paths.append(str(path)), load(self, path))[1]
+        InContextEditingModule,
+        "load_weights",
+        lambda self, path, *a, **k: (paths.append(str(path)), load(self, path, *a, **k))[1],
     )
     return paths
 
