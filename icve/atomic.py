@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -18,8 +19,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not the process id: processes of several machines may share a folder.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
         flush(temporary)
@@ -33,7 +33,7 @@ def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file (and its folder) under a temporary name, then rename it; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
@@ -47,21 +47,31 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `path` at the end, and vanishes where filling it fails.
 
     Raises:
-        FileExistsError: `path` holds something.
+        FileExistsError: `path` holds something, or did so when it was to become this folder.
     """
     path = Path(path)
+    taken = FileExistsError(f"'{path}' is not empty: choose another folder.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"'{path}' is not empty: choose another folder.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+        raise taken
+    temporary = _temporary(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        if path.exists():
-            path.rmdir()
-        os.replace(temporary, path)
+        try:
+            if path.exists():
+                path.rmdir()
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise taken from error
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    # Not by the process id: processes of several machines may share a folder.
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def flush(path: str | Path) -> None:

@@ -80,7 +80,7 @@ def _train(arguments: list[str]) -> int:
     # Classes named in YAML are found in the working directory, whichever way the command was started.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    from icve.training.orphans import end_with_launcher
+    from icve.orphans import end_with_launcher
 
     end_with_launcher()  # imports take seconds
     from lightning.fabric.utilities.exceptions import MisconfigurationException

@@ -47,7 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--runner", choices=("local", "ray"), default="local", help="where stages run (local)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for CPU stages (all cores)")
     parser.add_argument("--gpus", type=int, help="devices for GPU stages (all there are)")
-    parser.add_argument("--limit", type=int, help="use the first N inputs only")
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="use the first N inputs only; of earlier runs into OUTPUT, whole shards"
+    )
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="work on every N-th shard from the I-th on, I from 1 to N (1/1)"
     )
@@ -70,6 +72,7 @@ def _run(argv: Sequence[str]) -> int:
     from icve.curation.run_folder import funnel_text
     from icve.curation.runner import run_pipeline
     from icve.curation.work import StageBroken
+    from icve.jobs import parse_shard
 
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)
@@ -77,8 +80,8 @@ def _run(argv: Sequence[str]) -> int:
     for name in ("workers", "limit"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
-    share = _share(args.shard, parser)
     try:
+        part, parts = parse_shard(args.shard)
         pipeline = load_pipeline(args.pipeline, args.overrides)
         inputs = find_inputs(args.input, args.root)
         execute = _runner(args.runner, args.workers, args.gpus if args.gpus is not None else _devices(pipeline))
@@ -86,7 +89,7 @@ def _run(argv: Sequence[str]) -> int:
         print(f"icve-curate: {error}", file=sys.stderr)
         return 2
     try:
-        result = run_pipeline(pipeline, inputs, args.output, execute, args.limit, share)
+        result = run_pipeline(pipeline, inputs, args.output, execute, args.limit, (part - 1, parts))
     except StageBroken as error:
         print(f"icve-curate: {error} What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 1
@@ -123,13 +126,6 @@ def _runner(name: str, workers: int, gpus: int):
     from icve.curation.runner import LocalRunner, visible_devices
 
     return LocalRunner(workers, visible_devices(gpus))
-
-
-def _share(text: str, parser: argparse.ArgumentParser) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
-        parser.error(f"--shard must be I/N with I from 1 to N, as in 1/64, not {text}")
-    return int(number) - 1, int(of)
 
 
 def _look(argv: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icve.editing.options import parse_options, settings_of
+from icve.orphans import end_with_launcher
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.items import Item
@@ -36,7 +37,8 @@ failed or changed; several processes may share a manifest and an output folder w
 Under torchrun, the processes of a machine share the tokens of every edit. With --sequence_parallel_size S, groups of S
 do, and groups take different edits; 1 gives every process its own.
 
-exit status: 0 done; 2 wrong arguments; 3 some items failed, the others are done; 130 interrupted
+exit status: 0 done; 2 wrong arguments; 3 some items failed, the others are done; 130 interrupted. torchrun makes every
+failure 1: the counts are in the line of JSON.
 """
 USAGE, FAILED, INTERRUPTED = 2, 3, 130
 _UNRECORDED = "; nothing more is edited, as no result could be recorded. The same command goes on from here"
@@ -85,17 +87,20 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
-    from icve.editing.processes import LostProcess, joined
+    from icve.editing.processes import LostProcess, ToldToAll, joined
 
     parser = build_parser()
-    # What is wrong is wrong for all processes of a machine, or they were told: one of them says it.
-    says = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    # What is wrong before processes meet is wrong for all of a machine: one of them says it.
+    says, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
     try:
         arguments = parse_options(parser, argv)
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            end_with_launcher()
         with joined(arguments.sequence_parallel_size, arguments.device) as processes:
+            met = True
             return _run(arguments, processes)
     except (ValueError, FileNotFoundError) as error:
-        if says:
+        if says or (met and not isinstance(error, ToldToAll)):
             print(f"icve-edit: {error}", file=sys.stderr)
         return USAGE
     except LostProcess as error:

@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -62,16 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         package.removeHandler(handler)
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of "i/n". Raises ValueError for anything else."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise ValueError(f"A shard is i/n with 1 <= i <= n, as in 2/8, not {text!r}.")
-    return part, parts
-
-
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from icve.jobs import parse_shard
+
     part = parse_shard(arguments.shard)
     if arguments.workers is not None and arguments.workers < 0:
         raise ValueError(f"--workers must be at least 0, got {arguments.workers}.")

@@ -1,8 +1,12 @@
-"""Run independent jobs, here or in a pool of processes, with a progress bar; results come in the order of the jobs."""
+"""Run independent jobs, here or in a pool of processes, with a progress bar; results come in the order of the jobs.
+
+Also what commands share that split their work by `--shard`.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -41,6 +45,15 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
         with context.Pool(min(workers, len(jobs)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             chunk = max(1, min(16, len(jobs) // (4 * workers)))
             return [_advance(result, progress, task) for result in pool.imap(function, jobs, chunksize=chunk)]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n", with i from 1. Raises ValueError for anything else."""
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", text.strip())
+    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= part <= parts:
+        raise ValueError(f"A shard is i/n with 1 <= i <= n, as in 2/8, not {text!r}.")
+    return part, parts
 
 
 def _advance(result: Result, progress: Progress, task: Any) -> Result:

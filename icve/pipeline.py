@@ -285,8 +285,7 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         Args:
             noise, source: (B, C, T, h, w) float32, on any device; so are the conditions.
             condition, negative: text arguments of the transformer; no `negative` where nothing is guided.
-            steps, guidance_scale, guidance_until, shift, embedded_guidance_scale, callback_on_step_end: as in the call,
-                without defaults.
+            steps, guidance_scale, guidance_until, shift, embedded_guidance_scale, callback_on_step_end: as in the call.
 
         Raises:
             ValueError: the processes cannot share the model's heads, or its step cache.

@@ -58,3 +58,19 @@ def make_clip(tmp_path):
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def watched():
+    """Remembers a process that it is given, which is not left running when the test fails."""
+    processes = []
+
+    def remember(process):
+        processes.append(process)
+        return process
+
+    yield remember
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()

@@ -33,6 +33,22 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert not os.listdir(tmp_path / "empty")
 
 
+def test_of_two_that_make_a_folder_one_succeeds(tmp_path):
+    with new_folder(tmp_path / "both") as first:
+        (first / "a").write_text("first")
+        with new_folder(tmp_path / "both") as second:
+            (second / "a").write_text("second")
+        taken = pytest.raises(FileExistsError, match="not empty")
+        with taken, new_folder(tmp_path / "other") as third:
+            (third / "a").write_text("third")
+            (tmp_path / "other").mkdir()
+            (tmp_path / "other" / "a").write_text("in its way")
+        (tmp_path / "both" / "a").unlink()  # an empty one is replaced
+    assert (tmp_path / "both" / "a").read_text() == "first"
+    assert (tmp_path / "other" / "a").read_text() == "in its way"
+    assert sorted(os.listdir(tmp_path)) == ["both", "other"]
+
+
 def test_a_whole_file_appears_when_its_block_ends(tmp_path):
     path = tmp_path / "new" / "file.bin"
     with whole_file(path) as temporary:

@@ -150,7 +150,7 @@ def _edit(
         generators = [torch.Generator().manual_seed(job.entry.outcome.item.seed) for job in jobs]
         with torch.inference_mode():
             edited = pipeline.edit_latents(
-                torch.stack([job.latent for job in jobs]).to(pipeline._execution_device),
+                torch.stack([job.latent for job in jobs]),
                 [job.entry.outcome.item.instruction for job in jobs],
                 generator=generators,
                 **settings.sampling,

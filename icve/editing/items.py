@@ -12,6 +12,7 @@ from pathlib import Path
 
 from icve.curation.inputs import VIDEO_SUFFIXES
 from icve.data.manifest import ManifestError, read_manifest, resolve_path
+from icve.jobs import parse_shard
 
 MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
 
@@ -77,12 +78,9 @@ def shard(items: Sequence[Item], text: str) -> list[Item]:
     """Part "i/n" (i from 1) of the items: every n-th source with all its items, so that none is decoded twice.
 
     Raises:
-        ItemError: ``text`` is not such a part.
+        ValueError: ``text`` is not such a part.
     """
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-    part, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= parts:
-        raise ItemError(f"A shard is i/n with 1 <= i <= n, as in 2/8, not {text!r}.")
+    part, parts = parse_shard(text)
     order = {source: number for number, source in enumerate(dict.fromkeys(item.source for item in items))}
     return [item for item in items if order[item.source] % parts == part - 1]
 

@@ -34,6 +34,10 @@ class LostProcess(RuntimeError):
     """Processes that share an edit cannot go on, because one of them failed. The message is for the user."""
 
 
+class ToldToAll(ValueError):
+    """What hinders one process, and therefore all. The message is for the user."""
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among those that edit together; by default it is alone.
@@ -78,18 +82,18 @@ class Processes:
         """Do what all must have done before any goes on: what hinders one of them is raised by all.
 
         Raises:
-            ValueError: ``work`` raised it, or a FileNotFoundError, in some process.
+            ToldToAll: ``work`` raised a ValueError or an OSError in some process; of one process alone its own error.
         """
         if self.world == 1:
             return work()
         result, error = None, None
         try:
             result = work()
-        except (ValueError, FileNotFoundError) as found:
+        except (ValueError, OSError) as found:
             error = str(found)
         errors = [text for text in self.gather(error) if text is not None]
         if errors:
-            raise ValueError(errors[0])
+            raise ToldToAll(errors[0])
         return result
 
     def check(self, pipeline: EditPipeline) -> None:

@@ -106,9 +106,9 @@ def test_shards_share_all_items_and_split_no_source(tmp_path):
     assert [len(part) for part in parts] == [9, 6, 6]
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"])
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", "²/3"])
 def test_wrong_shards(text):
-    with pytest.raises(ItemError, match="shard is i/n"):
+    with pytest.raises(ValueError, match="shard is i/n"):
         shard([], text)
 
 

@@ -1,5 +1,6 @@
 """`icve-edit` and EditPipeline in several processes give what one gives, and end together."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from icve.editing.batch import edit_items
 from icve.editing.estimate import seconds_per_batch
 from icve.editing.items import Item
 from icve.editing.jobs import Settings, plan
-from icve.editing.processes import LostProcess, Processes
+from icve.editing.processes import LostProcess, Processes, ToldToAll
 from icve.model.sequence_parallel import set_sequence_parallel
 from tests.tiny import tiny_editor
 
@@ -115,6 +116,32 @@ def test_two_groups_of_one_divide_the_items(folder, in_two_processes, capsys):
     assert (counts["edited"], counts["failed"], counts["kept"]) == (len(SIZES), 1, 0)
     assert (folder / "two" / "report.html").read_text().count("<article") == 3
     check_results(folder, "one", "two")
+
+
+@pytest.mark.parametrize(("error", "said"), [(ValueError("mine"), "icve-edit: mine\n"), (ToldToAll("ours"), "")])
+def test_what_hinders_one_process_alone_is_said_by_it(error, said, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("icve.editing.processes.joined", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(edit, "_run", fail)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert edit.main(["--input", "a.mp4", "--output", "out", "--instruction", "x"]) == 2
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(150)
+def test_editors_end_with_their_launcher(folder, in_two_processes):
+    process = in_two_processes(*options(folder, "two", "--steps", "2000"))
+    while len(workers := psutil.Process(process.pid).children()) < 2:
+        time.sleep(0.05)
+    while not (folder / "two").exists():  # they have met
+        time.sleep(0.05)
+    process.kill()
+    _, living = psutil.wait_procs(workers, timeout=60)
+    assert not living
 
 
 def pair_of_processes(rank: int, folder: str) -> None:

@@ -251,22 +251,6 @@ def tiny_yaml(tmp_path, tiny_manifest):
 
 
 @pytest.fixture
-def watched():
-    """Remembers a process that it is given, which is not left running when the test fails."""
-    processes = []
-
-    def remember(process):
-        processes.append(process)
-        return process
-
-    yield remember
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
-@pytest.fixture
 def started(watched):
     """Starts `python -m icve fit` as its own process, on one thread: the order of sums must not depend on the machine.
 
