@@ -4,7 +4,7 @@ import time
 import pytest
 
 from icve.curation import copies
-from icve.curation.copies import mark_copies
+from icve.curation.copies import content_digest, mark_copies
 from icve.curation.inputs import assign_shards, find_inputs
 from icve.curation.stage import Rejected
 from icve.data.identity import file_digest
@@ -24,9 +24,12 @@ def raw(tmp_path):
 
 @pytest.fixture
 def read(monkeypatch):
-    """Names of the files whose content was read to find copies."""
+    """Names of the files whose content was read to find copies; "whole NAME" of those that were read whole."""
     names = []
     monkeypatch.setattr(copies, "file_digest", lambda file: names.append(file.name) or file_digest(file))
+    monkeypatch.setattr(
+        copies, "content_digest", lambda file: names.append(f"whole {file.name}") or content_digest(file)
+    )
     return names
 
 
@@ -38,13 +41,25 @@ def marked(raw, tmp_path, order=None):
 def test_the_first_of_equal_files_stays_and_only_files_of_equal_size_are_read(raw, tmp_path, read):
     found = marked(raw, tmp_path)
     assert found.copies == {"c.mp4": "a.mp4", "e.mp4": "a.mp4"}
-    assert sorted(read) == ["a.mp4", "b.mp4", "c.mp4", "e.mp4"]
+    assert sorted(read) == ["a.mp4", "b.mp4", "c.mp4", "e.mp4", "whole a.mp4", "whole c.mp4", "whole e.mp4"]
     rows = dict(zip(found.names, found.read(found.names), strict=True))
     row, why = rows["c.mp4"]
     assert row["video"] == "c.mp4"
     assert why == Rejected("duplicate", "the same file as a.mp4")
     assert sum(isinstance(row, dict) for row in rows.values()) == 5
     assert marked(raw, tmp_path, ["e.mp4", "a.mp4", "b.mp4"]).copies == {"a.mp4": "e.mp4"}
+
+
+def test_files_that_differ_in_any_byte_are_no_copies(raw, tmp_path, read):
+    """One that `file_digest`, which takes samples of a large file, does not see."""
+    changed = bytearray(LARGE)
+    changed[100_000] ^= 1  # between its first two samples
+    (raw / "c.mp4").write_bytes(changed)
+    assert file_digest(raw / "c.mp4") == file_digest(raw / "a.mp4")
+    assert marked(raw, tmp_path).copies == {"e.mp4": "a.mp4"}
+    read.clear()
+    assert marked(raw, tmp_path).copies == {"e.mp4": "a.mp4"}
+    assert read == []
 
 
 def test_what_was_read_is_read_again_only_where_it_changed(raw, tmp_path, read):
@@ -56,7 +71,7 @@ def test_what_was_read_is_read_again_only_where_it_changed(raw, tmp_path, read):
     (raw / "a.mp4").write_bytes(LARGE[::-1])
     after = marked(raw, tmp_path)
     assert after.copies == {"b.mp4": "a.mp4", "e.mp4": "c.mp4"}
-    assert read == ["a.mp4"]
+    assert sorted(read) == ["a.mp4", "whole a.mp4", "whole b.mp4"]
     # A shard is done anew where a file became a copy, ceased to be one, or is now one of another file.
     changed = [name for name in after.names if before.state([name]) != after.state([name])]
     assert changed == ["b.mp4", "c.mp4", "e.mp4"]
