@@ -48,7 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes for CPU stages (all cores)")
     parser.add_argument("--gpus", type=int, help="devices for GPU stages (all there are)")
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="use the first N inputs only; of earlier runs into OUTPUT, whole shards"
+        "--limit",
+        type=int,
+        metavar="N",
+        help="use the first N inputs only; of shards that OUTPUT has already, all that hold one of them, whole",
     )
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="work on every N-th shard from the I-th on, I from 1 to N (1/1)"
