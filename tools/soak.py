@@ -4,9 +4,10 @@
     python tools/soak.py --kills 10 --case zero2 fsdp --seed 3 --output figures.md
 
 A run of a tiny model meets one fault per start and is started again with `--ckpt_path RUN`, as a scheduler does, until
-it has ended; then its losses, samples, state and weights must equal those of an undisturbed run, bit for bit. The last
-process of a job must be gone a minute after its fault. SIGTERM and Ctrl-C end it with what was seen so far. Exit
-status 1 when anything differs or hangs. Linux only.
+it has ended; then its losses, samples, state and weights must equal those of an undisturbed run, bit for bit. A start
+that fails without a fault ends its run, which then counts as not equal. The last process of a job must be gone a minute
+after its fault. SIGTERM and Ctrl-C end it with what was seen so far. Exit status 1 when anything differs, fails or
+hangs, or when no run was compared. Linux only.
 """
 
 import argparse
@@ -55,9 +56,10 @@ def soak(
         # Every other round under torchrun.
         launcher = TORCHRUN if number // len(cases) % 2 and case != "one" else (sys.executable,)
         run = Run(folder / f"{case}-{number}", manifest, case, steps, draw.randrange(1 << 30), launcher, figures)
-        while meet_one(run, draw, case, killed(figures) < kills):
+        # A run that fails without a fault would fail for ever: nothing can strike it any more.
+        while meet_one(run, draw, case, killed(figures) < kills) and not run.failed:
             print(f"{killed(figures)} of {kills} kills", *figures.problems[-1:], flush=True)
-        equal.setdefault(case, []).append(run.result() == truth[case])
+        equal.setdefault(case, []).append(not run.failed and run.result() == truth[case])
         number += 1
 
 
@@ -107,7 +109,7 @@ def main() -> int:
     print(text)
     if args.output:
         args.output.write_text(text + "\n")
-    return int(bool(figures.problems) or not all(all(runs) for runs in equal.values()))
+    return int(bool(figures.problems) or not equal or not all(all(runs) for runs in equal.values()))
 
 
 if __name__ == "__main__":

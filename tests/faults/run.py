@@ -168,6 +168,7 @@ class Run:
         self.folder, self.length, self.launcher = folder, steps, launcher
         self.random, self.figures = random.Random(seed), figures or Figures()
         self.log = ""  # of the last start
+        self.failed = False  # whether the last start ended without a fault and left something to do
         self._starts, self._record = 0, None
         config = folder / "run.yaml"
         asynchronous = str(CASES[case].asynchronous).lower()
@@ -206,7 +207,11 @@ class Run:
         elif resumes and "Training" in self.log:
             self._problem(job, "did not resume from its checkpoint")
         # Killed after its last checkpoint it has ended too: there is nothing left to train.
-        return not (self.folder / "checkpoints" / f"step-{self.length:06d}").exists()
+        unfinished = not (self.folder / "checkpoints" / f"step-{self.length:06d}").exists()
+        self.failed = unfinished and not struck
+        if self.failed and status == 0:
+            self._problem(job, "ended with status 0 before its last step")
+        return unfinished
 
     def _strikes(self, fault: Fault, job: Job) -> bool:
         try:
