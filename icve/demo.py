@@ -28,7 +28,7 @@ EPILOG = """examples:
 A demo that was stopped goes on when it is started again with the same options. Edit a video with what it trained:
   icve-edit --model runs/demo/sft --input clip.mp4 --instruction "make the red circle blue" --output out/
 
-exit status: 0 done; 1 training failed; 2 wrong options; 130 interrupted
+exit status: 0 done; 1 curation or training failed, or a file could not be written; 2 wrong options; 130 interrupted
 """
 TRAINING = {"pretrain": "pretraining on unpaired clips", "sft": "fine-tuning on paired edits"}
 INTERRUPTED = 130
@@ -109,7 +109,9 @@ def run_demo(
         ForeignFolder: ``output`` holds something else under a name the demo needs.
         TooFewPairs: too few raw videos were asked for.
         icve.own_videos.NoVideos: there is no video in ``videos``.
+        icve.curation.work.StageBroken: a stage of curation cannot run.
         TrainingFailed: a training stage ended with an error.
+        OSError: something cannot be read or written.
     """
     from icve.evaluation.demo_results import write_results
     from icve.own_videos import add_own_videos, edit_own, find_own, own_examples
@@ -218,6 +220,8 @@ def curate(raw: Path, folder: Path, size: DemoSize, seed: int, workers: int) -> 
 
     Raises:
         TooFewPairs: there are none, or none would be left to train on.
+        icve.curation.work.StageBroken: a stage of the pipeline cannot run.
+        OSError: the folder cannot be written.
     """
     from icve.curation.inputs import find_inputs
     from icve.curation.pipeline import load_pipeline
@@ -314,8 +318,8 @@ def seconds_by_kind(stages: Stages) -> dict[str, float]:
     return totals | {"total": round(sum(totals.values()), 2)}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry of ``icve demo``; returns its exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """Arguments of `icve demo`."""
     from icve.synthetic.cli import size as clip_size
 
     parser = argparse.ArgumentParser(
@@ -343,6 +347,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--sizes", type=clip_size, nargs="+", metavar="HxW", help="sizes of the videos, a bucket for each (64x64)"
     )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry of ``icve demo``; returns its exit status."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     size = TINY if args.tiny else DEFAULT
     given = {name: value for name, value in vars(args).items() if hasattr(size, name) and value is not None}
@@ -351,6 +361,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in given.items():
         if isinstance(value, int) and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
+    from icve.curation.work import StageBroken
     from icve.own_videos import NoVideos
 
     try:
@@ -358,8 +369,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ForeignFolder, MissingConfig, NoVideos, TooFewPairs) as error:
         print(f"icve demo: {error}", file=sys.stderr)
         return 2
-    except TrainingFailed as error:
+    except (StageBroken, TrainingFailed) as error:
         print(f"icve demo: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # a full disk, for one
+        print(f"icve demo: a file cannot be read or written: {error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from icve import cli, demo
+from icve.curation.work import StageBroken
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.video import read_frames
 
@@ -73,6 +75,22 @@ def test_training_that_fails_or_is_interrupted_stops_the_demo(failure, raised, t
     monkeypatch.setattr(cli, "main", main)
     with pytest.raises(raised):
         demo.train("sft", tmp_path / "sft.yaml", tmp_path, tmp_path / "run", size=demo.TINY, seed=0, start=None)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [StageBroken("Stage 2 (Measure) cannot start: no memory."), OSError(errno.ENOSPC, "No space left on device", "x")],
+)
+def test_curation_that_cannot_run_is_one_sentence(failure, tmp_path, monkeypatch, capsys):
+    def run_pipeline(*_):
+        raise failure
+
+    monkeypatch.setattr("icve.curation.runner.run_pipeline", run_pipeline)
+    assert demo.main(["--tiny", "--output", str(tmp_path), "--raw_videos", "1", "--workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("icve demo: ")
+    assert str(failure) in error
+    assert error.count("\n") == 1
 
 
 def read_metrics(folder):
