@@ -16,15 +16,34 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
-    """(document's name, text) of every fenced block of a language."""
+    """(document's name, text) of every fenced block of a language, which may be a regular expression."""
     pattern = re.compile(rf"^```{language}\n(.*?)^```", flags=re.M | re.S)
     return [(path.name, block) for path in DOCUMENTS for block in pattern.findall(path.read_text(encoding="utf-8"))]
 
 
 def shell_commands() -> list[tuple[str, str]]:
-    joined = ((name, block.replace("\\\n", " ")) for name, block in blocks("bash"))
-    lines = ((name, line.split("  #")[0].strip()) for name, block in joined for line in block.splitlines())
-    return list(dict.fromkeys((name, line) for name, line in lines if line and not line.startswith("#")))
+    """(document's name, command) of everything that the documents show for a shell."""
+    shown = ((name, line) for name, block in blocks("(?:bash|sh|shell|console)") for line in commands_of(block))
+    return list(dict.fromkeys(shown))
+
+
+def commands_of(block: str) -> list[str]:
+    """Commands of a block: lines without their comments, joined where one is continued or its quotation goes on."""
+    commands, begun = [], ""
+    for line in block.replace("\\\n", " ").splitlines():
+        line = line.split("  #")[0].strip()
+        if not begun and (not line or line.startswith("#")):
+            continue
+        begun += line
+        try:
+            shlex.split(begun)
+        except ValueError:  # the quotation goes on
+            begun += "\n"
+        else:
+            commands.append(begun)
+            begun = ""
+    assert not begun, f"a quotation has no end: {begun}"
+    return commands
 
 
 def run_icve(arguments: list[str]) -> int:
@@ -36,18 +55,33 @@ def run_icve(arguments: list[str]) -> int:
         return stop.code or 0
 
 
+def check_composes(configs: list[str], options: list[str]) -> None:
+    """`icve fit` with these composes a configuration."""
+    files = [word for file in configs for word in ("-c", file)]
+    assert run_icve(["fit", *files, *options, "--print_config"]) == 0
+
+
 def check_icve(arguments: list[str], folder: Path) -> None:
     """Check the arguments of `icve`, `lightning` or `python -m icve`: configurations are composed, data is written."""
-    if arguments[0] in ("fit", "validate"):
+    from icve import demo, inspect_data, plan
+
+    command, *options = arguments
+    if command in ("fit", "validate"):
         assert run_icve([*arguments, "--print_config"]) == 0
-    elif arguments[0] == "synthesize":
+    elif command == "synthesize":
         shortened = list(arguments)
         shortened[shortened.index("--count") + 1] = "2"
         shortened[shortened.index("--output") + 1] = str(folder / "made")
         assert run_icve(shortened) == 0
         assert any((folder / "made").iterdir())
+    elif command == "demo":
+        demo.build_parser().parse_args(options)
     else:
-        assert run_icve([*arguments, "--help"]) == 0
+        assert command in ("plan", "inspect-data"), f"`icve {command}` is shown: teach this test to check it"
+        given, of_fit = {"plan": plan, "inspect-data": inspect_data}[command].build_parser().parse_known_args(options)
+        assert given.config or not of_fit, f"without a configuration there is no {of_fit}"
+        if given.config:
+            check_composes(given.config, of_fit)
 
 
 def check_launcher(program: str, arguments: list[str]) -> None:
@@ -72,10 +106,10 @@ def check_encode(arguments: list[str]) -> None:
     from icve.encode import build_parser
 
     given, rest = build_parser().parse_known_args(arguments)
-    assert run_icve(["fit", *(word for file in given.config for word in ("-c", file)), *rest, "--print_config"]) == 0
+    check_composes(given.config, rest)
 
 
-def check_curate(arguments: list[str], monkeypatch) -> None:
+def check_curate(arguments: list[str]) -> None:
     """The pipeline loads and the arguments fit."""
     import argparse
 
@@ -93,9 +127,16 @@ def check_curate(arguments: list[str], monkeypatch) -> None:
         load_pipeline(given.pipeline, given.overrides)
 
 
-@pytest.mark.parametrize(("document", "line"), shell_commands(), ids=lambda value: re.sub(r"\W+", "-", value)[:60])
-def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
+def check_tool(script: str, arguments: list[str]) -> None:
+    """The script is there and names every option."""
+    assert (ROOT / script).is_file()
+    source = (ROOT / script).read_text(encoding="utf-8")
+    for word in arguments:
+        if word.startswith("--"):
+            assert f'"{word.split("=")[0]}"' in source, f"{script} has no {word}"
+
+
+def check_command(line: str, folder: Path) -> None:
     words = shlex.split(line)
     while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words.pop(0)
@@ -103,33 +144,70 @@ def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys
     if program == "make":
         subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True, timeout=60)
     elif program in ("icve", "lightning"):
-        check_icve(words[1:], tmp_path)
+        check_icve(words[1:], folder)
     elif program == "python" and words[1:3] == ["-m", "icve"]:
-        check_icve(words[3:], tmp_path)
+        check_icve(words[3:], folder)
     elif program == "icve-encode":
         check_encode(words[1:])
     elif program == "icve-curate":
-        check_curate(words[1:], monkeypatch)
+        check_curate(words[1:])
     elif program in ("icve-edit", "icve-eval"):
         check_parses(program, words[1:])
     elif program == "python" and words[1].endswith(".py"):
-        assert (ROOT / words[1]).is_file()
+        check_tool(words[1], words[2:])
     elif program in ("torchrun", "deepspeed") and "icve" in words:
         check_launcher(program, words[1:])
-        check_icve(words[words.index("icve") + 1 :], tmp_path)
+        check_icve(words[words.index("icve") + 1 :], folder)
     elif program == "torchrun":
         check_parses("icve-edit", words[words.index("icve.edit") + 1 :])
     elif program == "sbatch":
         script = words.index("tools/train.sbatch")
         subprocess.run(["bash", "-n", ROOT / words[script]], check=True, timeout=60)
-        check_icve(["fit", *words[script + 2 :]], tmp_path)
+        check_icve(["fit", *words[script + 2 :]], folder)
+    elif program == "unshare":  # OPTIONS sh -c 'COMMAND && COMMAND'
+        for command in re.split(r"&&|;", words[words.index("-c") + 1]):
+            check_command(command, folder)
     elif program == "source":
         assert words == ["source", ".venv/bin/activate"]
     elif program in ("tensorboard", "pre-commit"):
         found = shutil.which(program, path=sysconfig.get_path("scripts"))
         assert found or program == "pre-commit", f"{program} comes with the requirements"  # pre-commit: make lint
     else:
-        assert program in ("git", "cd", "pip"), f"{document} shows {line!r}: teach this test to check it"
+        assert program in ("git", "cd", "pip", "ip", "tc"), f"{line!r} is shown: teach this test to check it"
+
+
+@pytest.mark.parametrize(("document", "line"), shell_commands(), ids=lambda value: re.sub(r"\W+", "-", value)[:60])
+def test_command_exists_and_parses(document, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    check_command(line, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lightning plan -c configs/sft.yaml --gpus 64 --gpu_memory 80 --gpu 3",
+        "icve plan -c configs/sft.yaml --gpus 64",
+        "icve plan -c configs/nowhere.yaml --gpus 64 --gpu_memory 80",
+        "icve inspect-data data/edits.parquet -c configs/sft.yaml --data.init_args.fpss 16",
+        "icve inspect-data data/edits.parquet --bucket 240x384x77",
+        "icve demo --train_steps 100",
+        "icve trial",
+        "icve-encode -c configs/demo/sft.yaml --output runs/latents --share 1/2",
+        "icve-curate pipelines/clip_pairs_demo.yaml --input raw --output out --limits 2",
+        "python tools/soak.py --kill 3",
+        "python tools/nothing.py",
+        "unshare --net sh -c 'ip link set lo up &&\n OMP_NUM_THREADS=1 python tools/bench_checkpointing.py --round 2'",
+    ],
+)
+def test_a_wrong_command_would_be_found(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((AssertionError, SystemExit)):
+        check_command(line, tmp_path)
+
+
+def test_commands_of_a_block():
+    block = "# set up\n\nmake demo     # a comment's apostrophe\nicve fit \\\n  -c a.yaml\nsh -c 'one &&\n  two'\n"
+    assert commands_of(block) == ["make demo", "icve fit    -c a.yaml", "sh -c 'one &&\ntwo'"]
 
 
 @pytest.fixture
@@ -174,6 +252,14 @@ def test_editing_commands_shown_run(demo_folder):
 def test_the_two_stages_and_editing_are_shown():
     shown = [shlex.split(line)[0].removeprefix(".venv/bin/") for name, line in shell_commands() if name == "README.md"]
     assert {"make", "lightning", "icve-edit", "icve"} <= set(shown)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tools_named_in_sentences_have_their_options(document):
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for code in text.split("`")[1::2]:
+        if found := re.search(r"\b(tools/\w+\.py)\b(.*)", code, flags=re.S):
+            check_tool(found[1], re.findall(r"--[\w-]+", found[2]))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
