@@ -4,6 +4,7 @@ Nothing heavy is imported until a subcommand is known.
 """
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 USAGE = 2  # exit status of an error the user can correct
 
 COMMANDS = {
@@ -102,6 +104,10 @@ def _train(arguments: list[str]) -> int:
         if not _raised_by_this_package(error):
             raise
         return _fail(str(error))
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        return _fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
     finally:
         package.removeHandler(handler)
     return 0

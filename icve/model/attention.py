@@ -44,10 +44,6 @@ class PackedLayout:
     def visual(self) -> int:
         return self.source + self.target
 
-    @property
-    def total(self) -> int:
-        return self.visual + self.text
-
 
 def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:
     """Valid tokens per sample of a right-padded mask.

@@ -3,7 +3,8 @@
 The source's clean tokens and the target's noised tokens go through the same weights and carry the same 3-D positions;
 only their modulation differs: the target (and the text) is modulated at its timestep t, the source at timestep 0. One
 attention sees the packed sequence [source | target | text]. Parameter and configuration names are those of diffusers'
-`HunyuanVideoTransformer3DModel`, so its checkpoints load unchanged. Facts: methods §1.1; one device, one process.
+`HunyuanVideoTransformer3DModel`, so its checkpoints load unchanged. Facts: methods §1.1. Processes may share its tokens
+(`sequence_parallel`).
 
 Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N tokens, L text tokens, D width.
 """

@@ -32,7 +32,7 @@ class LoRA:
     Args:
         rank: of every layer's update.
         alpha: the update is scaled by alpha/rank; None takes the rank (a scale of 1).
-        dropout: of the adapter's input, in [0, 1).
+        dropout: of the adapter's input, in [0, 1). What is dropped is drawn anew when a run is resumed.
         targets: regular expression that a layer's whole name must match.
         weights_dtype: of the frozen weights; the adapter is float32.
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.model.sequence_parallel import sequence_parallel
 
 Model = HunyuanVideoInContextTransformer3DModel
 
@@ -212,7 +213,8 @@ def training_flops(config: Mapping[str, Any], sample: Sample) -> int:
 def _training_flops(config: Mapping[str, Any], sample: Sample) -> int:
     """The same from running exactly this model."""
     model = build_on_meta(config)
-    with torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
+    # All of a sample's tokens, also where a run counts that shares them among processes.
+    with sequence_parallel(None), torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
         model(**_inputs(model, sample, torch.float32)).sum().backward()
     return flops.get_total_flops()
 

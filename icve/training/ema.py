@@ -35,9 +35,17 @@ class EMA(Callback):
         self._live: list[Tensor] | None = None
         self._last_step = 0
         self._shared: ShardedState | None = None  # the strategy, where processes share the weights
+        self._pending = False  # a run has begun, and its weights may still be read from a checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shared = trainer.strategy if hasattr(trainer.strategy, "owned") else None
+        self._pending = True
+
+    def _begin(self, pl_module: LightningModule) -> None:
+        """Start from the weights as they are, or take the checkpoint's shadow; once, before either is used."""
+        if not self._pending:
+            return
+        self._pending = False
         parameters = self._weights(pl_module)
         if not self.shadow:
             self.shadow = {name: p.detach().float().clone() for name, p in parameters.items()}
@@ -48,6 +56,7 @@ class EMA(Callback):
         self.shadow = {name: self.shadow[name].to(p.device) for name, p in parameters.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(pl_module)
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -68,6 +77,7 @@ class EMA(Callback):
 
     def swap_in(self, pl_module: LightningModule) -> None:
         """Put the averaged weights into the transformer and the live ones aside; without a shadow, do nothing."""
+        self._begin(pl_module)
         if not self.shadow or self._live is not None:
             return
         parameters = [p.data for p in self._weights(pl_module).values()]

@@ -67,7 +67,7 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         transformer = self.lightning_module.transformer
         blocks = [m for m in transformer.modules() if type(m).__name__ in transformer._repeated_blocks]
         for module in (*blocks, transformer):
-            if self.precision_plugin.precision in ("32-true", "bf16-mixed"):
+            if not str(self.precision_plugin.precision).endswith("16-true"):
                 _use_full_precision(module)
             fully_shard(module, **options)
         self.model = self.lightning_module

@@ -6,7 +6,7 @@ x_t           noised target (B, C, T, h, w)                           noise  sta
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
-from icve.model import load_transformer
 from icve.model.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
@@ -30,34 +29,11 @@ from icve.training.micro_steps import resplit
 from icve.training.model_folder import write_model_folder
 from icve.training.parameter_groups import scale_learning_rates
 from icve.training.randomness import generator
+from icve.training.sampling import Sampling
 from icve.training.schedule import Schedule, learning_rate_factor
+from icve.training.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
 from icve.training.state_dicts import SHAPES
 from icve.training.validation import HeldOutLoss, held_out_losses
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the trained model edits unless told otherwise; written into every model folder, used by the previews.
-
-    Args:
-        steps: Euler steps.
-        guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
-        shift: of the noise levels towards 1.
-        guidance_until: noise level down to which steps are guided; 0 guides every step.
-        negative_prompt: instruction of the negative branch.
-        num_frames, height, width: clip size in pixels the model was trained on.
-        fps: frame rate it was trained on; None keeps the input's.
-    """
-
-    steps: int = 50
-    guidance_scale: float = 6.0
-    shift: float = 7.0
-    guidance_until: float = 0.0
-    negative_prompt: str = ""
-    num_frames: int = 77
-    height: int = 240
-    width: int = 384
-    fps: float | None = None
 
 
 class InContextEditingModule(LightningModule):
@@ -111,7 +87,7 @@ class InContextEditingModule(LightningModule):
         edit_threshold: float = 0.1,
         warmup_steps: int = 0,
         schedule: Schedule = "constant",
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
         pretrained: str | None = None,
         lora: LoRA | None = None,
@@ -349,8 +325,6 @@ class InContextEditingModule(LightningModule):
     def load_weights(self, path: str | Path, shared: bool = False) -> None:
         """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
 
-        They are cast to the dtype of the transformer's own, which may be on the meta device.
-
         Args:
             path: where they are.
             shared: every process is to train a part of them, in full precision. In place of weights on the meta device
@@ -359,26 +333,12 @@ class InContextEditingModule(LightningModule):
         Raises:
             ValueError: if they belong to a transformer of another shape.
         """
-        state = load_transformer(path, mapped=self.on_meta).state_dict()
-        own = self.transformer.state_dict()
-        for name in sorted(own.keys() | state.keys()):
-            there, here = (tuple(s[name].shape) if name in s else "absent" for s in (state, own))
-            if there != here:
-                raise ValueError(
-                    f"The weights in {path} do not fit the configured transformer: {name} is {there} there and "
-                    f"{here} here; give model.transformer the checkpoint's settings."
-                )
-        if self.on_meta:
-            if not shared or self.lora is not None:
-                state = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
-            self.transformer.load_state_dict(state, assign=True)
-        else:
-            self.transformer.load_state_dict(state)
+        take_weights(self.transformer, path, as_stored=shared and self.lora is None)
 
     @property
     def on_meta(self) -> bool:
         """Whether the transformer has shapes only: its weights are still to be loaded."""
-        return any(tensor.is_meta for tensor in self.transformer.state_dict().values())
+        return on_meta(self.transformer)
 
     def allocate(self, shared: bool = False) -> None:
         """Give a transformer on the meta device memory with arbitrary values, for a checkpoint that fills it.
@@ -398,8 +358,7 @@ class InContextEditingModule(LightningModule):
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
         }
-        trained = {name: p for name, p in self.transformer.named_parameters() if p.requires_grad}
-        checkpoint[SHAPES] = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in trained.items()}
+        checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}
         checkpoint[CheckpointFolders.MODEL_WRITER] = partial(
@@ -407,6 +366,7 @@ class InContextEditingModule(LightningModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_shapes(checkpoint, self.transformer)
         self.batches_done = resplit(checkpoint, self.trainer.accumulate_grad_batches)
         if self.trainer.datamodule is not None:
             # The stream of batches is a pure function of the batch number: it starts where the run stopped.

@@ -1,7 +1,6 @@
 """What a run reports: learning rate, throughput, a record of every step, and a progress bar in steps."""
 
 import json
-import os
 import sys
 import time
 from collections import defaultdict
@@ -14,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
+from icve.atomic import write_text
 from icve.training.flops import TrainingFlops, bucket_name
 from icve.training.gradient_norms import transformer_gradient_norms
 from icve.training.loop_times import LoopTimes
@@ -26,15 +26,16 @@ except ImportError:  # Windows
 
 
 class TrainingMonitor(Callback):
-    """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, the mean
-    loss of each bucket since the last report, and the gradient norm of each part of the transformer before clipping.
+    """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, and the
+    gradient norm of each part of the transformer before clipping.
 
-    Of the first process: the share of the time in which it waited for the next batch (near 0 when the loader's workers
-    keep up; validation and checkpoints do not count as time), on CUDA the most memory (GiB) it has allocated, and the
-    most main memory (GiB) it has been resident in, without its loader's workers.
+    Of the first process: the mean loss of each bucket since the last report, the share of the time in which it waited
+    for the next batch (near 0 when the loader's workers keep up; validation and checkpoints do not count as time), on
+    CUDA the most memory (GiB) it has allocated, and the most main memory (GiB) it has been resident in, without its
+    loader's workers.
 
-    Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}. A resumed run drops the lines of steps it
-    repeats, so that the file tells one uninterrupted story.
+    Also writes RUN/steps.jsonl, one line per micro-batch of the first process: {step, loss, ids}. A resumed run drops
+    the lines of steps it repeats, so that the file tells one uninterrupted story.
 
     Args:
         peak_tflops: TFLOP/s one device could reach in the run's precision, 989 for bfloat16 on an H100. If given, the
@@ -83,9 +84,8 @@ class TrainingMonitor(Callback):
         # Noted here because the schedule has moved on, and the gradients are gone, when the step is over.
         groups = enumerate(optimizer.param_groups)
         figures = {f"train/learning_rate_{group_label(group, i)}": group["lr"] for i, group in groups}
-        if not pl_module.step_skipped:
-            norms = transformer_gradient_norms(trainer, pl_module)
-            figures |= {f"train/gradient_norm_{part}": norm for part, norm in norms.items()}
+        norms = transformer_gradient_norms(trainer, pl_module)
+        figures |= {f"train/gradient_norm_{part}": norm for part, norm in norms.items() if norm.isfinite()}
         self._optimizer_figures = figures
 
     def on_train_batch_end(
@@ -158,9 +158,7 @@ def keep_steps_before(path: Path, step: int) -> None:
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         if line.endswith("\n") and json.loads(line)["step"] < step:
             kept.append(line)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(kept))
 
 
 class StepProgressBar(TQDMProgressBar):

@@ -156,6 +156,10 @@ class ShardedState:
             if part.name in shadow:
                 yield Slice(AVERAGE, part.name, part.start, shadow[part.name])
             for name, values in state.get(part.flat, {}).items():
+                if not isinstance(values, Tensor):
+                    raise ValueError(
+                        f"The optimizer's {name} is no tensor, so that no checkpoint can hold it by ranges."
+                    )
                 if values.shape == part.flat.shape:
                     yield Slice(OPTIMIZER + name, part.name, part.start, part.of(values))
                 elif values.numel() == 1:
@@ -180,6 +184,9 @@ class ShardedState:
 
     def _load_optimizer(self, files: StateFiles, parts: list[Owned]) -> None:
         optimizer = self.torch_optimizer
+        # Their kernels read the number of steps on the device; others want it in main memory, where it is stored.
+        groups = [group for group in optimizer.param_groups if group.get("fused") or group.get("capturable")]
+        on_device = {id(parameter) for group in groups for parameter in group["params"]}
         for kind in files.kinds():
             if not kind.startswith(OPTIMIZER):
                 continue
@@ -187,7 +194,7 @@ class ShardedState:
             for part in parts:
                 state = optimizer.state[part.flat]
                 if (number := files.number(kind, part.name)) is not None:
-                    state[entry] = number
+                    state[entry] = number.to(part.flat.device) if id(part.flat) in on_device else number
                 elif (values := files.read(kind, part.name, part.start, part.count)) is not None:
                     if entry not in state:
                         state[entry] = torch.zeros_like(part.flat, dtype=values.dtype, requires_grad=False)

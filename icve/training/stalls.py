@@ -16,6 +16,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from icve.training.heartbeats import Beat, Heartbeats, own_beat
 from icve.training.stall_report import headline, stacks
 
+SETUP = "the setup of the run"
+
 
 def entering(phase: str) -> Callable[..., None]:
     """A hook that notes progress, and the phase of the run that begins with it."""
@@ -37,7 +39,8 @@ class StallDetector(Callback):
     Args:
         warn_after: seconds without progress until the report.
         abort_after: seconds without progress until every process ends with exit status 1, and kills those of its node
-            that were started with it and are silent; None never ends a run.
+            that were started with it and are silent; None never ends a run. Before the first batch nothing is ended:
+            weights and checkpoints may take long to read, and exchanges have time limits of their own.
 
     Raises:
         ValueError: times that are not positive, or an end before the report.
@@ -45,7 +48,7 @@ class StallDetector(Callback):
 
     FOLDER = "heartbeats"
 
-    def __init__(self, warn_after: float = 600.0, abort_after: float | None = 1800.0) -> None:
+    def __init__(self, warn_after: float = 300.0, abort_after: float | None = 1800.0) -> None:
         if warn_after <= 0 or (abort_after is not None and abort_after < warn_after):
             raise ValueError(
                 f"StallDetector needs 0 < warn_after <= abort_after, got {warn_after:g} and {abort_after}."
@@ -97,7 +100,7 @@ class Watch(threading.Thread):
         self.beats, self.processes, self.checkpoints = beats, processes, checkpoints
         self.warn_after, self.abort_after = warn_after, abort_after
         self.interval = warn_after / 10
-        self._phase, self._notes = "the setup of the run", 0
+        self._phase, self._notes = SETUP, 0
         self._ended = threading.Event()
         self._count, self._idle, self._warned = 0, 0.0, False
         self._noted, self._told = 0, 0  # notes and the others' progress at the last beat
@@ -153,7 +156,9 @@ class Watch(threading.Thread):
                 beats, silent = self._look()
                 say(f"No progress for {self._idle:.0f} s. {headline(beats, silent)}\n{stacks(beats, silent)}")
         # The one that can say why goes first.
-        if self.abort_after is not None and self._idle >= self.abort_after + (0 if reporting else 3 * self.interval):
+        if self._phase == SETUP or self.abort_after is None:
+            return
+        if self._idle >= self.abort_after + (0 if reporting else 3 * self.interval):
             self._abort(reporting)
 
     def _lowest_living(self) -> bool:

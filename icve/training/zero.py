@@ -92,6 +92,14 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
             kwargs["logging_batch_size_per_gpu"] = 1  # for a log of DeepSpeed's own; batches here differ in size
         super().__init__(sequence_parallel_size=sequence_parallel_size, stage=stage, **kwargs)
 
+    def setup(self, trainer: Any) -> None:
+        super().setup(trainer)
+        if self.optimizers and isinstance(self.torch_optimizer, torch.optim.Adagrad):
+            raise ValueError(
+                "DeepSpeed replaces Adagrad by one of its own, which no learning-rate schedule reaches: choose another "
+                "optimizer (torch.optim.AdamW), or icve.training.strategies.FSDPUlyssesStrategy."
+            )
+
     def _initialize_deepspeed_train(self, model: torch.nn.Module) -> None:
         exact = {name: parameter.detach() for name, parameter in self._trained()}
         super()._initialize_deepspeed_train(model)

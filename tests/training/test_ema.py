@@ -17,6 +17,17 @@ def test_the_shadow_is_the_average_of_the_weights_seen(make_module, make_trainer
         torch.testing.assert_close(shadow, expected)
 
 
+def test_added_to_a_resumed_run_it_starts_from_the_weights_that_were_read(make_module, make_trainer):
+    """Where processes share the weights, a checkpoint is read after `on_fit_start`."""
+    module, ema, trainer = make_module(), EMA(), make_trainer(1)
+    ema.on_fit_start(trainer, module)
+    with torch.no_grad():
+        for parameter in module.transformer.parameters():
+            parameter.fill_(0.25)
+    ema.on_train_start(trainer, module)
+    assert all(bool((shadow == 0.25).all()) for shadow in ema.shadow.values())
+
+
 def test_one_update_per_optimizer_step(make_module, make_trainer, make_data):
     ema = EMA()
     make_trainer(3, callbacks=[ema], accumulate_grad_batches=4).fit(make_module(), datamodule=make_data())

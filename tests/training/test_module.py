@@ -7,6 +7,8 @@ from icve.flow import flow_loss, interpolate
 from icve.training.edit_region import region_from_mask
 from icve.training.module import InContextEditingModule
 from icve.training.randomness import generator
+from icve.training.starting_weights import check_shapes, trained_shapes
+from icve.training.state_dicts import SHAPES
 from tests.training.conftest import as_loader, cached_texts, tiny_transformer
 
 
@@ -244,6 +246,18 @@ def test_mistakes_are_named(make_module):
         InContextEditingModule(
             tiny_transformer(), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), "s", torch.optim.AdamW, pixel_weight=1.0
         )
+
+
+@pytest.mark.parametrize("kept", ["ranges", "state dict"])
+def test_a_checkpoint_of_another_shape_is_not_resumed(make_module, kept):
+    transformer = make_module().transformer
+    check_shapes(checkpoint := {SHAPES: trained_shapes(transformer), "state_dict": {}}, transformer)
+    if kept == "state dict":
+        del checkpoint[SHAPES]
+        checkpoint["state_dict"] = {f"transformer.{name}": p for name, p in transformer.named_parameters()}
+    other = make_module(transformer=tiny_transformer(mlp_ratio=2.0)).transformer
+    with pytest.raises(ValueError, match=r"trained another transformer than the configuration's: .*\[\d+.* here; give"):
+        check_shapes(checkpoint, other)
 
 
 def test_weights_of_another_shape_are_refused(make_module, tmp_path):

@@ -5,10 +5,13 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.evaluation.curves import read_curves
+from icve.model import sequence_parallel
 from icve.training import loop_times, monitor
 from icve.training.checkpoints import Checkpoints
+from icve.training.flops import TrainingFlops
 from icve.training.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
 from icve.training.nonfinite import SkipNonFinite
+from tests.training.conftest import tiny_transformer
 
 
 def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
@@ -85,6 +88,20 @@ def test_the_loss_of_each_bucket_and_the_share_of_the_peak(make_module, make_tra
     for (_, share), (_, tflops), (_, samples) in zip(*rates, strict=True):
         assert share == pytest.approx(tflops / 1e-3)
         assert 1e-7 < tflops / samples < 1e-5  # a sample is a few MFLOP
+
+
+def test_the_share_of_the_peak_counts_all_tokens_of_a_shared_sample(monkeypatch):
+    class Two:
+        def size(self):
+            return 2
+
+        def rank(self):
+            return 0
+
+    config = dict(tiny_transformer().config)
+    alone = TrainingFlops(config)((2, 4, 4), 40)
+    monkeypatch.setattr(sequence_parallel, "_group", Two())
+    assert TrainingFlops(config)((2, 4, 4), 40) == alone
 
 
 def test_a_peak_must_be_positive():

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from icve.training.checkpoints import Checkpoints
-from icve.training.heartbeats import Beat
+from icve.training.heartbeats import Beat, Heartbeats
 from icve.training.stall_report import headline, named, stacks, waited_for
-from icve.training.stalls import StallDetector
+from icve.training.stalls import StallDetector, Watch
 
 
 def beat(place="step (icve/training/module.py:1)", operation=None, collectives=7):
@@ -98,6 +98,20 @@ def test_writing_a_checkpoint_and_previews_are_progress(make_module, make_traine
 def test_times_that_make_no_sense_are_refused(times):
     with pytest.raises(ValueError, match="0 < warn_after <= abort_after"):
         StallDetector(*times)
+
+
+@pytest.mark.parametrize(("phase", "ends"), [(None, 0), ("a training batch", 1)])
+def test_a_long_setup_is_reported_and_not_ended(phase, ends, tmp_path, monkeypatch, capfd):
+    """Reading a large checkpoint is no progress that could be seen."""
+    watch = Watch(Heartbeats(tmp_path / "heartbeats", 0), 1, tmp_path / "checkpoints", 1.0, 2.0)
+    ended = []
+    monkeypatch.setattr(watch, "_abort", ended.append)
+    watch.note(phase)
+    watch._beat()
+    watch._idle = 3.0
+    watch._beat()
+    assert "No progress for 3 s" in capfd.readouterr().err
+    assert len(ended) == ends
 
 
 HANGS = """

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from icve.training.strategies import DDPUlyssesStrategy, FSDPUlyssesStrategy
+from tests.training.conftest import tiny_transformer
 
 ULYSSES = "icve.training.strategies.DDPUlyssesStrategy"
 
@@ -61,6 +62,31 @@ def test_what_does_not_fit_is_said_at_once(tiny_yaml, tmp_path):
     done = fit(tiny_yaml, tmp_path / "run", *shared(3, 3))
     assert done.returncode != 0
     assert "2 attention heads cannot be shared by 3 processes" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("strategy", "options", "message"),
+    [
+        ("FSDPUlyssesStrategy", [], "MuonAdamW updates whole matrices, and FSDPUlyssesStrategy gives every process"),
+        ("DeepSpeedUlyssesStrategy", ["--model.optimizer=torch.optim.Adagrad"], "DeepSpeed replaces Adagrad by one"),
+        (
+            "DDPUlyssesStrategy",
+            ["--model.lora.dropout=0.1", "--model.pretrained=WEIGHTS"],
+            "drop out different parts of its text: set model.lora.dropout to 0",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_said_at_once(tiny_yaml, tmp_path, strategy, options, message):
+    tiny_transformer().save_pretrained(tmp_path / "weights")
+    options = [option.replace("WEIGHTS", str(tmp_path / "weights")) for option in options]
+    chosen = [option.replace(ULYSSES, f"icve.training.strategies.{strategy}") for option in shared(2, 2)]
+    done = fit(tiny_yaml, tmp_path / "run", *chosen, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("what", "place"), [(TrainerFn.FITTING, "cpu"), (TrainerFn.VALIDATING, "meta")])
