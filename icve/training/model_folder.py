@@ -54,14 +54,17 @@ def write_model_folder(
         pipeline.register_modules(transformer=None)
         save_lora(transformer, folder, adapted, read(list(shapes)))
     else:
-        pipeline.register_modules(transformer=_stand_in(transformer, shapes, read))
+        sizes = {
+            name: files.dtype(WEIGHTS, name).itemsize * torch.Size(shape).numel() for name, shape in shapes.items()
+        }
+        pipeline.register_modules(transformer=_stand_in(transformer, sizes, read))
     pipeline.save_pretrained(folder)
 
 
 def _stand_in(
-    transformer: ModelMixin, shapes: Mapping[str, Sequence[int]], read: Callable[[list[str]], dict[str, Tensor]]
+    transformer: ModelMixin, sizes: dict[str, int], read: Callable[[list[str]], dict[str, Tensor]]
 ) -> ModelMixin:
-    """A model without weights that saves those that `read` gives."""
+    """A model without weights that saves those that `read` gives, of so many bytes each."""
     kind = type(transformer)
     if issubclass(kind, FSDPModule):
         kind = kind.__mro__[kind.__mro__.index(FSDPModule) + 1]  # that it was before it was sharded
@@ -71,7 +74,6 @@ def _stand_in(
     def save_pretrained(folder: str | Path, **kwargs: Any) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         model.save_config(folder)
-        sizes = {name: 4 * torch.Size(shape).numel() for name, shape in shapes.items()}
         write_shards(Path(folder), sizes, read, SHARD_BYTES)
 
     model.save_pretrained = save_pretrained

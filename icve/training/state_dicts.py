@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,16 +47,13 @@ def put_back(checkpoint: dict[str, Any], files: StateFiles) -> None:
     shapes = checkpoint.pop(SHAPES)
 
     def whole(kind: str, name: str) -> Tensor | None:
-        shape = shapes[name]
-        count = 1
-        for size in shape:
-            count *= size
-        values = files.read(kind, name, 0, count)
-        return None if values is None else values.view(shape)
+        values = files.read(kind, name, 0, math.prod(shapes[name]))
+        return None if values is None else values.view(shapes[name])
 
     checkpoint["state_dict"] = {PREFIX + name: whole(WEIGHTS, name) for name in shapes}
     if (average := checkpoint.get("callbacks", {}).get(EMA.__qualname__)) is not None:
-        average["shadow"] = {name: whole(AVERAGE, name) for name in shapes if name in set(files.names(AVERAGE))}
+        averaged = set(files.names(AVERAGE))
+        average["shadow"] = {name: whole(AVERAGE, name) for name in shapes if name in averaged}
     entries = [kind for kind in files.kinds() if kind.startswith(OPTIMIZER)]
     for optimizer in checkpoint.get("optimizer_states", []):
         for index, name in _names(optimizer):

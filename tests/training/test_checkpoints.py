@@ -1,14 +1,18 @@
+import json
 import os
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from icve.pipeline import EditPipeline
-from icve.training import checkpoint_io
+from icve.training import checkpoint_io, model_folder
 from icve.training.checkpoint_io import CheckpointFolders, CheckpointNotWritten, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA
 from icve.training.module import Sampling
+from icve.training.state_files import WEIGHTS, Slice, StateFiles, write_slices
+from tests.training.conftest import tiny_transformer
 
 
 def names(folder):
@@ -91,6 +95,22 @@ def test_weights_warm_start_from_a_checkpoint(make_module, make_trainer, make_da
     other.load_weights(tmp_path / "checkpoints" / "step-000002")
     for name, weights in other.transformer.state_dict().items():
         assert torch.equal(weights, ema.shadow[name])
+
+
+def test_files_of_the_editor_are_as_large_as_they_may_be(make_module, tmp_path, monkeypatch):
+    module = make_module(transformer=tiny_transformer().bfloat16())
+    weights = module.transformer.state_dict()
+    write_slices(tmp_path / "state", 0, 1, [Slice(WEIGHTS, name, 0, value) for name, value in weights.items()])
+    size = sum(value.nbytes for value in weights.values())
+    monkeypatch.setattr(model_folder, "SHARD_BYTES", size - 1)
+    shapes = {name: value.shape for name, value in weights.items()}
+    model_folder.write_model_folder(module.pipeline(), shapes, None, tmp_path / "model", StateFiles(tmp_path / "state"))
+    folder = tmp_path / "model" / "transformer"
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    (index,) = folder.glob("*.index.json")
+    assert json.loads(index.read_text())["metadata"]["total_size"] == size
+    written = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+    assert all(torch.equal(written[name], value) for name, value in weights.items())
 
 
 def test_written_while_training_goes_on(make_module, make_trainer, make_data, tmp_path):
