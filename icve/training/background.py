@@ -11,12 +11,14 @@ from typing import Any
 
 _WRITING, _WRITTEN, _FAILED = ".writing-{}", ".written-{}", ".failed-{}"
 _PATIENCE = 3600.0  # seconds for the slowest process
+_PATIENCE_AT_END = 60.0  # seconds for it when the run has failed, perhaps because that process is gone
 
 
 class Background:
-    """One piece of work at a time, in a thread."""
+    """One piece of work at a time, in a thread that the interpreter waits for."""
 
     def __init__(self) -> None:
+        self.run_failed = threading.Event()  # the work is to end soon
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -29,6 +31,7 @@ class Background:
             except BaseException as error:  # told by `finish`
                 self._error = error
 
+        self.run_failed.clear()
         self._thread = threading.Thread(target=run, name="checkpoint")
         self._thread.start()
 
@@ -49,7 +52,7 @@ def announce(folder: Path, processes: int) -> None:
 
 
 def hand_over(folder: Path, rank: int, write: Callable[[], Any]) -> None:
-    """Write, and leave what that gave (JSON) to the process that waits in `collect`.
+    """Write, and leave what that gave (JSON) to the process that waits for it.
 
     Failing is told by a new name for a file that is there, for which a full disk has room.
     """
@@ -62,22 +65,33 @@ def hand_over(folder: Path, rank: int, write: Callable[[], Any]) -> None:
     mark.rename(folder / _WRITTEN.format(rank))
 
 
-def collect(folder: Path, processes: int) -> list[Any]:
-    """What each process handed over, by rank.
+def wait_for_all(folder: Path, processes: int, run_failed: threading.Event) -> None:
+    """Wait until no process writes into the folder any longer, whether it could or not.
 
     Raises:
-        OSError: one of them failed, or is not ready in time.
+        OSError: one of them is not ready in time; there is little of it once the run has failed.
     """
     end = time.monotonic() + _PATIENCE
+    for rank in range(processes):
+        while not any((folder / mark.format(rank)).exists() for mark in (_WRITTEN, _FAILED)):
+            if run_failed.is_set():
+                end = min(end, time.monotonic() + _PATIENCE_AT_END)
+            if time.monotonic() > end or not folder.is_dir():
+                raise OSError(f"process {rank} has not written its part in time")
+            time.sleep(0.05)
+
+
+def collect(folder: Path, processes: int) -> list[Any]:
+    """What each process handed over, by rank; after `wait_for_all`.
+
+    Raises:
+        OSError: one of them could not write.
+    """
     results = []
     for rank in range(processes):
+        if (folder / _FAILED.format(rank)).exists():
+            raise OSError(f"process {rank} could not write")
         mark = folder / _WRITTEN.format(rank)
-        while not mark.exists():
-            if (folder / _FAILED.format(rank)).exists():
-                raise OSError(f"process {rank} could not write")
-            if time.monotonic() > end:
-                raise OSError(f"process {rank} has not written within {_PATIENCE:.0f} seconds")
-            time.sleep(0.05)
         results.append(json.loads(mark.read_text(encoding="utf-8")))
         mark.unlink()
     return results

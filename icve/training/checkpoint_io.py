@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from safetensors import SafetensorError
 
 from icve.atomic import flush
-from icve.training.background import Background, announce, collect, hand_over
+from icve.training.background import Background, announce, collect, hand_over, wait_for_all
 from icve.training.micro_steps import STAGE_KEY
 from icve.training.state_dicts import put_back, take_slices
 from icve.training.state_files import FOLDER as STATE
@@ -38,7 +38,7 @@ FOLDER_NAME = re.compile(r"step-\d+")
 
 
 class CheckpointNotWritten(RuntimeError):
-    """A checkpoint could not be written; nothing of it is left."""
+    """A checkpoint could not be written; nothing half-written is left."""
 
 
 class CheckpointFolders(CheckpointIO):
@@ -69,23 +69,23 @@ class CheckpointFolders(CheckpointIO):
             CheckpointNotWritten: the disk is full, or something else stood in the way (of this checkpoint, or of the
                 last one that was written in the background).
         """
-        self.finish()
+        self._background.finish()
         contents, path = _copy(checkpoint), Path(path)
         slices: Iterable[Slice] = take_slices(contents)
 
         def write() -> None:
             temporary = _hidden(path)
-            with _cleared(temporary), _said(path):
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
+            with _cleared(temporary):
+                _make_anew(temporary)
                 write_slices(temporary / STATE, 0, 1, slices)
                 _complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
 
-        if storage_options is None:
-            write()
-        else:
-            slices, contents = snapshot(slices), _copy(contents, tensors=True)
-            self._background.start(lambda: (write(), storage_options()))
+        with _said(path):
+            if storage_options is None:
+                write()
+            else:
+                slices, contents = snapshot(slices), _copy(contents, tensors=True)
+                self._background.start(_said(path)(lambda: (write(), storage_options())))
 
     def save_shared(
         self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
@@ -99,15 +99,19 @@ class CheckpointFolders(CheckpointIO):
             done: as `storage_options` of `save_checkpoint`; the first process calls it.
 
         Raises:
-            CheckpointNotWritten: a process could not write; raised by all.
+            CheckpointNotWritten: a process could not write this checkpoint, or the last one that was written in the
+                background; raised by all.
         """
+        self.finish()
         rank, world = dist.get_rank(), dist.get_world_size()
-        temporary = _hidden(path)
+        temporary, contents = _hidden(path), _copy(checkpoint)
 
         def prepare() -> None:
+            nonlocal slices
+            if done is not None:
+                slices = snapshot(slices)
             if rank == 0:
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir(parents=True)
+                _make_anew(temporary)
                 announce(temporary, world)
 
         def write_own() -> dict[str, list[int]]:
@@ -115,34 +119,50 @@ class CheckpointFolders(CheckpointIO):
             return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
 
         def complete() -> None:
-            with _cleared(temporary), _said(path):
-                written = {name: entry for part in collect(temporary, world) for name, entry in part.items()}
-                if missing := [name for name in written if not (temporary / name).is_file()]:
-                    raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
-                _complete(contents, temporary, path, written)
+            written = {name: entry for part in collect(temporary, world) for name, entry in part.items()}
+            if missing := [name for name in written if not (temporary / name).is_file()]:
+                raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
+            _complete(contents, temporary, path, written)
 
-        def work() -> None:
-            hand_over(temporary, rank, write_own)
-            if rank == 0:
+        def write() -> None:
+            if rank:
+                hand_over(temporary, rank, write_own)
+                return
+            with _cleared(temporary):
+                try:
+                    hand_over(temporary, rank, write_own)
+                finally:  # what others write while it is cleared would stay
+                    wait_for_all(temporary, world, self._background.run_failed)
                 complete()
 
         with _said(path):
-            together(self.finish)
-            together(prepare)
-            contents = _copy(checkpoint)
+            with _cleared(temporary, rank == 0):
+                together(prepare)
             if done is None:
-                together(work)
+                together(write)
             else:
-                slices = snapshot(slices)
-                self._background.start(lambda: (work(), done() if rank == 0 else None))
+                self._background.start(_said(path)(lambda: (write(), done() if rank == 0 else None)))
 
     def finish(self) -> None:
-        """Wait until what is written in the background is there.
+        """Wait until what is written in the background is there; to be called by all processes.
 
         Raises:
-            CheckpointNotWritten: it could not be written.
+            CheckpointNotWritten: it could not be written; raised by all.
         """
-        self._background.finish()
+
+        def failure() -> str | None:
+            try:
+                self._background.finish()
+            except CheckpointNotWritten as error:
+                return str(error)
+            return None
+
+        if failures := [text for text in together(failure) if text]:
+            raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
+
+    def run_failed(self) -> None:
+        """What is being written is waited for a minute at most, not an hour: a process of the run may be gone."""
+        self._background.run_failed.set()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -182,12 +202,8 @@ class CheckpointFolders(CheckpointIO):
         return torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True), StateFiles(path / STATE)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a folder; it loses its name first, so that an interrupted removal leaves no broken checkpoint."""
-        path = Path(path)
-        if path.exists():
-            doomed = path.parent / f".{path.name}.{os.getpid()}.removed.tmp"
-            os.rename(path, doomed)
-            shutil.rmtree(doomed)
+        """Remove a folder, if it is there."""
+        remove_folder(Path(path))
 
 
 def _hidden(path: Path) -> Path:
@@ -195,17 +211,34 @@ def _hidden(path: Path) -> Path:
     return path.parent / f".{path.name}.tmp"
 
 
+def _make_anew(folder: Path) -> None:
+    """An empty folder, whatever an earlier attempt left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; it loses its name first, so that an interrupted removal leaves no broken checkpoint."""
+    if path.exists():
+        doomed = path.parent / f".{path.name}.{os.getpid()}.removed.tmp"
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
 @contextmanager
-def _cleared(folder: Path) -> Iterator[None]:
-    """Nothing is left there."""
+def _cleared(folder: Path, mine: bool = True) -> Iterator[None]:
+    """Of what fails nothing is left there, if that is for this process to see to."""
     try:
         yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:
+        if mine:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager
 def _said(path: Path) -> Iterator[None]:
+    """Errors of writing a checkpoint become a sentence for the user."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -227,8 +260,7 @@ def _complete(contents: dict[str, Any], temporary: Path, path: Path, described: 
     write_contents(temporary, described | describe(temporary, others))
     for entry in (*others, *(entry for entry in temporary.rglob("*") if entry.is_dir()), temporary):
         flush(entry)
-    if path.exists():
-        CheckpointFolders().remove_checkpoint(path)
+    remove_folder(path)
     os.rename(temporary, path)
     flush(path.parent)
 
@@ -274,7 +306,7 @@ def saved_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [entry for entry in folder.iterdir() if FOLDER_NAME.fullmatch(entry.name) and entry.is_dir()]
-    return sorted(found, key=lambda entry: int(entry.name.removeprefix("step-")))
+    return sorted(found, key=_step)
 
 
 def point_last_to(checkpoint: Path, name: str = LAST) -> None:

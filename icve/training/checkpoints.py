@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from icve.training.checkpoint_io import LAST, CheckpointFolders, point_last_to, saved_checkpoints
+from icve.training.checkpoint_io import LAST, point_last_to, remove_folder, saved_checkpoints
 
 BEST = "best"
 
@@ -69,23 +69,29 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self._saved_step:
             self.save(trainer)
         trainer.strategy.checkpoint_io.finish()
-        trainer.strategy.barrier("last checkpoint")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.asynchronous:
+            trainer.strategy.checkpoint_io.run_failed()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        score = trainer.callback_metrics.get(self.monitor)
+        figures = trainer.callback_metrics
+        # The first process's, for all to decide alike.
+        score = trainer.strategy.broadcast(float(figures[self.monitor]) if self.monitor in figures else None)
         if score is None:
-            known = ", ".join(sorted(trainer.callback_metrics))
+            known = ", ".join(sorted(figures))
             raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
-        if self._saved_step == trainer.global_step and self.newest is not None and float(score) < self.best_score:
-            self.best_score = float(score)
+        if self._saved_step == trainer.global_step and self.newest is not None and score < self.best_score:
+            trainer.strategy.checkpoint_io.finish()
+            self.best_score = score
             if trainer.is_global_zero:
-                trainer.strategy.checkpoint_io.finish()
                 point_last_to(self.newest, BEST)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
+        trainer.strategy.checkpoint_io.finish()  # all learn whether the last one was written
         path = self.folder / f"step-{trainer.global_step:06d}"
         self._saved_step = trainer.global_step
         self.newest = path
@@ -105,7 +111,7 @@ class Checkpoints(Checkpoint):
         needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
         for old in saved_checkpoints(self.folder)[: -self.keep_last]:
             if old.resolve() not in needed:
-                CheckpointFolders().remove_checkpoint(old)
+                remove_folder(old)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score}

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icve.atomic import flush, write_text
+from icve.atomic import flush, whole_file
 
 FOLDER = "state"
 CONTENTS = "contents.json"  # of a checkpoint: size and checksum of every file
@@ -164,8 +164,9 @@ def describe(folder: Path, files: Iterable[Path]) -> dict[str, list[int]]:
 
 
 def write_contents(folder: Path, described: dict[str, list[int]]) -> None:
-    """Write down what a checkpoint folder holds."""
-    write_text(folder / CONTENTS, json.dumps(described, indent=1) + "\n")
+    """Write down what a checkpoint folder holds, to disk."""
+    with whole_file(folder / CONTENTS) as file:
+        file.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
 def damage(folder: Path, share: int = 0, of: int = 1) -> str | None:

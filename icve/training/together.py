@@ -17,8 +17,10 @@ def together(work: Callable[[], Result]) -> list[Result]:
         What every process got, by rank.
 
     Raises:
-        OSError: one of them failed; raised by all, with its words.
+        OSError: one of them failed; raised by all, with its words. A process that is alone raises what it met.
     """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [work()]
     own: tuple[Any, str | None]
     try:
         own = work(), None

@@ -1,9 +1,12 @@
 import os
+import threading
+import time
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from icve.training import state_files
+from icve.training import background, checkpoint_io, state_files
 from icve.training.checkpoint_io import (
     STAGE_KEY,
     CheckpointFolders,
@@ -13,7 +16,7 @@ from icve.training.checkpoint_io import (
     resolve_checkpoint,
     saved_checkpoints,
 )
-from icve.training.state_files import describe, write_contents
+from icve.training.state_files import WEIGHTS, Slice, describe, write_contents
 
 CONTENTS = {
     "state_dict": {"transformer.w": torch.arange(3.0)},
@@ -59,9 +62,95 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_all_of_it_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    flushed, flush = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (flush(number), flushed.add(os.fstat(number).st_ino)))
+    path = save(tmp_path / "step-000007")
+    assert [entry for entry in (path, *path.rglob("*")) if entry.stat().st_ino not in flushed] == []
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A group of processes that has one."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def save_shared(path, rank=0, done=None):
+    folders = CheckpointFolders()
+    folders.save_shared({STAGE_KEY: 1}, path, [Slice(WEIGHTS, f"w{rank}", 0, torch.arange(3.0))], done)
+    folders.finish()
+
+
+@pytest.mark.parametrize("fails", ["announce", "write_slices"])
+@pytest.mark.parametrize("done", [None, lambda: None])
+def test_nothing_is_left_of_a_shared_one_and_its_own_name_is_told(alone, tmp_path, monkeypatch, done, fails):
+    folder, work = tmp_path / "checkpoints", getattr(checkpoint_io, fails)
+
+    def full(*arguments):
+        work(*arguments)
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint_io, fails, full)
+    with pytest.raises(CheckpointNotWritten, match=r"step-000002 could not be written .*No space left.*make room"):
+        save_shared(folder / "step-000002", done=done)
+    assert list(folder.iterdir()) == []
+
+
+def save_where_one_cannot(rank, folder):
+    """What the processes of `test_all_processes_know_that_one_could_not_write` do."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    write, checkpoints = checkpoint_io.write_slices, folder / "checkpoints"
+
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    def slow(*arguments):
+        time.sleep(0.5)
+        write(*arguments)
+
+    for number, (broken, done) in enumerate([(0, None), (1, None), (0, lambda: None), (1, lambda: None)]):
+        checkpoint_io.write_slices = full if rank == broken else slow
+        with pytest.raises(CheckpointNotWritten, match=rf"step-{number} could not be written .*No space left"):
+            save_shared(checkpoints / f"step-{number}", rank, done)
+        assert rank or list(checkpoints.iterdir()) == []
+    checkpoint_io.write_slices = slow
+    save_shared(checkpoints / "step-5", rank, lambda: None)
+    assert [path.name for path in checkpoints.iterdir()] == ["step-5"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_all_processes_know_that_one_could_not_write(tmp_path):
+    torch.multiprocessing.spawn(save_where_one_cannot, (tmp_path,), nprocs=2)
+
+
+def test_a_run_that_failed_does_not_wait_long_for_processes_that_may_be_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "_PATIENCE_AT_END", 0.5)
+    background.announce(tmp_path, 2)
+    background.hand_over(tmp_path, 0, dict)
+    folders, told = CheckpointFolders(), []
+
+    def wait():
+        try:
+            background.wait_for_all(tmp_path, 2, folders._background.run_failed)
+        except OSError as error:
+            told.append(str(error))
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(1.0)
+    assert thread.is_alive()
+    folders.run_failed()
+    thread.join(10.0)
+    assert told == ["process 1 has not written its part in time"]
+
+
 def test_arbitrary_objects_are_not_loaded(tmp_path):
     path = save(tmp_path / "step-000001")
-    torch.save({STAGE_KEY: CheckpointFolders()}, path / "trainer.ckpt")
+    torch.save({STAGE_KEY: CheckpointFolders}, path / "trainer.ckpt")
     write_contents(path, describe(path, [path / "trainer.ckpt"]))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         CheckpointFolders().load_checkpoint(path)

@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def test_the_best_is_kept(make_module, make_trainer, make_data, tmp_path):
     trainer.fit(module, datamodule=make_data(validation=1))
     assert names(tmp_path) == ["step-000002", "step-000004"]
     assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
+
+
+def test_all_processes_wait_for_the_best_to_be_written(tmp_path):
+    finished, checkpoints = [], Checkpoints(monitor="val/loss")
+    checkpoint_io = SimpleNamespace(finish=lambda: finished.append(True))
+    strategy = SimpleNamespace(checkpoint_io=checkpoint_io, broadcast=lambda figure: figure)
+    checkpoints._saved_step, checkpoints.newest = 2, tmp_path / "step-000002"
+    trainer = SimpleNamespace(global_step=2, is_global_zero=False, sanity_checking=False, strategy=strategy)
+    trainer.state, trainer.callback_metrics = SimpleNamespace(fn="fit"), {"val/loss": torch.tensor(1.0)}
+    checkpoints.on_validation_end(trainer, None)
+    assert finished == [True]
 
 
 def test_an_unknown_figure_is_named(make_module, make_trainer, make_data):
@@ -137,3 +149,15 @@ def test_a_checkpoint_that_cannot_be_written_meanwhile_is_told(
         trainer.fit(make_module(), datamodule=make_data())
     assert trainer.global_step == 4
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_run_that_fails_says_so_to_what_is_being_written(make_module, make_trainer, make_data, monkeypatch):
+    def fail(*arguments):
+        raise ConnectionError("the other process is gone")
+
+    told, module = [], make_module()
+    monkeypatch.setattr(CheckpointFolders, "run_failed", lambda self: told.append(True))
+    module.on_train_batch_end = fail
+    with pytest.raises(ConnectionError):
+        make_trainer(2, [Checkpoints(1, asynchronous=True)]).fit(module, datamodule=make_data())
+    assert told == [True]
