@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from icve.training.checkpoint_io import LAST, point_last_to, remove_folder, saved_checkpoints
+from icve.training.curriculum import validate_now
 
 BEST = "best"
 
@@ -23,7 +24,8 @@ class Checkpoints(Checkpoint):
         every_n_steps: optimizer steps between checkpoints.
         keep_last: how many of the newest stay on disk; 0 keeps all.
         monitor: a logged validation figure, smaller is better ("val/loss"): the best of the checkpoints that were
-            validated is kept too, and `best` links to it. For this, validate at steps that write a checkpoint.
+            validated is kept too, and `best` links to it. For this, validate at steps that write a checkpoint. Where
+            a run is resumed at such a step it is validated there first: a kill may have come in between.
         asynchronous: write while training goes on, from a copy of the training state in main memory: every process
             needs room there for its part of it. A checkpoint that could not be written ends the run at the next one.
     """
@@ -42,6 +44,7 @@ class Checkpoints(Checkpoint):
         self.monitor = monitor
         self.asynchronous = asynchronous
         self.newest: Path | None = None
+        self.best: str | None = None  # name of the folder, and its figure
         self.best_score = math.inf
         self._saved_step = -1
 
@@ -54,8 +57,25 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_step = trainer.global_step
-        kept = saved_checkpoints(self.folder)
-        self.newest = kept[-1] if kept else None
+        resumed = self._path(trainer.global_step)
+        # As the first process sees it, for all to decide alike.
+        self.newest = trainer.strategy.broadcast(resumed if resumed.is_dir() else None)
+        if self.monitor is not None:
+            self._return_to_best(trainer)
+        # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
+        done = pl_module.batches_done
+        if done and done % (trainer.val_check_batch or math.inf) == 0:
+            validate_now(trainer)
+
+    def _return_to_best(self, trainer: Trainer) -> None:
+        """Let `best` be what it was at the step the run goes on from: a later one is damaged, or will be replaced."""
+        if not trainer.strategy.broadcast(self.best is not None and (self.folder / self.best).is_dir()):
+            self.best, self.best_score = None, math.inf
+        if trainer.is_global_zero:
+            if self.best is None:
+                (self.folder / BEST).unlink(missing_ok=True)
+            else:
+                point_last_to(self.folder / self.best, BEST)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
@@ -85,14 +105,14 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
         if self._saved_step == trainer.global_step and self.newest is not None and score < self.best_score:
             trainer.strategy.checkpoint_io.finish()
-            self.best_score = score
+            self.best, self.best_score = self.newest.name, score
             if trainer.is_global_zero:
                 point_last_to(self.newest, BEST)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
         trainer.strategy.checkpoint_io.finish()  # all learn whether the last one was written
-        path = self.folder / f"step-{trainer.global_step:06d}"
+        path = self._path(trainer.global_step)
         self._saved_step = trainer.global_step
         self.newest = path
         written = partial(self._written, path)
@@ -100,6 +120,9 @@ class Checkpoints(Checkpoint):
         if trainer.is_global_zero and not self.asynchronous:
             written()
         trainer.strategy.barrier("checkpoint")
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
 
     def _written(self, path: Path) -> None:
         point_last_to(path)
@@ -114,7 +137,7 @@ class Checkpoints(Checkpoint):
                 remove_folder(old)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
+        return {"best": self.best, "best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        self.best, self.best_score = state_dict.get("best"), state_dict["best_score"]

@@ -85,12 +85,10 @@ class CurriculumCallback(Callback):
             own = self.record.rewind(earlier, self.stage.name, trainer.global_step)
             measured = {entry["step"]: entry["figures"] for entry in own if entry["figures"]}
         self._measured = trainer.strategy.broadcast(measured)
-        # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
-        if pl_module.batches_done % (trainer.val_check_batch or math.inf) == 0:
-            for callback in trainer.checkpoint_callbacks:  # called after this one, yet to hear of this validation
-                callback.on_train_start(trainer, pl_module)
-            validate_now(trainer)
-        if trainer.global_step == 0 and not self._measured:
+        if pl_module.batches_done:
+            return
+        validate_now(trainer)
+        if not self._measured:
             if self.stage.patience is not None:
                 raise ValueError(
                     f"Stage '{self.stage.name}' has patience but no held-out data: set val_manifest of its data."

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -54,6 +55,43 @@ def test_the_best_is_kept(make_module, make_trainer, make_data, tmp_path):
     assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
 
 
+@pytest.fixture
+def train(make_module, make_trainer, make_data, tmp_path):
+    """Train four steps, from a checkpoint if one is named; each is saved and then validated with the next figure.
+
+    Returns, of when training began: the newest checkpoint, and what `best` led to after a first validation.
+    """
+
+    def run(scores, name=None):
+        module, scores, begun = make_module(), list(scores), []
+        checkpoints, folder = Checkpoints(1, 0, monitor="val/loss"), tmp_path / "checkpoints"
+        module.validation_step = lambda batch, batch_idx: module.log("val/loss", scores.pop(0))
+        module.on_train_start = lambda: begun.extend((checkpoints.newest, os.path.realpath(folder / "best")))
+        make_trainer(4, [checkpoints], val_check_interval=1).fit(
+            module, datamodule=make_data(validation=1), ckpt_path=name and folder / name
+        )
+        return [name and os.path.basename(name) for name in begun]
+
+    return run
+
+
+def test_a_validation_that_a_kill_came_before_is_made_up_for(train, tmp_path):
+    with pytest.raises(IndexError):  # there is no second figure, in place of a kill
+        train([3.0])
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+    assert train([1.0, 2.0, 2.0], "step-000002") == ["step-000002", "step-000002"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
+
+
+def test_the_best_is_none_of_a_later_step_than_the_run_goes_on_from(train, tmp_path):
+    assert train([3.0, 4.0, 2.0, 1.0]) == [None, "best"]
+    assert train([4.0, 5.0, 5.0], "step-000002") == ["step-000002", "step-000001"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000001"
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000001")
+    assert train([4.0, 5.0, 5.0], "step-000002") == ["step-000002", "step-000002"]
+    assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
+
+
 def test_all_processes_wait_for_the_best_to_be_written(tmp_path):
     finished, checkpoints = [], Checkpoints(monitor="val/loss")
     checkpoint_io = SimpleNamespace(finish=lambda: finished.append(True))
@@ -63,6 +101,7 @@ def test_all_processes_wait_for_the_best_to_be_written(tmp_path):
     trainer.state, trainer.callback_metrics = SimpleNamespace(fn="fit"), {"val/loss": torch.tensor(1.0)}
     checkpoints.on_validation_end(trainer, None)
     assert finished == [True]
+    assert checkpoints.best == "step-000002"
 
 
 def test_an_unknown_figure_is_named(make_module, make_trainer, make_data):

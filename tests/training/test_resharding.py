@@ -13,11 +13,12 @@ def sharded(kind, processes, size, **options):
     return arguments + [f"--trainer.strategy.init_args.{name}={value}" for name, value in options.items()]
 
 
+VALIDATED = "--trainer.val_check_interval=2"  # first of all where the run goes on
 LEGS = [  # up to which step, and how
     (2, sharded("DeepSpeedUlyssesStrategy", 4, 2, stage=2)),
-    (4, sharded("DeepSpeedUlyssesStrategy", 2, 2, stage=3)),
+    (4, [*sharded("DeepSpeedUlyssesStrategy", 2, 2, stage=3), VALIDATED]),
     (6, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=1", "--trainer.val_check_interval=8"]),
-    (8, sharded("FSDPUlyssesStrategy", 2, 1)),
+    (8, [*sharded("FSDPUlyssesStrategy", 2, 1), VALIDATED]),
 ]
 
 
