@@ -321,13 +321,13 @@ def resolve_checkpoint(path: str | Path) -> Path:
     """What a user names as a checkpoint, as the folder or file that holds it.
 
     Args:
-        path: a run folder (its newest checkpoint is taken), its `checkpoints` folder, `checkpoints/last`, a checkpoint
-            folder, a model folder, or a weights file. Of a run folder and of `last`, a checkpoint that is damaged, as
-            far as a glance shows, is passed over for the one before it.
+        path: a run folder (its newest checkpoint is taken), its `checkpoints` folder, `checkpoints/last`, another link
+            to a checkpoint (`checkpoints/best`), a checkpoint folder, a model folder, or a weights file. Where the
+            newest is meant, one that is damaged, as far as a glance shows, is passed over for the one before it.
 
     Raises:
         FileNotFoundError: if there is nothing of that kind.
-        ValueError: the checkpoint is damaged.
+        ValueError: the checkpoint is damaged, and no other would do.
     """
     found = _locate(Path(path).expanduser())
     if not FOLDER_NAME.fullmatch(found.name):
@@ -336,13 +336,14 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def names_itself(path: str | Path) -> bool:
-    """Whether a checkpoint folder is named, rather than a run or its `last`."""
+    """Whether a certain checkpoint is named, by its folder or a link such as `best`, and not the newest of a run."""
     path = Path(path).expanduser()
-    return not path.is_symlink() and FOLDER_NAME.fullmatch(path.name) is not None
+    return path.name != LAST and FOLDER_NAME.fullmatch(path.resolve().name) is not None
 
 
 def _locate(path: Path) -> Path:
-    if path.is_file() or (path / TRAINER_FILE).is_file() or (path.is_dir() and FOLDER_NAME.fullmatch(path.name)):
+    damaged = path.is_dir() and FOLDER_NAME.fullmatch(path.resolve().name)
+    if path.is_file() or (path / TRAINER_FILE).is_file() or damaged:
         return path.resolve()
     for folder in (path / "checkpoints", path, path.parent if path.name == LAST else path):
         if (folder / LAST / TRAINER_FILE).is_file():

@@ -231,8 +231,10 @@ def test_a_damaged_checkpoint_is_passed_over_unless_it_is_named(tmp_path, how, c
     for name in (tmp_path / "run", newer.parent / "last"):
         assert resolve_checkpoint(name) == older
     assert "the run goes on from" in caplog.text
-    with pytest.raises(ValueError, match=r"step-000007 is damaged: .* resume from an earlier one"):
-        resolve_checkpoint(newer)
+    point_last_to(newer, "best")
+    for name in (newer, newer.parent / "best"):  # another one is not the best
+        with pytest.raises(ValueError, match=r"step-000007 is damaged: .* resume from an earlier one"):
+            resolve_checkpoint(name)
     spoil(older, how)
     with pytest.raises(ValueError, match="is damaged"):
         resolve_checkpoint(tmp_path / "run")
