@@ -4,7 +4,7 @@ import difflib
 import inspect
 import pydoc
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from jsonargparse import ArgumentParser
 
@@ -37,12 +37,36 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"there is no option '{option}'{nearest(option, known)}"
     if found := STRAY_ARGUMENT.search(message):
         return f"'{found.group(1)}' belongs to no option; a configuration is given with -c"
-    # Lightning declares the data module as optional: only the complaint about the class is of use.
-    if union := re.search(r"Subtypes: .*?Errors:\s*- (.*?)\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
-        message = message[: message.index("\n")] + " " + union.group(1)
+    message = about_the_class(message)
     message = re.sub(r"Expected a typing\.Literal\[([^\]]*)\]", r"Expected one of \1", message)
     lines = [re.sub(r"^- ", "", line.strip()) for line in message.replace("Parser key ", "option ").splitlines()]
     return re.sub(r":;", ":", "; ".join(lines))
+
+
+def about_the_class(message: str) -> str:
+    """A complaint of jsonargparse about a class, where a class, or a name or nothing, would do: without the rest."""
+    union = re.search(r"Does not validate against any of the Union subtypes\s*Subtypes:.*?Errors:\s*", message, re.S)
+    if union is None:
+        return message
+    complaints = message[union.end() :].partition("Given value type")[0]
+    told = [text.strip() for text in re.split(r"(?:^|\n)\s*- ", complaints)]
+    told = [text for text in told if text and not re.fullmatch(r"Expected a <class '(str|NoneType)'>", text)]
+    return message[: union.start()] + "; ".join(told) if told else message
+
+
+def with_strategy_class(arguments: Sequence[str]) -> list[str]:
+    """Arguments in which `--trainer.strategy CLASS` means a class, not a name of Lightning's; ours need no module."""
+    words: list[str] = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if words and words[-1] == "--trainer.strategy":
+            option, equals, value = words.pop(), "=", word
+        if option == "--trainer.strategy" and equals and re.fullmatch(r"[\w.]*Strategy", value):
+            word = f"{option}.class_path={value if '.' in value else f'icve.training.strategies.{value}'}"
+        elif option == "--trainer.strategy" and equals:
+            word = f"{option}={value}"
+        words.append(word)
+    return words
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

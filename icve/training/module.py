@@ -165,7 +165,7 @@ class InContextEditingModule(LightningModule):
 
         self.loss_sum = self.loss_sum + loss.detach()
         self.batches_done += 1
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         loss = loss * batch.get("weight", 1.0)
         return {"loss": loss, "samples": len(x0), "tokens": tokens, "latents": tuple(x0.shape[2:])}
 
@@ -283,7 +283,10 @@ class InContextEditingModule(LightningModule):
     # ---- optimisation --------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
+        try:
+            optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"The optimizer cannot be used: {error}") from error
         scale_learning_rates(optimizer, self.learning_rates)
         factor = learning_rate_factor(self.schedule, self.warmup_steps, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}

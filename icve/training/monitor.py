@@ -18,6 +18,7 @@ from icve.training.flops import TrainingFlops, bucket_name
 from icve.training.gradient_norms import transformer_gradient_norms
 from icve.training.loop_times import LoopTimes
 from icve.training.parameter_groups import group_label
+from icve.training.together import together
 
 try:
     import resource
@@ -26,16 +27,15 @@ except ImportError:  # Windows
 
 
 class TrainingMonitor(Callback):
-    """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, and the
-    gradient norm of each part of the transformer before clipping.
+    """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, the mean
+    loss of each bucket since the last report, and the gradient norm of each part of the transformer before clipping.
 
-    Of the first process: the mean loss of each bucket since the last report, the share of the time in which it waited
-    for the next batch (near 0 when the loader's workers keep up; validation and checkpoints do not count as time), on
-    CUDA the most memory (GiB) it has allocated, and the most main memory (GiB) it has been resident in, without its
-    loader's workers.
+    Of the first process: the share of the time in which it waited for the next batch (near 0 when the loader's workers
+    keep up; validation and checkpoints do not count as time), on CUDA the most memory (GiB) it has allocated, and the
+    most main memory (GiB) it has been resident in, without its loader's workers.
 
-    Also writes RUN/steps.jsonl, one line per micro-batch of the first process: {step, loss, ids}. A resumed run drops
-    the lines of steps it repeats, so that the file tells one uninterrupted story.
+    Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}, of all processes together. A resumed run
+    drops the lines of steps it repeats, so that the file tells one uninterrupted story.
 
     Args:
         peak_tflops: TFLOP/s one device could reach in the run's precision, 989 for bfloat16 on an H100. If given, the
@@ -98,20 +98,22 @@ class TrainingMonitor(Callback):
         if self._flops is not None:
             attended = outputs["tokens"] / outputs["samples"]
             self._computed += outputs["samples"] * self._flops(outputs["latents"], attended)
+        # Processes that share a sample's tokens count as one.
+        groups = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
+        # Lightning has divided it, and the module weighed it.
+        own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
+        told = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
+        loss = fmean(loss for loss, _ in told)  # each is of equally many samples
+        self._losses[bucket_name(outputs["latents"])].append(loss)
         if self._file is not None:
-            # Lightning has divided it, and the module weighed it.
-            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
-            line = {"step": self._step, "loss": loss, "ids": list(batch["id"])}
+            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in told for sample in ids]}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # out of this process, so that a kill loses nothing
-            self._losses[bucket_name(outputs["latents"])].append(loss)
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         if reports(trainer, trainer.global_step):
             seconds = max(time.perf_counter() - self._since - self._times[LoopTimes.CHECKPOINT], 1e-9)
-            # Processes that share a sample's tokens each count all of them.
-            groups = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
             figures = {
                 **self._optimizer_figures,
                 "train/samples_per_second": self._samples * groups / seconds,

@@ -1,7 +1,7 @@
 import pytest
 from jsonargparse import ArgumentParser
 
-from icve.training.arguments import explain
+from icve.training.arguments import explain, with_strategy_class
 
 
 class Thing:
@@ -33,6 +33,36 @@ def test_unknown_options_of_a_class_too(parser):
     path = f"{__name__}.Thing"
     told = complaint(parser, [f'--thing={{"class_path": "{path}", "init_args": {{"widht": 3}}}}'])
     assert told == "thing.init_args has no option 'widht'; did you mean 'width'?"
+
+
+def test_of_a_class_or_a_name_only_the_class_is_complained_about(parser):
+    parser.add_argument("--either", type=Thing | None)
+    told = complaint(parser, ['--either={"class_path": "tests.training.test_arguments.Nothing"}'])
+    assert "has no attribute 'Nothing'" in told
+    assert "Union" not in told
+    assert "Given value" not in told
+    assert "NoneType" not in told
+
+
+OURS = "icve.training.strategies.FSDPUlyssesStrategy"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["--trainer.strategy", "FSDPUlyssesStrategy", "--x", "1"],
+            [f"--trainer.strategy.class_path={OURS}", "--x", "1"],
+        ),
+        ([f"--trainer.strategy={OURS}"], [f"--trainer.strategy.class_path={OURS}"]),
+        (["--trainer.strategy", "auto"], ["--trainer.strategy=auto"]),
+        (["--trainer.strategy=ddp", "--y"], ["--trainer.strategy=ddp", "--y"]),
+        (["fit", "--trainer.strategy.init_args.stage", "2"], ["fit", "--trainer.strategy.init_args.stage", "2"]),
+        (["--trainer.strategy"], ["--trainer.strategy"]),
+    ],
+)
+def test_a_strategy_may_be_named_by_its_class(words, expected):
+    assert with_strategy_class(words) == expected
 
 
 def test_other_complaints_are_one_line(parser):

@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -258,6 +259,12 @@ def test_a_checkpoint_of_another_shape_is_not_resumed(make_module, kept):
     other = make_module(transformer=tiny_transformer(mlp_ratio=2.0)).transformer
     with pytest.raises(ValueError, match=r"trained another transformer than the configuration's: .*\[\d+.* here; give"):
         check_shapes(checkpoint, other)
+
+
+def test_an_optimizer_that_cannot_be_built_is_one_sentence(make_module, make_trainer, make_data):
+    module = make_module(optimizer=partial(torch.optim.AdamW, lr=-1.0))
+    with pytest.raises(ValueError, match=r"^The optimizer cannot be used: Invalid learning rate: -1\.0$"):
+        make_trainer(1).fit(module, datamodule=make_data())
 
 
 def test_weights_of_another_shape_are_refused(make_module, tmp_path):
