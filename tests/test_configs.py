@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from icve.data.manifest import write_manifest
 from icve.model import load_transformer
 from icve.training import stage_runs
 from icve.training.command import TrainingCommand
+from icve.training.stage_checks import check_batches
 from icve.training.stage_runs import stage_config, stages_of
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
@@ -141,6 +143,7 @@ def test_a_curriculum_trains_the_same_stages_as_their_own_configurations(folder)
         assert {key.split(".init_args.")[-1] for key in differing if not key.startswith("variables.")} <= named | {
             "manifest",
             "val_manifest",
+            *(["sequence_parallel_size"] if (folder, name) == ("configs", "sft") else []),
         }, name
         assert own["model.stage"] == name
 
@@ -155,11 +158,24 @@ def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(fold
 
     monkeypatch.setattr(stage_runs, "_run_to_its_end", stop)
     words = ["fit", "-c", str(CURRICULA[folder]), "--trainer.default_root_dir", str(tmp_path)]
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "64" if folder == "configs" else "2"]
     assert main(words) == 0
     assert trained == ["pretrain_240p"]
     monkeypatch.setenv("ICVE_EDITS" if folder == "configs" else "ICVE_DEBUG_MANIFEST", str(tmp_path / "nowhere"))
     assert main(words) == 2
     assert trained == ["pretrain_240p"]
+
+
+def test_the_job_for_slurm_and_the_curriculum_go_together(repository):
+    """Every stage's batch can be shared by the processes that the job asks for."""
+    script = (repository / "tools" / "train.sbatch").read_text()
+    asked = {name: int(number) for name, number in re.findall(r"^#SBATCH --([a-z-]+)=(\d+)$", script, re.MULTILINE)}
+    nodes, tasks = asked["nodes"], asked["ntasks-per-node"]
+    config = yaml.safe_load(CURRICULA["configs"].read_text())
+    config["trainer"] |= {"devices": tasks, "num_nodes": nodes}
+    for stage in stages_of(config):
+        own = stage_config(config, stage, Path("runs"), None)
+        check_batches(own["trainer"], own["data"]["init_args"]["stages"][stage["name"]])
 
 
 @pytest.mark.slow

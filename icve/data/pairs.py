@@ -282,15 +282,18 @@ class PairsDataModule(LightningDataModule):
         if val:
             self.val = self._select(self.val_manifest, index)
 
+    def step_sizes(self, groups: int, passes: int) -> StepSizes:
+        """How so many groups of processes share a step's batch in so many passes; no manifest is read for it."""
+        batch = self.batch_size * passes
+        return StepSizes(self.buckets, batch, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch)
+
     def train_dataloader(self) -> PairLoader:
         """Endless loader that begins at batch ``start_batch``."""
         if self.train is None:
             self.setup("fit")
         rank, groups = self._shard()
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
-        sizes = StepSizes(
-            self.buckets, self.batch_size * passes, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch
-        )
+        sizes = self.step_sizes(groups, passes)
         members = self.train.members(len(self.buckets))
         sampler = BucketBatchSampler(members, sizes, self.seed, rank, self.start_batch, self.bucket_ratios)
         log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))

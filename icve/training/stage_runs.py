@@ -22,6 +22,7 @@ from icve.training.checkpoint_io import read_stage, resolve_checkpoint, saved_ch
 from icve.training.curriculum import CurriculumCallback, Stage, validation_figures
 from icve.training.curriculum_record import Record
 from icve.training.paths import check_paths
+from icve.training.stage_checks import check_batches
 
 CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
 
@@ -151,6 +152,7 @@ def _check_stages(config: Config, run: Path, check: Callable[[Config], object]) 
         data = own["data"] if parts is None else parts[stage["name"]]
         try:
             check(own)
+            check_batches(own["trainer"], data)
             check_paths({**own, "data": data}, has_checkpoint=stage is not stages[0] or bool(config.get("ckpt_path")))
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(f"Stage '{stage['name']}': {error}") from error

@@ -14,6 +14,22 @@ import torch.distributed as dist
 from icve.model.sequence_parallel import set_sequence_parallel
 
 
+def count_groups(processes: int, size: int) -> int:
+    """How many groups of `size` so many processes form.
+
+    Raises:
+        ValueError: the size does not divide them, or is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"sequence_parallel_size must be at least 1, got {size}.")
+    if processes % size:
+        raise ValueError(
+            f"{processes} processes cannot be grouped by {size}: sequence_parallel_size must divide their number "
+            "(devices x nodes)."
+        )
+    return processes // size
+
+
 class UlyssesGroups:
     """Mixed into a strategy: makes the groups, and gives all processes of one the same samples.
 
@@ -23,19 +39,14 @@ class UlyssesGroups:
     """
 
     def __init__(self, *args: Any, sequence_parallel_size: int = 1, **kwargs: Any) -> None:
-        if sequence_parallel_size < 1:
-            raise ValueError(f"sequence_parallel_size must be at least 1, got {sequence_parallel_size}.")
+        count_groups(0, sequence_parallel_size)  # 0: how many there are is known later
         super().__init__(*args, **kwargs)
         self.sequence_parallel_size = sequence_parallel_size
 
     def setup_distributed(self) -> None:
         super().setup_distributed()
         size = self.sequence_parallel_size
-        if self.world_size % size:
-            raise ValueError(
-                f"{self.world_size} processes cannot be grouped by {size}: sequence_parallel_size must divide their "
-                "number (devices x nodes)."
-            )
+        count_groups(self.world_size, size)
         # Every process takes part in making every group.
         groups = [dist.new_group(list(range(start, start + size))) for start in range(0, self.world_size, size)]
         set_sequence_parallel(groups[self.global_rank // size])
