@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -23,8 +25,11 @@ from icve.training.curriculum import CurriculumCallback, Stage, validation_figur
 from icve.training.curriculum_record import Record
 from icve.training.paths import check_paths
 from icve.training.stage_checks import check_batches
+from icve.training.stop_signal import SIGNAL, Listening, StopOnSignal
+from icve.training.together import together
 
 CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
+STOP = f"{StopOnSignal.__module__}.{StopOnSignal.__qualname__}"
 
 Config = Mapping[str, Any]  # of `icve fit`: plain values, as in its YAML
 
@@ -110,16 +115,37 @@ def fit_stages(
     _check_stages(config, run, check)
     ended = _ended(run, stages, resuming)
     _write_config(config, run)
-    for stage in stages:
-        folder = run / stage["name"]
-        if stage["name"] not in ended:
-            begun = resuming and bool(saved_checkpoints(folder / "checkpoints"))
-            own = stage_config(config, stage, run, str(folder) if begun else previous)
-            own["resume_mode"] = "auto" if resuming or stage is not stages[0] else config["resume_mode"]
-            if not _run_to_its_end(own, begun, run_stage):
-                rank_zero_info(f"Stage '{stage['name']}' was stopped; resume with --ckpt_path {run}.")
-                return
-        previous = str(folder)
+    with ExitStack() as listening:
+        # Also while no stage listens itself: a signal is sent once, perhaps when one has just ended.
+        heard = [listening.enter_context(Listening(name)) for name in _stop_signals(config, run)]
+        for stage in stages:
+            folder = run / stage["name"]
+            if stage["name"] not in ended:
+                begun = resuming and bool(saved_checkpoints(folder / "checkpoints"))
+                own = stage_config(config, stage, run, str(folder) if begun else previous)
+                own["resume_mode"] = "auto" if resuming or stage is not stages[0] else config["resume_mode"]
+                done = _run_to_its_end(own, begun, run_stage)
+                if not done or (stage is not stages[-1] and _anybody(any(one.asked for one in heard))):
+                    how = "has ended and the run was" if done else "was"
+                    rank_zero_info(f"Stage '{stage['name']}' {how} stopped; resume with --ckpt_path {run}.")
+                    return
+            previous = str(folder)
+
+
+def _stop_signals(config: Config, run: Path) -> list[str]:
+    """Names of the signals that stop one stage or another."""
+    callbacks = [
+        callback
+        for stage in stages_of(config)
+        for callback in stage_config(config, stage, run, None)["trainer"]["callbacks"]
+        if callback["class_path"] == STOP
+    ]
+    return sorted({(callback.get("init_args") or {}).get("name", SIGNAL) for callback in callbacks} or {SIGNAL})
+
+
+def _anybody(asked: bool) -> bool:
+    """Whether any process was, on all of them alike."""
+    return any(together(lambda: asked)) if dist.is_initialized() else asked
 
 
 def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config], StageCommand]) -> bool:
