@@ -36,7 +36,7 @@ from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
 from icve.training.sharded import ShardedState
-from icve.training.stage_runs import fit_stages, stages_of
+from icve.training.stage_runs import begins_anew, fit_stages, run_folder, stages_of
 from icve.training.stop_signal import StopOnSignal
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
@@ -69,6 +69,7 @@ class TrainingCommand(LightningCLI):
 
     Differs from the stock one in what a checkpoint does: `--ckpt_path` of the same stage (`model.stage`) is resumed
     completely, of another stage gives its EMA weights to a new run; `--resume_mode full|weights` decides otherwise.
+    Where it is the run's own folder and nothing is there yet, the run begins: one command line serves every start.
     Every run has a folder, `trainer.default_root_dir` (runs/STAGE unless given), with config.yaml, checkpoints/ and
     tensorboard/.
     """
@@ -135,9 +136,15 @@ class TrainingCommand(LightningCLI):
         """The configuration rules: hyper-parameters inside a checkpoint never override it."""
 
     def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if self.subcommand == "fit" and begins_anew(config):
+            rank_zero_info(
+                f"{config['ckpt_path']} is the run's own folder and holds no checkpoint yet: it begins anew."
+            )
+            config["ckpt_path"] = None
         # Weights of 13 B parameters are not made up to be overwritten: the pretrained ones take their places.
         starts_elsewhere = self._get(self.config, "ckpt_path") is not None
-        check_paths(self.config[self.subcommand], starts_elsewhere)
+        check_paths(config, starts_elsewhere)
         if self._get(self.config, "model.pretrained") is not None:
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
@@ -151,7 +158,7 @@ class TrainingCommand(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
-        run = str(config.get("default_root_dir") or Path("runs") / self.model.stage)
+        run = str(run_folder(self.config[self.subcommand]))
         if config.get("logger") in (None, True):
             # A validation by hand has no place in the curves of the run.
             fit = self.subcommand == "fit"

@@ -52,6 +52,43 @@ def stages_of(config: Config) -> list[Config]:
     return []
 
 
+def run_folder(config: Config) -> Path:
+    """Folder of a configuration's run."""
+    return Path(config["trainer"].get("default_root_dir") or Path("runs") / config["model"]["stage"])
+
+
+def begins_anew(config: Config) -> bool:
+    """Whether `ckpt_path` is the folder of the run itself, of one stage or several, and holds nothing to resume yet.
+
+    So it is at the first start, and where a run was killed before its first checkpoint.
+
+    Raises:
+        ValueError: a damaged checkpoint lies there.
+    """
+    if config.get("resume_mode") != "auto" or not _resumes_itself(config):
+        return False
+    run = run_folder(config)
+    if stages := stages_of(config):
+        return not _begun(run, stages)
+    if saved_checkpoints(run / "checkpoints"):
+        return False
+    try:
+        resolve_checkpoint(run)  # weights of another kind
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _resumes_itself(config: Config) -> bool:
+    path = config.get("ckpt_path")
+    return path is not None and Path(path).expanduser().resolve() == run_folder(config).resolve()
+
+
+def _begun(run: Path, stages: list[Config]) -> list[str]:
+    """Names of the stages that have a checkpoint."""
+    return [stage["name"] for stage in stages if saved_checkpoints(run / stage["name"] / "checkpoints")]
+
+
 def stage_config(config: Config, stage: Config, run: Path, ckpt_path: str | None) -> dict[str, Any]:
     """Configuration of the run of one stage.
 
@@ -109,9 +146,7 @@ def fit_stages(
         FileNotFoundError: a file that one of the stages needs is missing; said before the first stage trains.
     """
     stages = stages_of(config)
-    run = Path(config["trainer"].get("default_root_dir") or Path("runs") / config["model"]["stage"])
-    previous = config.get("ckpt_path")
-    resuming = previous is not None and Path(previous).expanduser().resolve() == run.resolve()
+    run, previous, resuming = run_folder(config), config.get("ckpt_path"), _resumes_itself(config)
     _check_stages(config, run, check)
     ended = _ended(run, stages, resuming)
     _write_config(config, run)
@@ -186,7 +221,7 @@ def _check_stages(config: Config, run: Path, check: Callable[[Config], object]) 
 
 def _ended(run: Path, stages: list[Config], resuming: bool) -> dict[str, int]:
     """Stages of the run to be resumed that have ended, and the steps each took; none of a new run."""
-    begun = [stage["name"] for stage in stages if saved_checkpoints(run / stage["name"] / "checkpoints")]
+    begun = _begun(run, stages)
     if not resuming:
         if begun:
             raise ValueError(

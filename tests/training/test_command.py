@@ -115,6 +115,41 @@ def test_an_earlier_run_is_not_overwritten(fit):
     assert len(losses(fit.folder)) == 2
 
 
+def test_its_own_empty_folder_is_a_beginning_and_then_resumed(fit, tiny_yaml, caplog):
+    caplog.set_level(logging.INFO)
+    begin = ("--ckpt_path", fit.folder / ".." / "run", "--trainer.max_steps", 2)
+    for mode in ("full", "weights"):
+        status, (message,) = fit(*begin, "--resume_mode", mode)
+        assert status == 2
+        assert "does not exist" in message
+    # What a run that was killed before its first checkpoint leaves.
+    fit.folder.mkdir()
+    (fit.folder / "steps.jsonl").touch()
+    assert fit(*begin)[0] == 0
+    assert "is the run's own folder and holds no checkpoint yet: it begins anew." in caplog.text
+    assert fit("--ckpt_path", fit.folder)[0] == 0
+    assert "resumes at step 2" in caplog.text
+    assert [line["step"] for line in losses(fit.folder)] == [0, 1, 2, 3]
+    status, (message,) = fit("--ckpt_path", fit.folder.parent)
+    assert status == 2
+    assert "holds no checkpoint" in message
+
+
+def test_one_command_line_begins_from_another_runs_weights_and_resumes(fit, caplog):
+    caplog.set_level(logging.INFO)
+    assert fit("--trainer.max_steps", 2)[0] == 0
+    other = fit.folder.parent / "other"
+    words = ["--trainer.default_root_dir", other, "--ckpt_path", other, "--model.pretrained", fit.folder]
+    words += ["--model.stage", "next", "--model.optimizer.init_args.lr", 0.0]
+    assert fit(*words, "--trainer.max_steps", 2)[0] == 0
+    assert f"starts from the weights in {fit.folder}" in caplog.text
+    assert fit(*words)[0] == 0
+    assert "Stage 'next' resumes at step 2" in caplog.text
+    weights = [load_file(r / "checkpoints" / "last" / "transformer" / "diffusion_pytorch_model.safetensors")
+               for r in (fit.folder, other)]  # fmt: skip
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def test_validate_tells_the_losses(fit, capsys):
     assert fit()[0] == 0
     status = main(["validate", "-c", str(fit.folder / "config.yaml"), "--ckpt_path", str(fit.folder)])
