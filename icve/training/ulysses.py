@@ -42,14 +42,20 @@ class UlyssesGroups:
         count_groups(0, sequence_parallel_size)  # 0: how many there are is known later
         super().__init__(*args, **kwargs)
         self.sequence_parallel_size = sequence_parallel_size
+        self._group: dist.ProcessGroup | None = None
 
     def setup_distributed(self) -> None:
         super().setup_distributed()
         size = self.sequence_parallel_size
         count_groups(self.world_size, size)
-        # Every process takes part in making every group.
-        groups = [dist.new_group(list(range(start, start + size))) for start in range(0, self.world_size, size)]
-        set_sequence_parallel(groups[self.global_rank // size])
+        if size > 1:
+            # Every process takes part in making every group.
+            groups = [
+                dist.new_group(list(range(start, start + size)), timeout=self._timeout)
+                for start in range(0, self.world_size, size)
+            ]
+            self._group = groups[self.global_rank // size]
+        set_sequence_parallel(self._group)
 
     def setup(self, trainer: Any) -> None:
         heads = self.lightning_module.transformer.config.num_attention_heads
@@ -66,6 +72,13 @@ class UlyssesGroups:
         size = self.sequence_parallel_size
         return {"num_replicas": self.world_size // size, "rank": self.global_rank // size}
 
+    def on_exception(self, exception: BaseException) -> None:
+        self._group = None  # left to the end of the process: taking it apart could wait for one that is gone
+        super().on_exception(exception)
+
     def teardown(self) -> None:
         set_sequence_parallel(None)
         super().teardown()
+        if self._group is not None:  # the next stage of a curriculum makes its own, and each has buffers
+            dist.destroy_process_group(self._group)
+            self._group = None

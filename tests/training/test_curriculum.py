@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import weakref
 import pytest
 import torch
 import yaml
+from lightning.pytorch.accelerators import CUDAAccelerator
 from safetensors.torch import load
 
 from icve.cli import main
@@ -19,12 +21,14 @@ from icve.training import stage_runs
 from icve.training.curriculum import CurriculumCallback, Stage, stopped_improving
 from icve.training.curriculum_record import Record
 from icve.training.module import InContextEditingModule
+from icve.training.stage_checks import count_processes
 from icve.training.stage_runs import merged
 from tests.training.conftest import TINY_YAML, finish
 
 NAMES = ("clips", "more_clips", "edits")
 STEPS = {"clips": 4, "more_clips": 6, "edits": 3}
 EMA = "icve.training.ema.EMA"
+ULYSSES = "icve.training.strategies.DDPUlyssesStrategy"
 TIME_LIMIT = 240
 
 
@@ -268,8 +272,111 @@ def test_mistakes_are_told_before_anything_trains(curriculum, config, tmp_path, 
     assert "Stage 'other' has no data module" in error(curriculum(more_clips={"name": "other"}))
     assert not run.exists()
     run.mkdir()
-    assert "holds no checkpoint of any stage" in error(curriculum(), "--ckpt_path", run)
+    told = error(curriculum(), "--ckpt_path", run, "--resume_mode", "full")
+    assert "holds no checkpoint of any stage" in told
     assert os.listdir(run) == []
+
+
+def test_processes_that_cannot_share_a_batch_are_told_before_anything_trains(
+    curriculum, config, tmp_path, capsys, monkeypatch
+):
+    def error(path, devices):
+        assert fit(path, tmp_path / "run", "--trainer.devices", devices) == 2
+        assert not (tmp_path / "run").exists()
+        return capsys.readouterr().err.strip().splitlines()[-1]
+
+    large = {name: stage_data(config, name, batch_size=4) for name in ("clips", "more_clips")}
+    path = curriculum(large)  # edits: two passes of one sample
+    told = error(path, 4)
+    assert told.startswith(
+        "icve: error: Stage 'edits': A batch of 2 samples of bucket 32x32x5 is too small for 4 groups"
+    )
+    # What a launcher started counts, not what Lightning would.
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job")
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 3, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert "too small for 3 groups" in error(path, 1)
+    pairs = {"class_path": ULYSSES, "init_args": {"sequence_parallel_size": 2}}
+    path = curriculum(large, edits={"settings": {"trainer": {"strategy": pairs}}})
+    assert "Stage 'edits': 3 processes cannot be grouped by 2" in error(path, 1)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "processes"),
+    [
+        ({"devices": 3, "num_nodes": 2}, 6),
+        ({"devices": "3"}, 3),
+        ({"devices": [0, 2]}, 2),
+        ({"devices": "0,2,"}, 2),
+        ({"devices": "auto", "accelerator": "cpu"}, 1),
+        ({"devices": "auto"}, 5),
+        ({"devices": -1, "num_nodes": 2, "accelerator": "gpu"}, 10),
+        ({}, 5),
+    ],
+)
+def test_processes_are_counted(trainer, processes, monkeypatch):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", lambda: True)
+    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", lambda: 5)
+    assert count_processes(trainer) == processes
+
+
+def test_of_slurm_its_tasks_are_counted(monkeypatch):
+    names = {"SLURM_NTASKS": "12", "SLURM_NTASKS_PER_NODE": "6", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "train"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    assert count_processes({"devices": 1}) == 12
+
+
+@pytest.fixture
+def never_killed():
+    """A signal that nobody hears does not end the tests."""
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("where", ["in its last validation", "between two stages"])
+def test_a_run_told_to_stop_at_the_end_of_a_stage_does_not_begin_the_next(
+    whole, curriculum, tmp_path, monkeypatch, caplog, never_killed, where
+):
+    caplog.set_level(logging.INFO)
+    plain, truth = whole
+    path, run, train = plain, tmp_path / "run", stage_runs._run_to_its_end
+    if where == "between two stages":
+
+        def train_and_be_told(*arguments):
+            ended = train(*arguments)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return ended
+
+        monkeypatch.setattr(stage_runs, "_run_to_its_end", train_and_be_told)
+    else:
+        path = curriculum(clips=told_at_the_end("clips"))
+    mine = signal.getsignal(signal.SIGUSR1)
+    assert fit(path, run) == 0
+    assert signal.getsignal(signal.SIGUSR1) == mine
+    assert not (run / "more_clips").exists()
+    assert f"Stage 'clips' has ended and the run was stopped; resume with --ckpt_path {run}." in caplog.text
+    monkeypatch.undo()
+    assert fit(plain, run, "--ckpt_path", run) == 0
+    assert_equal_runs(run, truth)
+
+
+def told_at_the_end(stage, **options):
+    callback = {"class_path": "tests.training.told.ToldAtTheEnd", "init_args": {"stage": stage, **options}}
+    return {"settings": {"trainer": {"callbacks": [callback]}}}
+
+
+def test_resumed_before_its_first_checkpoint_it_begins_anew(whole, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    path, truth = whole
+    run = tmp_path / "run"
+    shutil.copytree(truth, run, symlinks=True)
+    cut(run, 1, ["more_clips", "edits"], ["clips/checkpoints"])
+    assert fit(path, run, "--ckpt_path", run) == 0
+    assert f"{run} is the run's own folder and holds no checkpoint yet" in caplog.text
+    assert_equal_runs(run, truth)
+    assert events(run) == events(truth)
 
 
 def test_an_earlier_run_is_not_overwritten_and_an_ended_one_has_nothing_to_train(whole, capsys):
@@ -352,9 +459,19 @@ def test_killed_in_the_second_stage_and_resumed_equals_uninterrupted(started, cu
 @pytest.mark.multiprocess
 @pytest.mark.timeout(2 * TIME_LIMIT)
 def test_two_processes_switch_together(started, whole, curriculum, config, tmp_path):
-    # In the last stage a batch is one sample, which two processes cannot share.
-    path, run = curriculum({"edits": stage_data(config, "edits", batch_size=2)}), tmp_path / "two"
-    finish(started(path, run, "--trainer.devices", 2, "--trainer.strategy", "ddp"), TIME_LIMIT)
+    # Two processes share the tokens of the first stage's samples and of the last one's.
+    count = [{"class_path": "tests.training.told.GroupCount"}]
+    single = merged(
+        stage_settings("more_clips"), {"trainer": {"strategy": {"init_args": {"sequence_parallel_size": 1}}}}
+    )
+    path, run = curriculum(more_clips={"settings": single}), tmp_path / "two"
+    own = yaml.safe_load(path.read_text())
+    own["trainer"]["strategy"] = {"class_path": ULYSSES, "init_args": {"sequence_parallel_size": 2}}
+    own["trainer"]["callbacks"] += count
+    path.write_text(yaml.safe_dump(own))
+    finish(started(path, run, "--trainer.devices", 2), TIME_LIMIT)
+    groups = [int((run / name / "groups").read_text()) for name in NAMES]
+    assert groups == [groups[1] + 1, groups[1], groups[1] + 1]  # those of a stage go with it
     _, alone = whole
     assert events(run) == events(alone)
     before, after = (load(weights(alone, name)) for name in ("clips", "more_clips"))
@@ -363,3 +480,13 @@ def test_two_processes_switch_together(started, whole, curriculum, config, tmp_p
         together, by_one = load(weights(run, name)), load(weights(alone, name))
         for key, value in by_one.items():  # sums in another order, through an optimizer that computes in bfloat16
             assert torch.allclose(together[key], value, atol=0.003), (name, key)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(TIME_LIMIT)
+def test_one_of_two_processes_told_at_the_end_of_a_stage_stops_both(started, curriculum, tmp_path):
+    path, run = curriculum(clips=told_at_the_end("clips", rank=1)), tmp_path / "run"
+    finish(started(path, run, "--trainer.devices", 2, "--trainer.strategy", "ddp"), TIME_LIMIT)
+    assert events(run)[-1][:2] == ("end", "clips")
+    assert not (run / "more_clips").exists()
