@@ -7,6 +7,7 @@ import pytest
 
 from icve.cli import main
 from icve.plan import build_parser
+from icve.training.parts import configured_parts
 from tests.training.conftest import TINY_YAML
 
 
@@ -130,6 +131,17 @@ def test_mistakes_are_one_sentence(plan, arguments, told):
     (line,) = error.strip().splitlines()
     assert line.startswith("icve plan: error: ")
     assert told in line
+
+
+@pytest.mark.parametrize("only", [[], ["--model.stage", "sft"]])
+def test_a_curriculum_is_none_of_its_stages(repository, capsys, only):
+    path = str(repository / "configs" / "curriculum.yaml")
+    told = "The configuration trains several stages: use the configuration of one of them, e.g. configs/sft.yaml."
+    for command in (["plan", "--gpus", "64", "--gpu_memory", "80"], ["inspect-data", "clips.jsonl"]):
+        assert main([*command, "-c", path, *only]) == 2
+        assert capsys.readouterr().err.strip().splitlines()[-1] == f"icve {command[0]}: error: {told}"
+    with pytest.raises(ValueError, match=re.escape(told)):  # icve-encode's
+        configured_parts(["-c", path, *only])
 
 
 def test_help_says_what_is_not_counted():

@@ -4,7 +4,11 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from icve.data.curriculum import CurriculumDataModule
 from icve.training.command import TrainingCommand
+from icve.training.stage_runs import stages_of
+
+CURRICULUM_DATA = f"{CurriculumDataModule.__module__}.{CurriculumDataModule.__qualname__}"
 
 
 class _Parsed(TrainingCommand):
@@ -22,10 +26,16 @@ class _Parsed(TrainingCommand):
 
 
 def parse_configuration(arguments: list[str]) -> Namespace:
-    """The configuration that `icve fit` with these arguments would train.
+    """The configuration that `icve fit` with these arguments would train: of one stage.
 
     Raises:
-        ValueError: it cannot be parsed, in one sentence.
+        ValueError: it cannot be parsed, or is a curriculum's; in one sentence.
     """
-    config: Any = _Parsed(["fit", *arguments]).config
-    return config["fit"]
+    parsed: Any = _Parsed(["fit", *arguments]).config
+    config = parsed["fit"]
+    # One of its stages alone (model.stage) would still lack what the curriculum sets for it.
+    if stages_of(config) or (config.get("data") or {}).get("class_path") == CURRICULUM_DATA:
+        raise ValueError(
+            "The configuration trains several stages: use the configuration of one of them, e.g. configs/sft.yaml."
+        )
+    return config

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch import nn
 
-from icve.training.command import TrainingCommand
+from icve.training.configuration import parse_configuration
 from icve.training.paths import check_paths
 
 
@@ -24,33 +24,18 @@ class ConfiguredParts:
     latents: str | None
 
 
-class _Reading(TrainingCommand):
-    """`icve fit` up to the point where it would build anything."""
-
-    def _set_seed(self) -> None:
-        """Nothing here is random."""
-
-    def before_instantiate_classes(self) -> None:
-        # No transformer is built, and the cache may be what is about to be made.
-        check_paths(self.config[self.subcommand], has_checkpoint=True, makes_latents=True)
-
-    def instantiate_classes(self) -> None:
-        """The configuration is all that is wanted."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing is run."""
-
-
 def configured_parts(arguments: list[str]) -> ConfiguredParts:
     """Build the frozen parts and the data module of `icve fit` with these arguments.
 
     A transformer of billions of parameters, which `icve fit` would build as well, is left alone.
 
     Raises:
-        ValueError: the configuration cannot be used, in one sentence.
+        ValueError: the configuration cannot be used, or is a curriculum's; in one sentence.
         FileNotFoundError: a file it names is missing.
     """
-    config = _Reading(["fit", *arguments]).config["fit"]
+    config = parse_configuration(arguments)
+    # No transformer is built, and the cache may be what is about to be made.
+    check_paths(config, has_checkpoint=True, makes_latents=True)
     if config.get("data") is None:
         raise ValueError("The configuration names no data module: set data.class_path.")
     chosen = {"codec": config["model"]["codec"], "text_encoder": config["model"]["text_encoder"]}
