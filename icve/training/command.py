@@ -1,7 +1,6 @@
 """`icve fit` and `icve validate`: classes from YAML, run folders, and what a checkpoint means to a run."""
 
 import logging
-import os
 import warnings
 from argparse import ArgumentError
 from contextvars import copy_context
@@ -16,9 +15,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
+from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
-from icve.training.arguments import explain
+from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import (
     CheckpointFolders,
     names_itself,
@@ -57,10 +57,7 @@ class RunConfig(SaveConfigCallback):
         if stage != "fit":
             return
         run = Path(trainer.default_root_dir)
-        run.mkdir(parents=True, exist_ok=True)
-        temporary = run / f".config.yaml.{os.getpid()}.tmp"
-        temporary.write_text(self.parser.dump(self.config, skip_none=False), encoding="utf-8")
-        os.replace(temporary, run / "config.yaml")
+        write_text(run / "config.yaml", self.parser.dump(self.config, skip_unset=False))
         record_start(run, trainer.world_size)
 
 
@@ -128,7 +125,7 @@ class TrainingCommand(LightningCLI):
 
     def _parsed(self, args: list[str]) -> Any:
         try:
-            return self.parser.parse_args(args)
+            return self.parser.parse_args(with_strategy_class(args))
         except ArgumentError as error:
             raise ValueError(explain(str(error), self._subcommand_parsers[args[0]])) from error
 
@@ -154,7 +151,7 @@ class TrainingCommand(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            raise ValueError(f"The configuration cannot be used: {error}") from error
+            raise ValueError(f"The configuration cannot be used: {about_the_class(str(error))}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -196,7 +193,7 @@ class TrainingCommand(LightningCLI):
             super()._run_subcommand(subcommand)
             return
         fit_stages(
-            yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_none=False)),
+            yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False)),
             # In a context of its own: the parser stays in it, and with it the model.
             run_stage=lambda command, own: copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]),
             check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),

@@ -64,6 +64,12 @@ class UlyssesGroups:
                 f"The transformer's {heads} attention heads cannot be shared by {self.sequence_parallel_size} "
                 "processes: choose a sequence_parallel_size that divides them."
             )
+        lora = self.lightning_module.lora
+        if lora is not None and lora.dropout and self.sequence_parallel_size > 1:
+            raise ValueError(
+                "Processes that share a sample's tokens would drop out different parts of its text: set "
+                "model.lora.dropout to 0, or sequence_parallel_size to 1."
+            )
         super().setup(trainer)
 
     @property
