@@ -95,7 +95,7 @@ def _train(arguments: list[str]) -> int:
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     try:
-        TrainingCommand(arguments)
+        return TrainingCommand(arguments).status
     except (TrainingDiverged, CheckpointNotWritten) as error:
         return _fail(str(error), status=1)
     except MisconfigurationException as error:
@@ -110,7 +110,6 @@ def _train(arguments: list[str]) -> int:
         return _fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
     finally:
         package.removeHandler(handler)
-    return 0
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

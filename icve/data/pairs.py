@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
 from icve.data.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.latents import LatentCache, LatentsError
+from icve.data.loader import PairLoader
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
 from icve.data.validation import validation_batches
@@ -165,24 +166,6 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self._samples is not None:
             self._samples[index] = sample
         return sample
-
-
-class PairLoader(DataLoader):
-    """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again."""
-
-    def __init__(self, *args: Any, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.report = report
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in super().__iter__():
-            if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
-                batch["weight"] = sampler.weight(sampler.start_batch)
-                batch.pop("counted", None)
-                # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
-                sampler.start_batch += 1
-            self.report(batch.pop("dropped"))
-            yield batch
 
 
 class PairsDataModule(LightningDataModule):

@@ -37,7 +37,7 @@ from icve.training.paths import check_paths
 from icve.training.profile import Profile
 from icve.training.sharded import ShardedState
 from icve.training.stage_runs import begins_anew, fit_stages, run_folder, stages_of
-from icve.training.stop_signal import StopOnSignal
+from icve.training.stop_signal import StopOnSignal, status
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
@@ -69,7 +69,12 @@ class TrainingCommand(LightningCLI):
     Where it is the run's own folder and nothing is there yet, the run begins: one command line serves every start.
     Every run has a folder, `trainer.default_root_dir` (runs/STAGE unless given), with config.yaml, checkpoints/ and
     tensorboard/.
+
+    Attributes:
+        status: exit status of what was done.
     """
+
+    status = 0
 
     def __init__(self, args: list[str]) -> None:
         super().__init__(
@@ -192,7 +197,7 @@ class TrainingCommand(LightningCLI):
         if not self._trains_a_curriculum():
             super()._run_subcommand(subcommand)
             return
-        fit_stages(
+        self.status = fit_stages(
             yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False)),
             # In a context of its own: the parser stays in it, and with it the model.
             run_stage=lambda command, own: copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]),
@@ -226,6 +231,7 @@ class TrainingCommand(LightningCLI):
         size = sum(p.numel() for p in model.transformer.parameters() if p.requires_grad)
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
+        self.status = status(next(c for c in trainer.callbacks if isinstance(c, StopOnSignal)).listening.heard)
         if trainer.global_step <= start and not (trainer.interrupted or trainer.should_stop):
             raise ValueError(
                 f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -25,8 +24,7 @@ from icve.training.curriculum import CurriculumCallback, Stage, validation_figur
 from icve.training.curriculum_record import Record
 from icve.training.paths import check_paths
 from icve.training.stage_checks import check_batches
-from icve.training.stop_signal import SIGNAL, Listening, StopOnSignal
-from icve.training.together import together
+from icve.training.stop_signal import SIGNAL, Listening, StopOnSignal, agreed, status
 
 CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
 STOP = f"{StopOnSignal.__module__}.{StopOnSignal.__qualname__}"
@@ -133,13 +131,16 @@ def _is_class(entry: Any) -> bool:
 
 def fit_stages(
     config: Config, run_stage: Callable[[str, Config], StageCommand], check: Callable[[Config], object]
-) -> None:
+) -> int:
     """Train all stages of a curriculum, or those that are left of it where `ckpt_path` is its own run folder.
 
     Args:
         config: of the curriculum.
         run_stage: trains ("fit") or validates ("validate") with a configuration.
         check: raises ValueError where a configuration cannot be used.
+
+    Returns:
+        The exit status.
 
     Raises:
         ValueError: nothing is left to train, or another run is in the way.
@@ -160,11 +161,13 @@ def fit_stages(
                 own = stage_config(config, stage, run, str(folder) if begun else previous)
                 own["resume_mode"] = "auto" if resuming or stage is not stages[0] else config["resume_mode"]
                 done = _run_to_its_end(own, begun, run_stage)
-                if not done or (stage is not stages[-1] and _anybody(any(one.asked for one in heard))):
+                told = agreed(max(one.heard for one in heard))
+                if not done or (stage is not stages[-1] and told):
                     how = "has ended and the run was" if done else "was"
                     rank_zero_info(f"Stage '{stage['name']}' {how} stopped; resume with --ckpt_path {run}.")
-                    return
+                    return status(told)
             previous = str(folder)
+    return 0
 
 
 def _stop_signals(config: Config, run: Path) -> list[str]:
@@ -176,11 +179,6 @@ def _stop_signals(config: Config, run: Path) -> list[str]:
         if callback["class_path"] == STOP
     ]
     return sorted({(callback.get("init_args") or {}).get("name", SIGNAL) for callback in callbacks} or {SIGNAL})
-
-
-def _anybody(asked: bool) -> bool:
-    """Whether any process was, on all of them alike."""
-    return any(together(lambda: asked)) if dist.is_initialized() else asked
 
 
 def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config], StageCommand]) -> bool:

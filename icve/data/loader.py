@@ -1,0 +1,51 @@
+"""The loader of pairs, and its worker processes: they end with the process that reads from them, and not before."""
+
+import atexit
+import functools
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from icve.data.buckets import BucketBatchSampler
+
+
+class PairLoader(DataLoader):
+    """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again."""
+
+    def __init__(self, *args: Any, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
+        super().__init__(*args, worker_init_fn=leave_signals_to_the_reader, **kwargs)
+        end_workers_at_exit()
+        self.report = report
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in super().__iter__():
+            if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
+                batch["weight"] = sampler.weight(sampler.start_batch)
+                batch.pop("counted", None)
+                # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
+                sampler.start_batch += 1
+            self.report(batch.pop("dropped"))
+            yield batch
+
+
+def leave_signals_to_the_reader(worker: int) -> None:
+    """Initialise a worker: what is sent to all processes of a job asks the reader to stop, who still needs batches."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@functools.cache
+def end_workers_at_exit() -> None:
+    """See to it that a worker that hangs does not keep this process from ending: it would wait for it for ever."""
+    atexit.register(_end_workers)  # after multiprocessing's own, and therefore called before that waits
+
+
+def _end_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would take this for an accident
+    for child in multiprocessing.active_children():
+        child.kill()
