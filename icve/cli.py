@@ -86,6 +86,7 @@ def _train(arguments: list[str]) -> int:
 
     end_with_launcher()  # imports take seconds
     from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities import rank_zero_only
 
     from icve.training.checkpoint_io import CheckpointNotWritten
     from icve.training.command import TrainingCommand
@@ -93,7 +94,7 @@ def _train(arguments: list[str]) -> int:
 
     package, handler = logging.getLogger("icve"), logging.StreamHandler()
     package.addHandler(handler)
-    package.setLevel(logging.INFO)
+    package.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # all would say the same
     try:
         return TrainingCommand(arguments).status
     except (TrainingDiverged, CheckpointNotWritten) as error:

@@ -21,6 +21,7 @@ from icve.data.manifest import read_manifest, write_manifest
 from icve.encode import main
 from icve.synthetic.masks import save_mask
 from tests.training import conftest as training
+from tests.training.runs import steps
 
 tiny_manifest, tiny_yaml = training.tiny_manifest, training.tiny_yaml  # fixtures
 TIME_LIMIT = 120
@@ -84,10 +85,6 @@ def contents(cache):
 
 def same(ours, theirs):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def steps(run):
-    return [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
 
 
 def curves(run):

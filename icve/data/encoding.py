@@ -22,8 +22,8 @@ from icve.data.manifest import Manifest, ManifestError
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
 from icve.data.video import VideoError, probe, read_frames
+from icve.edit_region import region_from_mask
 from icve.text.known import Embedding
-from icve.training.edit_region import region_from_mask
 
 log = logging.getLogger(__name__)
 

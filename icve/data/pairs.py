@@ -19,6 +19,7 @@ from icve.data.latents import LatentCache, LatentsError
 from icve.data.loader import PairLoader
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.selection import Pair, Selection, select
+from icve.data.share import data_share
 from icve.data.validation import validation_batches
 from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.synthetic.masks import load_mask
@@ -274,7 +275,7 @@ class PairsDataModule(LightningDataModule):
         """Endless loader that begins at batch ``start_batch``."""
         if self.train is None:
             self.setup("fit")
-        rank, groups = self._shard()
+        rank, groups = data_share(self.trainer)
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
         sizes = self.step_sizes(groups, passes)
         members = self.train.members(len(self.buckets))
@@ -293,7 +294,7 @@ class PairsDataModule(LightningDataModule):
         if self.val is None:
             self.setup("validate")
         members = self.val.members(len(self.buckets))
-        batches = validation_batches(members, self.batch_size, *self._shard())
+        batches = validation_batches(members, self.batch_size, *data_share(self.trainer))
         return self._loader(self.val, self.val_manifest, batches)
 
     def rows(self, path: str) -> Manifest:
@@ -337,11 +338,6 @@ class PairsDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             report=self._report,
         )
-
-    def _shard(self) -> tuple[int, int]:
-        # The strategy knows which ranks share data (sequence parallelism); without one there is a single process.
-        sharing = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
-        return (sharing["rank"], sharing["num_replicas"]) if sharing else (0, 1)
 
     def _report(self, dropped: Sequence[tuple[str, str]]) -> None:
         new = {name: reason for name, reason in dropped if name not in self.dropped}

@@ -9,10 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from icve.training.checkpoint_io import LAST, point_last_to, remove_folder, saved_checkpoints
-from icve.training.curriculum import validate_now
-
-BEST = "best"
+from icve.training.checkpoint_paths import BEST, LAST, point_to, remove_folder, saved_checkpoints
+from icve.training.validation import validate_now
 
 
 class Checkpoints(Checkpoint):
@@ -75,7 +73,7 @@ class Checkpoints(Checkpoint):
             if self.best is None:
                 (self.folder / BEST).unlink(missing_ok=True)
             else:
-                point_last_to(self.folder / self.best, BEST)
+                point_to(self.folder / self.best, BEST)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
@@ -107,7 +105,7 @@ class Checkpoints(Checkpoint):
             trainer.strategy.checkpoint_io.finish()
             self.best, self.best_score = self.newest.name, score
             if trainer.is_global_zero:
-                point_last_to(self.newest, BEST)
+                point_to(self.newest, BEST)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
@@ -125,7 +123,7 @@ class Checkpoints(Checkpoint):
         return self.folder / f"step-{step:06d}"
 
     def _written(self, path: Path) -> None:
-        point_last_to(path)
+        point_to(path)
         self._prune()
 
     def _prune(self) -> None:

@@ -19,13 +19,8 @@ from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
 from icve.training.arguments import about_the_class, explain, with_strategy_class
-from icve.training.checkpoint_io import (
-    CheckpointFolders,
-    names_itself,
-    read_stage,
-    resolve_checkpoint,
-    saved_checkpoints,
-)
+from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.checkpoint_paths import names_itself, read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.curriculum import RunLogger, first_step
 from icve.training.environment import record_start

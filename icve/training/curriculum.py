@@ -16,9 +16,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from icve.training.curriculum_record import Record
+from icve.training.validation import validate_now, validation_figures
 
 
 @dataclass(frozen=True)
@@ -171,21 +171,6 @@ def stopped_improving(course: Sequence[float], patience: int, min_delta: float =
     for figure in course:
         best, since = (figure, 0) if figure < best - min_delta else (best, since + 1)
     return since >= patience
-
-
-def validation_figures(trainer: Trainer) -> dict[str, float]:
-    """What the last validation logged, by name."""
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-
-
-def validate_now(trainer: Trainer) -> None:
-    """Validate in the middle of fitting, as at an interval; training goes on as if it had not happened."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # a resumed run would take the validation before its checkpoint for half done
-    trainer.validating = True
-    with isolate_rng():
-        loop.run()
-    trainer.training = True
 
 
 class RunLogger(TensorBoardLogger):

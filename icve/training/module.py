@@ -18,14 +18,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from icve.data.share import data_share
+from icve.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
-from icve.training.checkpoint_io import STAGE_KEY, CheckpointFolders
+from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
-from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
-from icve.training.micro_steps import resplit
+from icve.training.micro_steps import STAGE_KEY, resplit
 from icve.training.model_folder import write_model_folder
 from icve.training.parameter_groups import scale_learning_rates
 from icve.training.randomness import generator
@@ -172,13 +173,11 @@ class InContextEditingModule(LightningModule):
     def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
         """Noise level (B,), noise (like x0) and whether the instruction is dropped, of this micro-batch's samples."""
         step = self.trainer.global_step
-        # Processes that share a sample's tokens (sequence parallelism) count as one.
-        sharing = self.trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
-        world, rank = sharing["num_replicas"], sharing["rank"]
+        part, parts = data_share(self.trainer)
         if step != self._drawing_step:
             self._drawing_step, self._next_position, self.loss_sum = step, 0, torch.zeros((), device=x0.device)
-        start = self._next_position + rank * len(x0)
-        self._next_position += world * len(x0)
+        start = self._next_position + part * len(x0)
+        self._next_position += parts * len(x0)
 
         def source(position: int, purpose: str) -> torch.Generator:
             return generator(self.seed, self.stage, step, position, purpose)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
 from icve.atomic import write_text
+from icve.data.share import data_share
 from icve.training.flops import TrainingFlops, bucket_name
 from icve.training.gradient_norms import transformer_gradient_norms
 from icve.training.loop_times import LoopTimes
@@ -98,8 +99,7 @@ class TrainingMonitor(Callback):
         if self._flops is not None:
             attended = outputs["tokens"] / outputs["samples"]
             self._computed += outputs["samples"] * self._flops(outputs["latents"], attended)
-        # Processes that share a sample's tokens count as one.
-        groups = (trainer.distributed_sampler_kwargs or {"num_replicas": 1})["num_replicas"]
+        _, groups = data_share(trainer)
         # Lightning has divided it, and the module weighed it.
         own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
         told = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]

@@ -48,7 +48,7 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
             "does not: correct or remove it."
         )
     optimizer.param_groups[:] = groups
-    optimizer.register_load_state_dict_pre_hook(_check_names)
+    optimizer.register_load_state_dict_pre_hook(check_names)
 
 
 def group_label(group: Mapping[str, Any], index: int) -> str:
@@ -56,12 +56,21 @@ def group_label(group: Mapping[str, Any], index: int) -> str:
     return "_".join(str(group[key]) for key in ("kind", PATTERN) if key in group) or str(index)
 
 
-def _check_names(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def check_names(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Check that a state belongs to an optimizer whose groups have the same parameters in the same order.
+
+    Args:
+        state: of an optimizer; one that knows no names is not checked.
+
+    Raises:
+        ValueError: it does not.
+    """
     saved, own = (
         [group.get("param_names") for group in groups] for groups in (state["param_groups"], optimizer.param_groups)
     )
     if None not in saved and saved != own:
         raise ValueError(
-            "The checkpoint's optimizer has other groups of parameters: resume with the model.learning_rates of its "
-            "config.yaml, or take only its weights with --resume_mode weights."
+            "The checkpoint's optimizer has other groups of parameters than the configuration's: resume with the "
+            "optimizer and model.learning_rates of its config.yaml, or take only its weights with --resume_mode "
+            "weights."
         )

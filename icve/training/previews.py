@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from icve.data.share import data_share
 from icve.text.known import KnownTexts
 from icve.training.gif import gif_summary
 from icve.training.randomness import generator
@@ -130,7 +131,7 @@ def preview_samples(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
 
 def first_of_all(own: list[Any], most: int, trainer: Trainer, pl_module: LightningModule) -> list[Any]:
     """The first of the samples that the processes loaded of one batch, in its order; called by all of them at once."""
-    group = (trainer.distributed_sampler_kwargs or {"rank": 0})["rank"]
+    group, _ = data_share(trainer)
     loaded = torch.tensor([group, len(own)], device=pl_module.device)
     # Any process of a group can send for it: they load the same samples.
     table = enumerate(pl_module.all_gather(loaded).reshape(-1, 2).tolist())

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from icve.training.ema import EMA
 from icve.training.optimizers import MuonAdamW
+from icve.training.parameter_groups import check_names
 from icve.training.state_files import AVERAGE, OPTIMIZER, WEIGHTS, Slice, StateFiles
 
 # They update a matrix as a whole, of which a process here has rows, or not even these.
@@ -122,13 +123,9 @@ class ShardedState:
         Raises:
             ValueError: the checkpoint's optimizer has other groups of parameters.
         """
-        saved, own = checkpoint["optimizer_states"][0]["param_groups"], self.torch_optimizer.param_groups
-        if [group["param_names"] for group in saved] != [group["param_names"] for group in own]:
-            raise ValueError(
-                "The checkpoint's optimizer has other groups of parameters than the configuration's: configure the "
-                "optimizer and model.learning_rates as they were, or start anew with --resume_mode weights."
-            )
-        for group, values in zip(own, saved, strict=True):
+        (state,) = checkpoint["optimizer_states"]
+        check_names(self.torch_optimizer, state)
+        for group, values in zip(self.torch_optimizer.param_groups, state["param_groups"], strict=True):
             group.update(_without_parameters(values))
 
     def setup(self, trainer: Any) -> None:

@@ -19,12 +19,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from icve.atomic import write_text
-from icve.training.checkpoint_io import read_stage, resolve_checkpoint, saved_checkpoints
-from icve.training.curriculum import CurriculumCallback, Stage, validation_figures
+from icve.training.checkpoint_paths import read_stage, resolve_checkpoint, saved_checkpoints
+from icve.training.curriculum import CurriculumCallback, Stage
 from icve.training.curriculum_record import Record
 from icve.training.paths import check_paths
 from icve.training.stage_checks import check_batches
 from icve.training.stop_signal import SIGNAL, Listening, StopOnSignal, agreed, status
+from icve.training.validation import validation_figures
 
 CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
 STOP = f"{StopOnSignal.__module__}.{StopOnSignal.__qualname__}"

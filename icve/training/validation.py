@@ -1,10 +1,12 @@
-"""Losses of held-out samples: at the same noise levels and with the same noise in every run, each counted once."""
+"""Validation: losses of held-out samples, at the same noise levels and with the same noise in every run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from icve.flow import flow_loss, interpolate
@@ -58,3 +60,18 @@ class HeldOutLoss:
         means = torch.stack(sums) / samples
         levels = {f"val/loss_sigma_{level}": mean for level, mean in zip(VALIDATION_SIGMAS, means, strict=True)}
         return {**levels, "val/loss": means.mean()}
+
+
+def validation_figures(trainer: Trainer) -> dict[str, float]:
+    """What the last validation logged, by name."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+
+
+def validate_now(trainer: Trainer) -> None:
+    """Validate in the middle of fitting, as at an interval; training goes on as if it had not happened."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False  # a resumed run would take the validation before its checkpoint for half done
+    trainer.validating = True
+    with isolate_rng():
+        loop.run()
+    trainer.training = True

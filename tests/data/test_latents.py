@@ -16,9 +16,9 @@ from icve.data.edits import PairedEditsDataModule
 from icve.data.encoding import Encoders, encode_pairs, find_work
 from icve.data.latents import LatentCache, Record, ShardWriter
 from icve.data.manifest import read_manifest, write_manifest
+from icve.edit_region import region_from_mask
 from icve.synthetic.masks import save_mask
 from icve.text import HashedTextEncoder
-from icve.training.edit_region import region_from_mask
 
 BUCKETS = [[48, 64, 9], [64, 48, 9]]
 

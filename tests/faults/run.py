@@ -14,6 +14,7 @@ from typing import Any
 
 from icve.cli import main
 from tests.faults.job import Job
+from tests.training.runs import steps, strategy
 
 CHECKPOINT_EVERY = 4  # steps
 TO_END = 60.0  # seconds that a job may live on after a fault
@@ -81,23 +82,16 @@ class Case:
     asynchronous: bool = False
 
 
-def _shared(strategy: str, size: int, *options: str) -> tuple[str, ...]:
-    """Options of two processes; `size` of them share a sample's tokens."""
-    init = ["process_group_backend=gloo", f"sequence_parallel_size={size}", *options]
-    chosen = [f"--trainer.strategy.init_args.{option}" for option in init]
-    return ("--trainer.devices=2", f"--trainer.strategy=icve.training.strategies.{strategy}", *chosen)
-
-
 _WORKERS = "--data.init_args.num_workers=2"
 _ZERO = "DeepSpeedUlyssesStrategy"
 CASES = {
     "one": Case(("--trainer.devices=1", _WORKERS)),
-    "ddp": Case((*_shared("DDPUlyssesStrategy", 1), _WORKERS)),
-    "ddp-async": Case((*_shared("DDPUlyssesStrategy", 2), _WORKERS), asynchronous=True),
-    "zero2": Case((*_shared(_ZERO, 2, "stage=2"), _WORKERS)),
-    "zero2-async": Case((*_shared(_ZERO, 2, "stage=2"), _WORKERS), asynchronous=True),
-    "zero3": Case(_shared(_ZERO, 2, "stage=3")),
-    "fsdp": Case((*_shared("FSDPUlyssesStrategy", 2), _WORKERS)),
+    "ddp": Case((*strategy("DDPUlyssesStrategy", 2, 1), _WORKERS)),
+    "ddp-async": Case((*strategy("DDPUlyssesStrategy", 2, 2), _WORKERS), asynchronous=True),
+    "zero2": Case((*strategy(_ZERO, 2, 2, stage=2), _WORKERS)),
+    "zero2-async": Case((*strategy(_ZERO, 2, 2, stage=2), _WORKERS), asynchronous=True),
+    "zero3": Case((*strategy(_ZERO, 2, 2, stage=3),)),
+    "fsdp": Case((*strategy("FSDPUlyssesStrategy", 2, 2), _WORKERS)),
 }
 
 
@@ -282,8 +276,7 @@ class Run:
 
     def steps(self) -> list[dict[str, Any]]:
         """Losses and samples of the steps on record."""
-        file = self.folder / "steps.jsonl"
-        return [json.loads(line) for line in file.read_text().split("\n")[:-1]] if file.exists() else []
+        return steps(self.folder)
 
     def checkpoints(self) -> list[Path]:
         """Oldest first."""

@@ -1,9 +1,6 @@
 """A model, data and a trainer small enough that a training step takes milliseconds."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import lightning.pytorch as L
@@ -18,6 +15,7 @@ from icve.text.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
 from icve.training.optimizers import MuonAdamW
+from tests.training.runs import start
 
 WORDS = ("make the red circle blue", "remove it", "add a green square on the left", "turn it into a watercolour")
 SIZE = 16  # pixels: 2x2 latents, one token per frame
@@ -252,20 +250,9 @@ def tiny_yaml(tmp_path, tiny_manifest):
 
 @pytest.fixture
 def started(watched):
-    """Starts `python -m icve fit` as its own process, on one thread: the order of sums must not depend on the machine.
+    """Starts `icve fit` as its own process, which is not left running when the test fails."""
 
-    Nothing is left running when the test fails.
-    """
+    def started(config, run, *arguments, **options):
+        return watched(start(config, "--trainer.default_root_dir", run, *arguments, **options))
 
-    def start(yaml, run, *arguments):
-        command = [sys.executable, "-m", "icve", "fit", "-c", yaml, "--trainer.default_root_dir", run, *arguments]
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        return watched(subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes))
-
-    return start
-
-
-def finish(process, seconds):
-    """Wait for a started run, which ends well within its time."""
-    _, errors = process.communicate(timeout=seconds)
-    assert process.returncode == 0, errors.decode()
+    return started

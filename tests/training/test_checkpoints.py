@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from icve.pipeline import EditPipeline
 from icve.training import checkpoint_io, model_folder
-from icve.training.checkpoint_io import CheckpointFolders, CheckpointNotWritten, saved_checkpoints
+from icve.training.checkpoint_io import CheckpointFolders, CheckpointNotWritten
+from icve.training.checkpoint_paths import saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA
 from icve.training.module import Sampling

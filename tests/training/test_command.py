@@ -11,7 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from icve.cli import main
-from icve.training.checkpoint_io import read_stage
+from icve.training.checkpoint_paths import read_stage
+from tests.training.runs import steps
 
 
 @pytest.fixture
@@ -26,10 +27,6 @@ def fit(tiny_yaml, tmp_path, capsys):
     return run
 
 
-def losses(run):
-    return [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
-
-
 def test_a_run_folder_has_everything(fit):
     assert fit()[0] == 0
     run = fit.folder
@@ -38,18 +35,18 @@ def test_a_run_folder_has_everything(fit):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["model"]["seed"] == 0  # resolved
     assert config["trainer"]["max_steps"] == 4
-    assert len(losses(run)) == 4
+    assert len(steps(run)) == 4
 
 
 def test_the_same_stage_resumes_and_another_starts_from_the_weights(fit, caplog):
     caplog.set_level(logging.INFO)
     assert fit()[0] == 0
     run = fit.folder
-    whole = losses(run)
+    whole = steps(run)
 
     shutil.rmtree(run / "checkpoints" / "step-000004")  # as if killed in between; `last` dangles
     assert fit("--ckpt_path", run)[0] == 0
-    assert losses(run) == whole
+    assert steps(run) == whole
     assert "resumes at step 2" in caplog.text
     assert len(json.loads((run / "environment.json").read_text())) == 2
 
@@ -74,10 +71,10 @@ def test_weights_and_full_override_the_stage(fit, caplog):
     checkpoint = fit.folder / "checkpoints" / "last"
     elsewhere = ["--trainer.default_root_dir", fit.folder.parent / "elsewhere", "--trainer.max_steps", 3]
     assert fit(*elsewhere, "--ckpt_path", checkpoint, "--resume_mode", "weights")[0] == 0
-    assert len(losses(fit.folder.parent / "elsewhere")) == 3
+    assert len(steps(fit.folder.parent / "elsewhere")) == 3
     shutil.rmtree(fit.folder.parent / "elsewhere")
     assert fit(*elsewhere, "--model.stage", "renamed", "--ckpt_path", checkpoint, "--resume_mode", "full")[0] == 0
-    assert len(losses(fit.folder.parent / "elsewhere")) == 1
+    assert len(steps(fit.folder.parent / "elsewhere")) == 1
 
 
 @pytest.mark.slow
@@ -112,7 +109,7 @@ def test_an_earlier_run_is_not_overwritten(fit):
     status, (message,) = fit()
     assert status == 2
     assert f"resume it with --ckpt_path {fit.folder}" in message
-    assert len(losses(fit.folder)) == 2
+    assert len(steps(fit.folder)) == 2
 
 
 def test_its_own_empty_folder_is_a_beginning_and_then_resumed(fit, tiny_yaml, caplog):
@@ -129,7 +126,7 @@ def test_its_own_empty_folder_is_a_beginning_and_then_resumed(fit, tiny_yaml, ca
     assert "is the run's own folder and holds no checkpoint yet: it begins anew." in caplog.text
     assert fit("--ckpt_path", fit.folder)[0] == 0
     assert "resumes at step 2" in caplog.text
-    assert [line["step"] for line in losses(fit.folder)] == [0, 1, 2, 3]
+    assert [line["step"] for line in steps(fit.folder)] == [0, 1, 2, 3]
     status, (message,) = fit("--ckpt_path", fit.folder.parent)
     assert status == 2
     assert "holds no checkpoint" in message

@@ -1,15 +1,11 @@
 """Validations, previews and skipped steps are the same whatever the strategy, and none waits for ever."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from tests.training.eventful import INFINITE_LOSS, NOT_A_NUMBER, PATIENCE, strategies, train
+from tests.training.runs import torchrun
 
 STEPS_SEEN = max(INFINITE_LOSS)  # the step after them ends the run
 PLAIN, NOTHING_CHANGED = (False, [False] * 3), (True, [True] * 3)
@@ -30,19 +26,9 @@ def test_all_strategies_validate_and_skip_as_one_process(tmp_path):
         assert len(figures) == 8
         assert figures["val/loss"] != pytest.approx(live["val/loss"], rel=1e-4)
 
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.training.eventful", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[2],
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    _, told = torchrun("tests.training.eventful", 2, tmp_path, seconds=400)
     skipped = len(NOT_A_NUMBER) + len(INFINITE_LOSS)
-    assert done.stderr.count("non-finite loss or gradient and is skipped") == skipped * len(list(strategies()))
+    assert told.count("non-finite loss or gradient and is skipped") == skipped * len(list(strategies()))
     results = torch.load(tmp_path / "results.pt", weights_only=True)
     assert list(results) == [name for name, _ in strategies()]
     for name, processes in results.items():

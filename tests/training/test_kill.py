@@ -1,31 +1,19 @@
 """A run killed with SIGKILL and resumed equals the uninterrupted one, bit for bit (invariant 3 of the design)."""
 
-import json
 import os
 import signal
-import time
 
 import pytest
 
-from tests.training.conftest import finish
+from tests.training.runs import finish, steps, until_steps
 
 STEPS, TIME_LIMIT = 60, 120
 OPTIONS = ["--trainer.max_steps", str(STEPS), "--trainer.accumulate_grad_batches", "2"]
 OPTIONS += ["--trainer.val_check_interval", "14", "--trainer.precision", "bf16-mixed"]
 
 
-def steps(run):
-    file = run / "steps.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
-
-
 def kill_after(process, run, micro_batches):
-    deadline = time.monotonic() + TIME_LIMIT
-    while len(steps(run)) < micro_batches:
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until_steps(process, run, micro_batches, TIME_LIMIT)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == -signal.SIGKILL

@@ -1,10 +1,7 @@
 """Training an adapter: what learns, what is saved, resuming, editing with it and starting another stage from it."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +15,7 @@ from icve.model.lora import LORA_FILE
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.checkpoint_io import CheckpointFolders
 from tests.tiny import tiny_editor
+from tests.training.runs import steps, torchrun
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
 
@@ -65,7 +63,7 @@ def fit(config, run, *options) -> int:
 
 
 def losses(run) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "steps.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in steps(run)]
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +136,7 @@ SHARING = {
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(400)
-def test_processes_that_share_the_weights_train_the_same_adapter(run, config, repository, tmp_path, capsys):
+def test_processes_that_share_the_weights_train_the_same_adapter(run, config, tmp_path, capsys):
     """They share tokens, then, resumed, have samples of their own; also with frozen weights in bfloat16."""
     capsys.readouterr()
     validate = ["validate", "-c", str(config), f"--ckpt_path={run}", "--model.lora=null", "--model.pretrained=null"]
@@ -160,18 +158,8 @@ def test_processes_that_share_the_weights_train_the_same_adapter(run, config, re
             [*validate, *tokens],
         ]
     (tmp_path / "commands.json").write_text(json.dumps(commands))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.training.commands", str(tmp_path / "commands.json")],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        cwd=repository,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert validation_losses(done.stdout) == pytest.approx([expected] * len(SHARING), rel=1e-5)
+    printed, _ = torchrun("tests.training.commands", 2, tmp_path / "commands.json", seconds=300)
+    assert validation_losses(printed) == pytest.approx([expected] * len(SHARING), rel=1e-5)
     once = load_file(run / "checkpoints/last" / LORA_FILE)
     for name in SHARING:
         shared = load_file(tmp_path / name / "checkpoints/last" / LORA_FILE)

@@ -4,8 +4,8 @@ from functools import partial
 import pytest
 import torch
 
+from icve.edit_region import region_from_mask
 from icve.flow import flow_loss, interpolate
-from icve.training.edit_region import region_from_mask
 from icve.training.module import InContextEditingModule
 from icve.training.randomness import generator
 from icve.training.starting_weights import check_shapes, trained_shapes

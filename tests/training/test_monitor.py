@@ -1,4 +1,3 @@
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +11,7 @@ from icve.training.flops import TrainingFlops
 from icve.training.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
 from icve.training.nonfinite import SkipNonFinite
 from tests.training.conftest import tiny_transformer
+from tests.training.runs import steps
 
 
 def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
@@ -78,7 +78,7 @@ def test_the_loss_of_each_bucket_and_the_share_of_the_peak(make_module, make_tra
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     options = {"logger": logger, "log_every_n_steps": 2, "accumulate_grad_batches": 4}
     make_trainer(4, [TrainingMonitor(peak_tflops=1e-3)], **options).fit(make_module(), datamodule=TwoBuckets())
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in steps(tmp_path)]
     curves = read_curves(tmp_path)
     for bucket, first in (("16x16x5", 0), ("16x16x9", 1)):
         expected = [sum(losses[start + first : start + 8 : 2]) / 4 for start in (0, 8)]
@@ -112,7 +112,7 @@ def test_a_peak_must_be_positive():
 def test_every_micro_batch_is_written_down(make_module, make_trainer, make_data, make_losses, tmp_path):
     losses, data = make_losses(), make_data()
     make_trainer(2, [TrainingMonitor(), losses], accumulate_grad_batches=3).fit(make_module(), datamodule=data)
-    lines = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    lines = steps(tmp_path)
     assert [line["step"] for line in lines] == [0, 0, 0, 1, 1, 1]
     assert [line["ids"] for line in lines] == [data.batch(number)["id"] for number in range(6)]
     assert [line["loss"] for line in lines] == [loss * 3 for loss, _, _ in losses.lines]

@@ -65,7 +65,7 @@ def test_state_of_other_groups_is_refused():
     other = copy.deepcopy(optimizer)
     scale_learning_rates(optimizer, {"x_embedder": 0.5})
     scale_learning_rates(other, {"proj_out": 0.5})
-    with pytest.raises(ValueError, match=r"resume with the model\.learning_rates of its config\.yaml"):
+    with pytest.raises(ValueError, match=r"resume with the optimizer and model\.learning_rates of its config\.yaml"):
         other.load_state_dict(optimizer.state_dict())
 
 

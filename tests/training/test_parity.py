@@ -1,10 +1,6 @@
 """Training in several processes equals training in one, to rounding, whatever the strategy."""
 
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +8,7 @@ import torch
 
 from tests.training.conftest import write_pairs
 from tests.training.parity import BUCKET, CASES, STEPS, train
+from tests.training.runs import torchrun
 
 pytestmark = [pytest.mark.slow, pytest.mark.multiprocess, pytest.mark.timeout(400)]
 
@@ -48,12 +45,7 @@ def means(losses):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_losses_and_gradients_equal_those_of_one_process(processes, manifest, alone, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [*launcher, "-m", "tests.training.parity", str(manifest), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=root, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun("tests.training.parity", processes, manifest, tmp_path, seconds=300)
     results = torch.load(tmp_path / "results.pt", weights_only=False)
     assert results.keys() == CASES[processes].keys()
     for name, everybody in results.items():

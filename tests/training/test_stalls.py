@@ -3,8 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +12,7 @@ from icve.training.checkpoints import Checkpoints
 from icve.training.heartbeats import Beat, Heartbeats
 from icve.training.stall_report import headline, named, stacks, waited_for
 from icve.training.stalls import StallDetector, Watch
+from tests.training.runs import start
 
 
 def beat(place="step (icve/training/module.py:1)", operation=None, collectives=7):
@@ -149,12 +148,9 @@ def test_a_job_with_a_rank_that_hangs_names_it_and_ends(tiny_yaml, tmp_path):
     for how in ("sleep", "stop"):
         path = tmp_path / f"{how}.yaml"
         path.write_text(config.replace("HOW", how))
-        command = [sys.executable, "-m", "icve", "fit", "-c", str(path), f"--trainer.default_root_dir={tmp_path / how}"]
-        command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": tmp_path}
+        words = [f"--trainer.default_root_dir={tmp_path / how}", "--trainer.devices=2", "--trainer.strategy=ddp"]
         # In a group of its own, as a launcher's jobs are.
-        jobs[how] = subprocess.Popen(command, env=environment, start_new_session=True, **options)
+        jobs[how] = start(path, *words, cwd=tmp_path, start_new_session=True)
     try:
         # This waits for rank 1 too, which holds the pipes.
         texts = {how: job.communicate(timeout=200)[1] for how, job in jobs.items()}

@@ -1,17 +1,15 @@
 """A run that is told to stop ends between two steps, with a checkpoint."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
-from icve.training.checkpoint_io import read_stage
+from icve.training.checkpoint_paths import read_stage
 from icve.training.checkpoints import Checkpoints
 from icve.training.stop_signal import AGAIN, Listening, StopOnSignal
+from tests.training.runs import finish, steps, until_steps
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
@@ -55,7 +53,7 @@ def test_the_second_time_a_signal_ends_at_once():
 @pytest.mark.multiprocess
 @pytest.mark.timeout(200)
 @pytest.mark.skipif(sys.platform != "linux", reason="kills a group of processes")
-def test_a_job_that_is_told_to_end_as_a_whole_saves_first(tiny_yaml, tmp_path, watched):
+def test_a_job_that_is_told_to_end_as_a_whole_saves_first(tiny_yaml, tmp_path, started):
     """As Slurm and containers do it: every process gets the signal, also the loaders' workers."""
     config = tiny_yaml.read_text().replace("icve.training.optimizers.MuonAdamW", "torch.optim.AdamW")
     tiny_yaml.write_text(config)
@@ -66,19 +64,10 @@ def test_a_job_that_is_told_to_end_as_a_whole_saves_first(tiny_yaml, tmp_path, w
         "--trainer.val_check_interval=1000",
     ]
     options += ["--trainer.strategy.init_args.sequence_parallel_size=2"]
-    command = [sys.executable, "-m", "icve", "fit", "-c", tiny_yaml, f"--trainer.default_root_dir={run}", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    process = watched(subprocess.Popen(command, env=environment, start_new_session=True, **pipes))
-    file, deadline = run / "steps.jsonl", time.monotonic() + 100
-    while not file.exists() or file.read_text().count("\n") < 5:
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
+    process = started(tiny_yaml, run, *options, start_new_session=True)
+    until_steps(process, run, 5, seconds=100)
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM, errors
+    errors = finish(process, 60, status=128 + signal.SIGTERM)
     assert "Traceback" not in errors
     assert errors.count("told to stop: a checkpoint follows") == 1
-    steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
-    assert read_stage(run / "checkpoints" / "last")["step"] == steps[-1] + 1
+    assert read_stage(run / "checkpoints" / "last")["step"] == steps(run)[-1]["step"] + 1

@@ -1,20 +1,17 @@
 """The figures of a validation are means over its samples, on any number of processes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
 
-from icve.cli import main
 from icve.flow import flow_loss, interpolate
 from icve.training.curriculum_record import Record
 from icve.training.randomness import generator
 from icve.training.validation import VALIDATION_SIGMAS
 from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
+from tests.training.runs import fit, strategy
 from tests.training.test_previews import served_by_tensorboard
 
 TIME_LIMIT = 200
@@ -93,34 +90,15 @@ def two_stages(tiny_manifest, tmp_path):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(3 * TIME_LIMIT)
-def test_two_processes_give_the_figures_of_one(two_stages, watched, tmp_path):
+def test_two_processes_give_the_figures_of_one(two_stages, tmp_path):
     """Data parallel, and sharing every sample's tokens: batches of two, of one, and a process with no sample at all."""
     runs = {
         "alone": [],
         "data_parallel": ["--trainer.devices=2", "--trainer.strategy=ddp"],
-        "sequence_parallel": [
-            "--trainer.devices=2",
-            "--trainer.strategy=icve.training.strategies.DDPUlyssesStrategy",
-            "--trainer.strategy.init_args.sequence_parallel_size=2",
-            "--trainer.strategy.init_args.process_group_backend=gloo",
-        ],
+        "sequence_parallel": strategy("DDPUlyssesStrategy", 2, 2),
     }
     for name, options in runs.items():
-        arguments = ["fit", "-c", str(two_stages), f"--trainer.default_root_dir={tmp_path / name}", *options]
-        if not options:
-            assert main(arguments) == 0
-            continue
-        process = watched(
-            subprocess.Popen(
-                [sys.executable, "-m", "icve", *arguments],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-        _, errors = process.communicate(timeout=TIME_LIMIT)
-        assert process.returncode == 0, errors[-2000:]
+        fit(two_stages, tmp_path / name, *options, seconds=TIME_LIMIT)
 
     alone, *others = ([event(entry) for entry in Record(tmp_path / name).entries()] for name in runs)
     # Patience is at its end when the figures of the second stage have not changed.

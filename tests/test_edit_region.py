@@ -1,6 +1,6 @@
 import torch
 
-from icve.training.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.edit_region import region_from_latents, region_from_mask, region_weight
 
 
 def test_a_latent_is_touched_when_one_of_its_pixels_is():

@@ -1,0 +1,71 @@
+"""Runs of `icve fit` in processes of their own, as a user starts them, and what they leave."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(config, *arguments, before=(), variables=None, **options):
+    """Start `icve fit`, on one thread: the order of sums must not depend on the machine.
+
+    Words before `-m icve fit` make it a launcher's; options are of Popen.
+    """
+    command = [sys.executable, *before, "-m", "icve", "fit", "-c", config, *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {})
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, **options}
+    return subprocess.Popen(list(map(str, command)), env=environment, **options)
+
+
+def finish(process, seconds, status=0):
+    """Wait for a run that ends within its time and with that status; returns what it said."""
+    _, errors = process.communicate(timeout=seconds)
+    assert process.returncode == status, errors[-3000:]
+    return errors
+
+
+def fit(config, run, *arguments, status=0, seconds=200):
+    """Run `icve fit`, which ends with that status; returns what it said."""
+    process = start(config, "--trainer.default_root_dir", run, *arguments)
+    try:
+        return finish(process, seconds, status)
+    finally:
+        process.kill()
+
+
+def until_steps(process, run, count, seconds):
+    """Wait until a run has so many micro-batches on record."""
+    deadline = time.monotonic() + seconds
+    while len(steps(run)) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def strategy(kind, processes, size, **options):
+    """Options of `icve fit`: so many processes on CPUs, of which `size` share a sample's tokens."""
+    options |= {"sequence_parallel_size": size, "process_group_backend": "gloo"}
+    chosen = [f"--trainer.strategy.init_args.{name}={value}" for name, value in options.items()]
+    return [f"--trainer.devices={processes}", f"--trainer.strategy=icve.training.strategies.{kind}", *chosen]
+
+
+def torchrun(module, processes, *arguments, seconds):
+    """Run a module of the tests in so many processes; returns what it printed and said."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", module, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = {"capture_output": True, "text": True, "timeout": seconds, "env": environment, "cwd": REPOSITORY}
+    done = subprocess.run(command, check=False, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout, done.stderr
+
+
+def steps(run):
+    """Lines of RUN/steps.jsonl that are whole; none before the first."""
+    file = run / "steps.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
