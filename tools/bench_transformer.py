@@ -135,11 +135,10 @@ def main() -> None:
         rate = matmul_rate(device, dtype) if device.type == "cuda" else None
         for valid in args.valid:
             runs = build(args, dtype, valid)
-            with FlopCounterMode(display=False) as counter:
-                runs["icve"]().backward()
-            flops = counter.get_total_flops()
             memory = saved_bytes(runs["icve"]) / saved_bytes(runs["diffusers"])
             for kind in "forward", "backward":
+                with FlopCounterMode(display=False) as counter:
+                    getattr(runs["icve"], kind)()
                 times = {"icve": [], "diffusers": []}
                 for run in runs.values():
                     getattr(run, kind)()
@@ -147,7 +146,7 @@ def main() -> None:
                     for who, run in runs.items():
                         times[who].append(seconds(getattr(run, kind), device))
                 ours, peer = (statistics.median(times[who]) for who in ("icve", "diffusers"))
-                achieved = flops / (3 if kind == "forward" else 1) / ours
+                achieved = counter.get_total_flops() / ours
                 label, share = ("forward", "") if kind == "forward" else ("forward+backward", f"{memory:.2f}")
                 of_matmul = f"{achieved / rate:.0%}" if rate else ""
                 print(
