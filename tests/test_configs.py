@@ -179,8 +179,8 @@ def test_the_job_for_slurm_and_the_curriculum_go_together(repository):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(600)
 def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
-    words = [CURRICULA["debug"], tmp_path, "--trainer.accelerator", "cpu"]
-    runs.fit(*words, seconds=300)
+    words = ["fit", "-c", CURRICULA["debug"], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
+    runs.run_in_turn([words], 2, tmp_path, seconds=300)
     for name in STAGES:
         assert load_transformer(tmp_path / name).config.num_single_layers == 2
         assert (tmp_path / name / "checkpoints" / "best").is_symlink()
@@ -190,7 +190,7 @@ def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
     entries = [line for line in record.read_text().splitlines(keepends=True) if json.loads(line)["stage"] != "sft"]
     assert len(entries) == 6
     record.write_text("".join(entries))
-    runs.fit(*words, "--ckpt_path", tmp_path, seconds=300)
+    runs.run_in_turn([[*words, "--ckpt_path", tmp_path]], 2, tmp_path, seconds=300)
     entries = [json.loads(line) for line in record.read_text().splitlines()]
     ends = {entry["stage"]: entry for entry in entries if entry["event"] == "end"}
     assert [(name, ends[name]["run_step"]) for name in STAGES] == [
@@ -236,15 +236,16 @@ def trained_steps(run):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(900)
 def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(variables, tmp_path):
-    previous = []
+    commands, previous = [], []
     for name in STAGES:
         run = tmp_path / name
-        words = [DEBUG[name], run, "--trainer.accelerator", "cpu"]
-        runs.fit(*words, *previous)
-        runs.fit(*words, "--ckpt_path", run, "--trainer.max_steps", 3)
-        assert trained_steps(run) == [0, 1, 2]
-        assert (run / "checkpoints" / "last" / "state" / "00001-of-00002-000.safetensors").is_file()
+        words = ["fit", "-c", DEBUG[name], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", run]
+        commands += [[*words, *previous], [*words, "--ckpt_path", run, "--trainer.max_steps", 3]]
         previous = ["--ckpt_path", run, "--model.pretrained", "not/read"]
+    runs.run_in_turn(commands, 2, tmp_path, seconds=600)
+    for name in STAGES:
+        assert trained_steps(tmp_path / name) == [0, 1, 2]
+        assert (tmp_path / name / "checkpoints" / "last" / "state" / "00001-of-00002-000.safetensors").is_file()
     # Frozen weights are not copied into checkpoints: the folder refers to them.
     assert load_transformer(run).config.num_single_layers == 2
     assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 16 * 2**20

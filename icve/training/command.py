@@ -37,7 +37,7 @@ from icve.training.stop_signal import StopOnSignal, status
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-warnings.filterwarnings("ignore", message=r".*all_gather(_into_tensor)?` is deprecated.*|.*all_gather is deprecated.*")
+warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated.*|.*all_gather is deprecated.*")
 
 ResumeMode = Literal["auto", "full", "weights"]
 

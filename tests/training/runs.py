@@ -64,6 +64,16 @@ def torchrun(module, processes, *arguments, seconds):
     return done.stdout, done.stderr
 
 
+def run_in_turn(commands, processes, folder, seconds):
+    """Run `icve` command lines one after the other in the same processes: these start in seconds, most runs in less.
+
+    Returns what they printed.
+    """
+    file = folder / "commands.json"
+    file.write_text(json.dumps([list(map(str, command)) for command in commands]))
+    return torchrun("tests.training.commands", processes, file, seconds=seconds)[0]
+
+
 def steps(run):
     """Lines of RUN/steps.jsonl that are whole; none before the first."""
     file = run / "steps.jsonl"

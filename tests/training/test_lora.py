@@ -15,7 +15,7 @@ from icve.model.lora import LORA_FILE
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.checkpoint_io import CheckpointFolders
 from tests.tiny import tiny_editor
-from tests.training.runs import steps, torchrun
+from tests.training.runs import run_in_turn, steps
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
 
@@ -157,9 +157,9 @@ def test_processes_that_share_the_weights_train_the_same_adapter(run, config, tm
             [*fit_two, *tokens, folder + "_bf16", *bf16],
             [*validate, *tokens],
         ]
-    (tmp_path / "commands.json").write_text(json.dumps(commands))
-    printed, _ = torchrun("tests.training.commands", 2, tmp_path / "commands.json", seconds=300)
-    assert validation_losses(printed) == pytest.approx([expected] * len(SHARING), rel=1e-5)
+    assert validation_losses(run_in_turn(commands, 2, tmp_path, seconds=300)) == pytest.approx(
+        [expected] * len(SHARING), rel=1e-5
+    )
     once = load_file(run / "checkpoints/last" / LORA_FILE)
     for name in SHARING:
         shared = load_file(tmp_path / name / "checkpoints/last" / LORA_FILE)
