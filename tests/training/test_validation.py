@@ -6,12 +6,13 @@ import pytest
 import torch
 import yaml
 
+from icve.cli import main
 from icve.flow import flow_loss, interpolate
 from icve.training.curriculum_record import Record
 from icve.training.randomness import generator
 from icve.training.validation import VALIDATION_SIGMAS
 from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
-from tests.training.runs import fit, strategy
+from tests.training.runs import run_in_turn, strategy
 from tests.training.test_previews import served_by_tensorboard
 
 TIME_LIMIT = 200
@@ -97,8 +98,12 @@ def test_two_processes_give_the_figures_of_one(two_stages, tmp_path):
         "data_parallel": ["--trainer.devices=2", "--trainer.strategy=ddp"],
         "sequence_parallel": strategy("DDPUlyssesStrategy", 2, 2),
     }
-    for name, options in runs.items():
-        fit(two_stages, tmp_path / name, *options, seconds=TIME_LIMIT)
+    commands = [
+        ["fit", "-c", two_stages, "--trainer.default_root_dir", tmp_path / name, *options]
+        for name, options in runs.items()
+    ]
+    assert main(list(map(str, commands[0]))) == 0
+    run_in_turn(commands[1:], 2, tmp_path, seconds=TIME_LIMIT)
 
     alone, *others = ([event(entry) for entry in Record(tmp_path / name).entries()] for name in runs)
     # Patience is at its end when the figures of the second stage have not changed.
