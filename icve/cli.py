@@ -82,6 +82,7 @@ def _train(arguments: list[str]) -> int:
     # Classes named in YAML are found in the working directory, whichever way the command was started.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    from icve.leaving import leave
     from icve.orphans import end_with_launcher
 
     end_with_launcher()  # imports take seconds
@@ -111,6 +112,7 @@ def _train(arguments: list[str]) -> int:
         return _fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
     finally:
         package.removeHandler(handler)
+        leave()
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

@@ -202,6 +202,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
 
     import torch.distributed as dist
 
+    from icve.leaving import leave
     from icve.model.sequence_parallel import set_sequence_parallel
 
     dist.init_process_group("gloo", timeout=_MEETING)
@@ -218,6 +219,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
         yield Processes(rank, world, size, device, waiting, waiting_all)
     finally:
         set_sequence_parallel(None)
+        leave()
     dist.destroy_process_group()  # not after an error: it could wait for an exchange that never ends
 
 
