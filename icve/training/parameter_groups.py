@@ -48,7 +48,7 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
             "does not: correct or remove it."
         )
     optimizer.param_groups[:] = groups
-    optimizer.register_load_state_dict_pre_hook(check_names)
+    optimizer.register_load_state_dict_pre_hook(_check_named)
 
 
 def group_label(group: Mapping[str, Any], index: int) -> str:
@@ -59,18 +59,20 @@ def group_label(group: Mapping[str, Any], index: int) -> str:
 def check_names(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Check that a state belongs to an optimizer whose groups have the same parameters in the same order.
 
-    Args:
-        state: of an optimizer; one that knows no names is not checked.
-
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or knows no names.
     """
     saved, own = (
         [group.get("param_names") for group in groups] for groups in (state["param_groups"], optimizer.param_groups)
     )
-    if None not in saved and saved != own:
+    if saved != own:
         raise ValueError(
             "The checkpoint's optimizer has other groups of parameters than the configuration's: resume with the "
             "optimizer and model.learning_rates of its config.yaml, or take only its weights with --resume_mode "
             "weights."
         )
+
+
+def _check_named(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    if all("param_names" in group for group in state["param_groups"]):
+        check_names(optimizer, state)

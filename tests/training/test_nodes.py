@@ -73,6 +73,7 @@ def test_two_nodes_train_as_one_process_and_go_on_as_fewer(start_node, tiny_yaml
     port = free_port()
     tasks = [start_node([], *long, "--trainer.num_nodes=2", **slurm(task, port)) for task in (0, 1)]
     until_steps(tasks[0], parts, 6, TIME_LIMIT)
+    assert tasks[1].poll() is None
     tasks[1].send_signal(signal.SIGUSR1)
     told, _ = [finish(task, TIME_LIMIT) for task in tasks]
     assert "Told to stop" in told

@@ -8,7 +8,7 @@ import torch
 
 from icve.training.checkpoints import Checkpoints
 from icve.training.optimizers import MuonAdamW
-from icve.training.parameter_groups import group_label, scale_learning_rates
+from icve.training.parameter_groups import check_names, group_label, scale_learning_rates
 from tests.training.conftest import tiny_transformer
 
 FACTORS = {r"^single_transformer_blocks\.": 0.5, r"\.attn\.": 0.1}
@@ -67,6 +67,14 @@ def test_state_of_other_groups_is_refused():
     scale_learning_rates(other, {"proj_out": 0.5})
     with pytest.raises(ValueError, match=r"resume with the optimizer and model\.learning_rates of its config\.yaml"):
         other.load_state_dict(optimizer.state_dict())
+
+
+def test_state_that_knows_no_names_is_refused_where_it_is_kept_by_name():
+    optimizer = torch.optim.AdamW(tiny_transformer().named_parameters())
+    check_names(optimizer, optimizer.state_dict())
+    nameless = torch.optim.AdamW(tiny_transformer().parameters()).state_dict()
+    with pytest.raises(ValueError, match="other groups of parameters"):
+        check_names(optimizer, nameless)
 
 
 @pytest.mark.parametrize(

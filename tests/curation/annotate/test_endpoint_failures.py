@@ -105,20 +105,27 @@ def test_retry_after_holds_back_all_requests(endpoint, model, header):
     assert time.monotonic() - start >= 0.29
 
 
-def test_an_endpoint_that_asks_for_too_long_a_wait_is_left_alone(endpoint, model):
+@pytest.fixture
+def slept(monkeypatch):
+    """Seconds that were to be waited, and are not; 0 where the rate asked for none."""
+    slept = []
+    monkeypatch.setattr(http, "time", SimpleNamespace(time=time.time, sleep=slept.append))
+    return slept
+
+
+def test_an_endpoint_that_asks_for_too_long_a_wait_is_left_alone(endpoint, model, slept):
     later = formatdate(time.time() + 3600, usegmt=True)
     endpoint.reply = lambda request, number: Reply({}, 429, {"Retry-After": later})
     (answer,) = model().ask(questions(1))
     assert answer.transient
     assert len(endpoint.requests) == 1
+    assert not any(slept)
 
 
-def test_waits_grow_exponentially(endpoint, model, monkeypatch):
-    slept = []
-    monkeypatch.setattr(http, "time", SimpleNamespace(time=time.time, sleep=slept.append))
+def test_waits_grow_exponentially(endpoint, model, slept):
     endpoint.reply = lambda request, number: Reply({}, 500)
     model(first_wait=5, longest_wait=60, attempts=4).ask(questions(1))
-    waits = [wait for wait in slept if wait]  # none is for the rate
+    waits = [wait for wait in slept if wait]
     for wait, longest in zip(waits, (5, 10, 20), strict=True):
         assert 0.5 * longest <= wait <= longest
 
