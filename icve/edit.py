@@ -75,7 +75,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shard", default="1/1", metavar="I/N", help="only part I of N; a source's items stay together")
     add("--report", type=int, metavar="N", help="also write OUTPUT/report.html with the first N results playing")
     add("--dry-run", action="store_true", help="say what would be done, at which sizes and for how long")
-    add("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
+    add("--device", help="cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else mps, else cpu)")
+    add(
+        "--precision",
+        choices=("auto", "32", "bf16"),
+        default="auto",
+        help="of the model (default: on a CPU the faster)",
+    )
     add(
         *("--sequence-parallel-size", "--sequence_parallel_size"),
         type=int,
@@ -167,10 +173,10 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
     logging.disable_progress_bar()  # of diffusers, for every folder it opens
     if arguments.transformer:
         parts = [Path(arguments.transformer), Path(arguments.base)]
-        pipeline = released_editor(*parts, checked_device(processes.device))
+        pipeline = released_editor(*parts, checked_device(processes.device), arguments.precision, processes.world)
     else:
         parts = [resolve_model_folder(arguments.model or shipped_editor())]
-        pipeline = load_editor(parts[0], processes.device)
+        pipeline = load_editor(parts[0], processes.device, arguments.precision, processes.world)
     processes.check(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, parts

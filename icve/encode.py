@@ -39,7 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--shard", default="1/1", metavar="I/N", help="only every N-th row, from the I-th on; one process for each I")
     add("--workers", type=int, metavar="N", help="processes that decode (default: the configuration's num_workers)")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="on disk (default: bfloat16)")
-    add("--device", help="that encodes: cpu, cuda, cuda:1 ... (default: cuda where there is one, else cpu)")
+    add(
+        "--device",
+        help="that encodes: cpu, cuda, cuda:1, mps ... (default: cuda where there is one, else mps, else cpu)",
+    )
     return parser
 
 
@@ -71,13 +74,13 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
 
-    import torch
     from rich.console import Console
 
     from icve.data.encoding import Encoders, encode_pairs, find_work
     from icve.data.latents import LatentCache, ShardWriter
     from icve.data.pairs import PairsDataModule
     from icve.jobs import counting_bar
+    from icve.runtime.precision import default_device
     from icve.training.parts import configured_parts
 
     began = time.perf_counter()
@@ -88,7 +91,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise ValueError("--output is missing: name the folder of the cache, or data.init_args.latents in the YAML.")
     if not isinstance(parts.data, PairsDataModule):
         raise ValueError(f"icve-encode takes data modules of icve.data, not {type(parts.data).__name__}.")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = arguments.device or default_device()
     try:
         encoders = Encoders(parts.codec, parts.text_encoder, device)
     except (RuntimeError, AssertionError) as error:

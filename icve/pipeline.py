@@ -120,8 +120,17 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
                     component.save_pretrained(Path(save_directory) / name, embed=True)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers."""
+        """As in diffusers; parts without weights (the DCT, hashed words) stay on the accelerator."""
         self._read_frozen_parts()
+        # accelerate's hooks ask a module's first parameter where the module is.
+        weightless = [
+            name
+            for name, part in self.components.items()
+            if isinstance(part, torch.nn.Module) and next(part.parameters(), None) is None
+        ]
+        self._exclude_from_cpu_offload = [*type(self)._exclude_from_cpu_offload, *weightless]
+        order = type(self).model_cpu_offload_seq.split("->")
+        self.model_cpu_offload_seq = "->".join(name for name in order if name not in weightless)
         super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:

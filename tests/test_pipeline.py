@@ -361,6 +361,15 @@ def test_group_offloading_changes_nothing():
     assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)), plain)
 
 
+def test_model_offloading_of_an_editor_whose_codec_and_text_encoder_have_no_weights_changes_nothing():
+    pipeline = tiny_editor()
+    plain = pipeline(video(), "make it red", generator=generators(0, 1))
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):  # the hooks are put on again after every edit
+        assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)), plain)
+    assert pipeline.transformer._hf_hook is not None
+
+
 def test_model_offloading_moves_the_parts_for_every_call(pipeline):
     """Offload hooks sit on `forward`; codec and text encoder are called by `encode` and `decode`."""
     moved = []

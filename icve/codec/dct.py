@@ -101,7 +101,7 @@ class DCTCodec(ModelMixin, ConfigMixin):
     def _register_constants(self, device: torch.device) -> None:
         basis = block_basis(self.config.coefficients)
         # Buffers rather than parameters, and not persistent: the configuration determines them completely.
-        self.register_buffer("basis_CP", basis.to(device, torch.float32), persistent=False)
+        self.register_buffer("basis_CP", basis.float().to(device), persistent=False)  # MPS has no float64
         scale = torch.tensor(list(self.config.scales), dtype=torch.float32, device=device)
         self.register_buffer("scale_C", scale, persistent=False)
 

@@ -243,4 +243,4 @@ def _read_pyav(
 
 
 def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24"), k=rotation // 90)
+    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), k=rotation // 90)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
+    import torch
+
     from icve.pipeline import EditPipeline
 
+log = logging.getLogger(__name__)
 _SAMPLED = 1 << 20  # bytes at each end of a large file that its fingerprint reads
 
 
@@ -37,10 +42,17 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
     )
 
 
-def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipeline:
-    """Load the editor of a run, checkpoint or model folder on a device (None: CUDA where there is one, else CPU).
+def load_editor(
+    path: str | os.PathLike, device: str | None = None, precision: str | None = None, processes: int = 1
+) -> EditPipeline:
+    """Load the editor of a run, checkpoint or model folder.
 
-    The transformer keeps the precision it is stored in, except on a CPU, where it is float32.
+    Args:
+        path: where it is.
+        device: None for CUDA where there is one, then MPS, else the CPU.
+        precision: of the transformer, see :func:`choose_dtype`. None keeps what is stored, except on a CPU, where it
+            is float32.
+        processes: that edit together.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
@@ -55,9 +67,12 @@ def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipel
     from icve.pipeline import EditPipeline
 
     device = checked_device(device)
-    precise = torch.device(device).type == "cpu"
+    if precision is None:
+        dtype = torch.float32 if torch.device(device).type == "cpu" else None
+    else:
+        dtype = choose_dtype(precision, device, processes, *editor_size(folder))
     try:
-        transformer = load_transformer(folder, dtype=torch.float32 if precise else None)
+        transformer = load_transformer(folder, dtype=dtype)
         pipeline = EditPipeline.from_pretrained(folder, transformer=transformer)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(f"The model in {folder} cannot be loaded: {first_sentence(error)}") from error
@@ -65,11 +80,57 @@ def load_editor(path: str | os.PathLike, device: str | None = None) -> EditPipel
     return pipeline.to(device)
 
 
-def checked_device(name: str | None) -> str:
-    """A device by name, None for CUDA where there is one and the CPU elsewhere. Raises ValueError for no such one."""
+def choose_dtype(
+    precision: str, device: str, processes: int, tokens: int, width: int, stored: torch.dtype | None = None
+) -> torch.dtype | None:
+    """Dtype of an editor's transformer, by :func:`icve.runtime.precision.editing_dtype`, which documents the arguments.
+
+    What was measured is logged.
+    """
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    from icve.runtime.precision import editing_dtype
+
+    dtype, line = editing_dtype(precision, torch.device(device).type, processes, tokens, width, stored)
+    if line:
+        log.info(line)
+    return dtype
+
+
+def editor_size(folder: Path) -> tuple[int, int]:
+    """Source and target tokens of a window, and width of the transformer, of a model folder; as its files say."""
+    from icve.pipeline import DEFAULTS
+
+    index = _read_json(folder / "model_index.json")
+    clip = DEFAULTS | {name: value for name, value in (index.get("defaults") or {}).items() if value}
+    tokens = 2 * (clip["height"] // 16) * (clip["width"] // 16) * ((clip["num_frames"] + 3) // 4)
+    return max(1, tokens), transformer_width(folder / "transformer")
+
+
+def transformer_width(folder: Path) -> int:
+    """Width of the transformer that a folder's config.json describes; the released one's where it does not say."""
+    config = _read_json(folder / "config.json")
+    if "hidden_size" in config:
+        return int(config["hidden_size"])
+    return int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 128))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty where it is missing or broken: what loads the model says so."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def checked_device(name: str | None) -> str:
+    """A device by name, None for the default one. Raises ValueError for no such one."""
+    import torch
+
+    from icve.runtime.precision import default_device
+
+    name = name or default_device()
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

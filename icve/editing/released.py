@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icve.editing.models import fingerprint
+from icve.editing.models import choose_dtype, fingerprint, transformer_width
 
 if TYPE_CHECKING:
     from icve.pipeline import EditPipeline
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
 CLIP = {"num_frames": 77, "height": 480, "width": 768}
 
 
-def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, device: str) -> EditPipeline:
+def released_editor(
+    transformer: str | os.PathLike,
+    base: str | os.PathLike,
+    device: str,
+    precision: str = "auto",
+    processes: int = 1,
+) -> EditPipeline:
     """Build the editor with the release's settings.
 
     Args:
         transformer: ICVE weights in any layout that `load_transformer` knows.
         base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.model.base_folders.resolve_base`).
-        device: where it will run; the transformer is bfloat16 there, float32 on a CPU.
+        device: where it will run.
+        precision: of the transformer, see `icve.editing.models.choose_dtype`; "auto" is bfloat16 on an accelerator.
+        processes: that edit together.
 
     Raises:
         FileNotFoundError: a part is missing; the sentence says where it belongs.
@@ -40,8 +48,10 @@ def released_editor(transformer: str | os.PathLike, base: str | os.PathLike, dev
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))
     text_encoder = HunyuanTextEncoder(llama=str(paths.llama), clip=str(paths.clip))
-    on_cpu = torch.device(device).type == "cpu"
-    dit = load_transformer(transformer, device=device, dtype=torch.float32 if on_cpu else torch.bfloat16)
+    tokens = 2 * (CLIP["height"] // 16) * (CLIP["width"] // 16) * ((CLIP["num_frames"] + 3) // 4)
+    width = transformer_width(Path(transformer))
+    dtype = choose_dtype(precision, device, processes, tokens, width, stored=torch.bfloat16)
+    dit = load_transformer(transformer, device=device, dtype=dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
     return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | CLIP).to(device)
 

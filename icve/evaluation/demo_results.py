@@ -82,11 +82,20 @@ def write_results(
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """The figures as an aligned table of plain text, one row per edit type and one for all edits."""
-    lines = [f"{'':<11}{'edits':>6}{'success':>9}" + "".join(f"{heading.strip():>8}" for heading in _COLUMNS)]
+    lines = [
+        f"{'':<11}{'edits':>6}{'success':>9}{'95 % interval':>15}"
+        + "".join(f"{heading.strip():>8}" for heading in _COLUMNS)
+    ]
     for kind, group in {**figures["per_edit_type"], "all": figures}.items():
         cells = ("–" if group[key] is None else f"{group[key]:.1f}" for key in _COLUMNS.values())
-        lines.append(f"{kind:<11}{group['count']:>6}{group['success_ratio']:>9.0%}" + "".join(f"{c:>8}" for c in cells))
+        shares = f"{group['success_ratio']:>9.0%}{_interval(group):>15}"
+        lines.append(f"{kind:<11}{group['count']:>6}{shares}" + "".join(f"{cell:>8}" for cell in cells))
     return "\n".join(lines)
+
+
+def _interval(group: Mapping[str, Any]) -> str:
+    low, high = group["success_interval"]
+    return f"{low:.0%} to {high:.0%}"
 
 
 def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Stage:

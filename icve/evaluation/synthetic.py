@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from icve.atomic import write_text
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.video import read_frames, write_video
+from icve.evaluation.intervals import wilson_interval
 from icve.synthetic.masks import load_mask
 from icve.synthetic.vocabulary import EDIT_TYPES
 
@@ -115,7 +116,8 @@ def measure_edit(result: Clip | None, edit: HeldOutEdit, reconstruction: Clip | 
 
 
 def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over edits, overall and under ``per_edit_type``: success ratio, the nine PSNRs of :data:`FIGURES`, count.
+    """Means over edits, overall and under ``per_edit_type``: success ratio with its 95 % interval, the nine PSNRs of
+    :data:`FIGURES`, count.
 
     ``psnr*`` are means of decibels over edits. An edit without a region (a style edit has no outside) is left out of
     that region's mean; a mean over nothing is None. ``nearest_to_source`` and ``nearest_to_distractor`` split the
@@ -280,8 +282,9 @@ def _squared_error(a: Clip, b: Clip) -> np.ndarray:
 
 
 def _means(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    count = len(edits)
-    means: dict[str, Any] = {"count": count, "success_ratio": sum(bool(e["success"]) for e in edits) / count}
+    count, successes = len(edits), sum(bool(e["success"]) for e in edits)
+    means: dict[str, Any] = {"count": count, "success_ratio": successes / count}
+    means["success_interval"] = [round(bound, 4) for bound in wilson_interval(successes, count)]
     for name in FIGURES:
         values = [e[name] for e in edits if e[name] is not None]
         means[name] = round(float(np.mean(values)), 4) if values else None

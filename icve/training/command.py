@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
+from icve.runtime.precision import AUTO, named, training_precision
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoint_paths import names_itself, read_stage, resolve_checkpoint, saved_checkpoints
@@ -30,9 +31,11 @@ from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
+from icve.training.run_size import run_size
 from icve.training.sharded import ShardedState
 from icve.training.stage_runs import begins_anew, fit_stages, run_folder, stages_of
 from icve.training.stop_signal import StopOnSignal, status
+from icve.training.trainer import EditTrainer
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
 logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
@@ -76,6 +79,7 @@ class TrainingCommand(LightningCLI):
             InContextEditingModule,
             LightningDataModule,
             subclass_mode_data=True,
+            trainer_class=EditTrainer,
             save_config_callback=RunConfig,
             seed_everything_default=0,
             # The sampler of icve.data gives every process its own samples.
@@ -156,6 +160,7 @@ class TrainingCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         run = str(run_folder(self.config[self.subcommand]))
+        kwargs["precision"] = self._precision()
         if config.get("logger") in (None, True):
             # A validation by hand has no place in the curves of the run.
             fit = self.subcommand == "fit"
@@ -182,6 +187,30 @@ class TrainingCommand(LightningCLI):
         if environment is not None:
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         return trainer
+
+    def _precision(self) -> str:
+        """The precision to compute in: as configured; where that is open, the resumed run's, or what is measured."""
+        config = self.config[self.subcommand]
+        requested = config["trainer"]["precision"]
+        saved = self._resumed_stage()
+        begun = saved.get("precision") if saved else None
+        if requested == AUTO and begun is not None:
+            rank_zero_info(f"Precision {begun}, with which the run began.")
+            return begun
+        chosen, told = training_precision(requested, **run_size(config))
+        if told:
+            rank_zero_info(told)
+        if begun is not None and named(chosen) != named(begun):
+            rank_zero_info(f"The precision changes from {begun}, with which the run began, to {chosen}.")
+        return chosen
+
+    def _resumed_stage(self) -> dict[str, Any] | None:
+        """What the checkpoint says of the stage that is about to be resumed; None for a new one."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" or config["ckpt_path"] is None or config["resume_mode"] == "weights":
+            return None
+        saved = read_stage(resolve_checkpoint(config["ckpt_path"]))
+        return saved if saved and saved["stage"] == config["model"]["stage"] else None
 
     # ---- a curriculum ---------------------------------------------------------------------------------------------
 

@@ -359,6 +359,7 @@ class InContextEditingModule(LightningModule):
             "batches": self.batches_done,
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
+            "precision": str(self.trainer.precision),
         }
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
