@@ -9,7 +9,7 @@ FAST := not slow and not multiprocess
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -52,6 +52,11 @@ test-slow: setup ## the slow and multi-process tests alone
 .PHONY: test-all
 test-all: test test-slow ## every test
 
+.PHONY: test-changed
+test-changed: export OMP_NUM_THREADS ?= 1
+test-changed: $(VENV)/.linters ## the fast tests that a change touches; the first run is of all, and takes notes
+	$(BIN)/python -m pytest -q -rs --testmon -m '$(FAST)' $(ARGS)
+
 .PHONY: lint
 lint: $(VENV)/.linters ## check formatting and style
 	$(BIN)/ruff check .
@@ -64,5 +69,5 @@ format: $(VENV)/.linters ## apply formatting and safe style fixes
 
 .PHONY: clean
 clean: ## remove builds and caches (not .venv, not runs/)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .testmondata*
 	find icve tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

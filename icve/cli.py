@@ -12,6 +12,8 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from icve.runtime.threads import set_up_threads
+
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 USAGE = 2  # exit status of an error the user can correct
 
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 (a run failed), 2 (an error the user can correct), 3 (some items failed).
     """
+    set_up_threads()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(commands="\n".join(f"  {name:<14}{text}" for name, text in COMMANDS.items())), end="")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from icve.editing.options import parse_options, settings_of
 from icve.orphans import end_with_launcher
+from icve.runtime.threads import set_up_threads
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.items import Item
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
     from icve.editing.processes import LostProcess, ToldToAll, joined
 
+    set_up_threads()
     parser = build_parser()
     # What is wrong before processes meet is wrong for all of a machine: one of them says it.
     says, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from icve.runtime.threads import set_up_threads
+
 EPILOG = """examples:
   icve-encode -c configs/demo/sft.yaml --output runs/latents
   icve-encode -c configs/demo/sft.yaml --output runs/latents --shard 2/8 --device cuda:1 --workers 4
@@ -48,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-encode`; prints a summary as one line of JSON and returns the exit status."""
+    set_up_threads()
     arguments, overrides = build_parser().parse_known_args(argv)
     package, handler = logging.getLogger("icve"), logging.StreamHandler()
     package.addHandler(handler)

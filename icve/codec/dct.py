@@ -1,7 +1,7 @@
 """A codec without weights: a fixed orthonormal 3-D DCT that keeps 16 of the 768 coefficients of a 4x8x8 colour block.
 
 Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8,
-P = 3*4*8*8 numbers of a block.
+P = 3*4*8*8 numbers of a block, R = 3*4*Y*X after Y and X frequencies along y and x are kept of it.
 """
 
 import math
@@ -99,9 +99,16 @@ class DCTCodec(ModelMixin, ConfigMixin):
         self.register_buffer("anchor", torch.zeros(1))
 
     def _register_constants(self, device: torch.device) -> None:
-        basis = block_basis(self.config.coefficients)
+        coefficients = self.config.coefficients
+        basis = block_basis(coefficients)
         # Buffers rather than parameters, and not persistent: the configuration determines them completely.
         self.register_buffer("basis_CP", basis.float().to(device), persistent=False)  # MPS has no float64
+        # For encoding, factors: few frequencies of y and x are kept, so what comes after them is small.
+        ys, xs = (sorted({row[axis] for row in coefficients}) for axis in (2, 3))
+        rest = basis.unflatten(1, (3, 4, 8, 8)) @ dct_matrix(8)[xs].T
+        rest = (dct_matrix(8)[ys] @ rest).flatten(1)
+        for name, factor in (("basis_Y8", dct_matrix(8)[ys]), ("basis_X8", dct_matrix(8)[xs]), ("basis_CR", rest)):
+            self.register_buffer(name, factor.float().to(device), persistent=False)
         scale = torch.tensor(list(self.config.scales), dtype=torch.float32, device=device)
         self.register_buffer("scale_C", scale, persistent=False)
 
@@ -142,10 +149,12 @@ class DCTCodec(ModelMixin, ConfigMixin):
             )
         T, h, w = (frames + 3) // 4, height // 8, width // 8
         with torch.autocast(video.device.type, enabled=False):
-            x = video.float()
-            x = torch.cat([x[:, :, :1].expand(-1, -1, 4, -1, -1), x[:, :, 1:]], dim=2)
-            x_BThwP = x.reshape(batch, 3, T, 4, h, 8, w, 8).permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, T, h, w, -1)
-            z_BThwC = x_BThwP @ self.basis_CP.T / self.scale_C
+            x = video.float().reshape(-1, 8) @ self.basis_X8.T
+            x = self.basis_Y8 @ x.reshape(batch * 3 * frames * h, 8, -1)
+            x = x.reshape(batch, 3, frames, h, len(self.basis_Y8), w, len(self.basis_X8))
+            x = torch.cat([x[:, :, :1].expand(-1, -1, 4, -1, -1, -1, -1), x[:, :, 1:]], dim=2)
+            x_BThwR = x.unflatten(2, (T, 4)).permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, T, h, w, -1)
+            z_BThwC = x_BThwR @ self.basis_CR.T / self.scale_C
         return z_BThwC.permute(0, 4, 1, 2, 3).contiguous().to(video.dtype)
 
     @apply_forward_hook  # so that offloading moves the module for this call too

@@ -1,1 +1,1 @@
-"""What every command needs of the machine it runs on: precision and devices."""
+"""What every command needs of the machine it runs on: precision, devices, threads."""

@@ -25,6 +25,7 @@ def test_added_to_a_resumed_run_it_starts_from_the_weights_that_were_read(make_m
         for parameter in module.transformer.parameters():
             parameter.fill_(0.25)
     ema.on_train_start(trainer, module)
+    assert ema.shadow.keys() == dict(module.transformer.named_parameters()).keys()
     assert all(bool((shadow == 0.25).all()) for shadow in ema.shadow.values())
 
 
