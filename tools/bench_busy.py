@@ -1,7 +1,7 @@
 """A training step of the demo's model on a CPU, alone and beside busy processes, by how OpenMP's threads wait.
 
-`icve.runtime.threads` sets the second way; the first is the library's default, the third sleeps at once. Every figure is
-of a process of its own, since the library reads its settings when it is loaded.
+`icve.runtime.threads` sets the second way; the first is the library's default, the third sleeps at once. Every figure
+is of a process of its own, since the library reads its settings when it is loaded.
 
     python tools/bench_busy.py                   # float32 and bfloat16 with one frame and with nine
     python tools/bench_busy.py --dtypes float32 --busy 2 --steps 10

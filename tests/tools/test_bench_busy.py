@@ -2,7 +2,10 @@ import importlib.util
 import math
 import shlex
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_table_has_a_row_for_every_way_of_waiting(repository, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("bench_busy", repository / "tools/bench_busy.py")
     tool = importlib.util.module_from_spec(spec)
