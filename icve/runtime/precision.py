@@ -6,7 +6,6 @@ slower, as they emulate it. So on a CPU the two are measured, with a matrix prod
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
@@ -162,8 +161,3 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def several_processes() -> bool:
-    """Whether a launcher (torchrun, srun) started this process together with others."""
-    return any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS"))

@@ -97,3 +97,10 @@ def test_short_names_mean_lightnings_full_ones():
         "bf16-true",
         "bf16-mixed",
     ]
+
+
+@pytest.mark.parametrize(("cuda", "mps", "device"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_default_device_is_the_accelerator_that_is_there(monkeypatch, cuda, mps, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert precision.default_device() == device
