@@ -203,7 +203,13 @@ def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
 
 # What a debug configuration may set otherwise than the one it stands for.
 SMALLER = {"variables", "trainer.default_root_dir", "trainer.max_steps", "trainer.devices", "trainer.log_every_n_steps"}
-SMALLER |= {"trainer.val_check_interval", "trainer.callbacks", "model.stage", "model.transformer.init_args"}
+SMALLER |= {
+    "trainer.precision",
+    "trainer.val_check_interval",
+    "trainer.callbacks",
+    "model.stage",
+    "model.transformer.init_args",
+}
 SMALLER |= {"model.warmup_steps", "data.init_args.buckets", "data.init_args.batch_size", "data.init_args.num_workers"}
 SMALLER |= {"data.init_args.fps", *(f"model.sampling.{name}" for name in ("num_frames", "height", "width", "fps"))}
 
