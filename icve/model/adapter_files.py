@@ -5,9 +5,10 @@ A layer's weight W grows by scale · B·A, with A (rank, in) and B (out, rank). 
 and in that query, key, value (and a single-stream block's MLP input) are one layer in the original naming.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,24 +121,49 @@ def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: A
                 raise ValueError(f"{another}{key!r} is {tuple(value.shape)}, the layer here has {size} {side}.")
 
 
-def _contents(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Tensors and the header of a file; everything is in memory afterwards."""
+class _StoredTensors(Mapping):
+    """The tensors of a safetensors file, each read when it is asked for: a file may turn out to be a whole model."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._errors():
+            self._stored = safe_open(file, framework="pt")
+            self._keys = list(self._stored.keys())
+            self.header: dict[str, str] = self._stored.metadata() or {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        with self._errors():
+            return self._stored.get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError) as error:
+            raise ValueError(damaged(self.file, "safetensors", error)) from error
+
+
+def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Tensors by name and the header of a file."""
     if file.stat().st_size == 0:
         raise ValueError(f"'{file}' is empty: copy or download it again.")
-    if is_torch_file(file):
-        contents = torch_contents(file)
-        tensors = unnest(contents, file, ema=False)
-        if tensors is not contents and (key := next((key for key in contents if "alpha" in str(key)), None)):
-            raise ValueError(
-                f"The adapter '{file}' keeps {key!r} beside its tensors, which is not read: save every layer's alpha among "
-                "them as LAYER.alpha, or the adapter as a PEFT folder."
-            )
-        return tensors, {}
-    try:
-        with safe_open(file, framework="pt") as stored:
-            return {key: stored.get_tensor(key).clone() for key in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(damaged(file, "safetensors", error)) from error
+    if not is_torch_file(file):
+        stored = _StoredTensors(file)
+        return stored, stored.header
+    contents = torch_contents(file)
+    tensors = unnest(contents, file, ema=False)
+    if tensors is not contents and (key := next((key for key in contents if "alpha" in str(key)), None)):
+        raise ValueError(
+            f"The adapter '{file}' keeps {key!r} beside its tensors, which is not read: save every layer's alpha among "
+            "the tensors, as LAYER.alpha, or the adapter as a PEFT folder."
+        )
+    return tensors, {}
 
 
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
@@ -188,7 +214,7 @@ def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, 
     halves: dict[str, dict[str, str]] = {}
     alphas: dict[str, tuple[str, float]] = {}
     text, unknown = [], []
-    for key, value in tensors.items():
+    for key in tensors:
         try:
             part, layer = parse(str(key))
         except ValueError as kind:
@@ -197,7 +223,7 @@ def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, 
                 "load the merged weights, or train a plain LoRA."
             ) from None
         if part == "alpha":
-            alphas[layer] = (key, _alpha(key, value, where))
+            alphas[layer] = (key, _alpha(key, tensors[key], where))
         elif part == "text encoder":
             text.append(key)
         elif part == "unknown":
@@ -246,7 +272,7 @@ def _matrix(key: str, value: Any, where: str) -> Tensor:
             f"{key!r} of the adapter {where} has NaN or infinite values: the file is damaged or its training had "
             "diverged, so take an earlier one."
         )
-    return value.detach()
+    return value.detach().clone()  # not mapped from its file, where it is unaligned
 
 
 def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
