@@ -116,6 +116,8 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         """
         if find_spec("peft") is None:
             raise ImportError("LoRA needs peft: pip install 'icve[lora]'.")
+        if adapter_name is not None and ("." in adapter_name or hasattr(torch.nn.ModuleDict, adapter_name)):
+            raise ValueError(f"An adapter cannot have the name {adapter_name!r}, which torch uses: choose another one.")
         source, low_memory = pretrained_model_name_or_path_or_dict, kwargs.pop("low_cpu_mem_usage", True)
         if not isinstance(source, Mapping):
             source = local_adapter(source, **kwargs)

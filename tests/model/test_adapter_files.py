@@ -322,14 +322,16 @@ def test_adapters_stay_switchable(matrices, by_diffusers, tmp_path):
     write(tmp_path / "a.safetensors", "musubi", matrices, by_diffusers)
     write(tmp_path / "b.safetensors", "diffusers", matrices, by_diffusers)
     editor = tiny_editor()
-    editor.load_lora_weights(tmp_path, adapter_name="half", weight_name="a.safetensors")
+    editor.load_lora_weights(tmp_path, adapter_name="halved", weight_name="a.safetensors")
     editor.load_lora_weights(tmp_path / "b.safetensors", adapter_name="whole")
     layer, before = editor.transformer.get_submodule(TO_Q), tiny_editor().transformer.get_submodule(TO_Q)
     x = torch.ones(1, D)
     a, b = by_diffusers[TO_Q]
-    for adapters, factors, scale in ((["half"], [1], 0.5), (["whole"], [1], 1), (["half", "whole"], [2, -1], 0)):
+    for adapters, factors, scale in ((["halved"], [1], 0.5), (["whole"], [1], 1), (["halved", "whole"], [2, -1], 0)):
         editor.set_adapters(adapters, factors)
         torch.testing.assert_close(layer(x) - before(x), scale * x @ a.T @ b.T, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="cannot have the name 'half'"):
+        editor.load_lora_weights(tmp_path / "b.safetensors", adapter_name="half")
 
 
 def test_hotswapped_adapters(matrices, by_diffusers, tmp_path):
