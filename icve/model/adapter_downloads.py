@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusers.utils.hub_utils import _get_model_file
 
-from .adapter_files import LORA_FILE, PEFT_FILES
+from .adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
 from .adapter_settings import CONFIG
 
 
@@ -33,7 +33,7 @@ def local_adapter(
     path = Path(source)
     if path.exists():
         return path if path.is_file() else path / (subfolder or "") / (weight_name or "")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) or str(source).startswith("."):
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", str(source)) or path.suffix in SUFFIXES:
         raise FileNotFoundError(f"There is no adapter at {source}.")
     failure: OSError | None = None
     for name in (weight_name,) if weight_name else (LORA_FILE, *PEFT_FILES):

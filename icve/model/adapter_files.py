@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -82,7 +82,7 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
 
 
 def adapter_file(path: Path) -> Path:
-    """The file of an adapter that a file or a folder is.
+    """The file of an adapter that a file, a folder or a run's folder is.
 
     Raises:
         FileNotFoundError: there is none.
@@ -92,10 +92,11 @@ def adapter_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"There is no adapter at {path}.")
-    for name in (LORA_FILE, *PEFT_FILES):
-        if (path / name).is_file():
-            return path / name
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file())
+    for folder in (path, path / "checkpoints" / "last"):
+        for name in (LORA_FILE, *PEFT_FILES):
+            if (folder / name).is_file():
+                return folder / name
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
     if not files:
         raise FileNotFoundError(f"There is no adapter at {path / LORA_FILE}, nor another one in its folder.")
     if len(files) > 1:
@@ -169,9 +170,12 @@ def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
     halves, alphas = _parts(tensors, where)
     if settings is None and not alphas and (key := _peft_key(tensors)):
+        advice = 'put it beside the weights, or one with {"r": RANK, "lora_alpha": SCALE x RANK}'
+        if where == "given":
+            advice = "give the folder instead of its tensors"
         raise ValueError(
             f"The adapter {where} has PEFT's names ({key!r}), whose scale stands in a file {CONFIG} that is not there: "
-            f'put it beside the weights, or one with {{"r": RANK, "lora_alpha": SCALE x RANK}}.'
+            f"{advice}."
         )
     adapter: dict[str, LowRank] = {}
     for layer, pair in halves.items():
@@ -257,6 +261,8 @@ def _alpha(key: str, value: Any, where: str) -> float:
 
 
 def _matrix(key: str, value: Any, where: str) -> Tensor:
+    if _is_tensor(value) and value.layout != torch.strided:
+        raise ValueError(f"{key!r} of the adapter {where} is a sparse tensor, where a matrix belongs: save it dense.")
     if not _is_tensor(value) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
         kind = str(value.dtype).removeprefix("torch.") if _is_tensor(value) else type(value).__name__
         raise ValueError(

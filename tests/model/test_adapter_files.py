@@ -247,6 +247,8 @@ def test_peft_folders_have_their_settings(way, apply, by_diffusers, tmp_path):
 def test_a_peft_file_takes_the_settings_beside_it(apply, by_diffusers, tmp_path):
     folder = peft_folder(tmp_path / "peft", by_diffusers, file="renamed.safetensors", use_rslora=True)
     assert_scales(apply(fused, folder / "renamed.safetensors"), by_diffusers, 3.0)
+    with pytest.raises(ValueError, match=r"PEFT's names .*: give the folder"):
+        read_adapter(load_file(folder / "renamed.safetensors"))
     (folder / "adapter_config.json").rename(tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"PEFT's names .* adapter_config\.json that is not there"):
         apply(fused, folder / "renamed.safetensors")
@@ -523,6 +525,10 @@ def test_files_that_are_no_whole_adapter(by_diffusers, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"a.pt' holds Python objects besides tensors"):
         read_adapter(tmp_path / "a.pt")
     assert "this must not run" not in capsys.readouterr().out
+    for value, message in ((state[UP].to_sparse(), "a sparse tensor"), ("text", "stored as str")):
+        torch.save(state | {UP: value}, tmp_path / "a.pt")
+        with pytest.raises(ValueError, match=f"{UP}' of the adapter .*a.pt' is {message}"):
+            read_adapter(tmp_path / "a.pt")
     torch.save([1, 2], tmp_path / "a.pt")
     with pytest.raises(ValueError, match=r"a.pt' holds a list"):
         read_adapter(tmp_path / "a.pt")
@@ -535,6 +541,7 @@ def test_files_that_are_no_whole_adapter(by_diffusers, tmp_path, capsys):
 
 
 def test_the_file_of_a_folder(by_diffusers, tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
     with pytest.raises(FileNotFoundError, match="no adapter at"):
         read_adapter(tmp_path)
     with pytest.raises(FileNotFoundError, match="no adapter at"):
@@ -548,7 +555,24 @@ def test_the_file_of_a_folder(by_diffusers, tmp_path):
     assert read_adapter(tmp_path).keys() == by_diffusers.keys()
 
 
+def test_a_run_is_its_last_checkpoints_adapter(by_diffusers, tmp_path):
+    last = tmp_path / "run" / "checkpoints" / "last"
+    last.mkdir(parents=True)
+    save_file(named(by_diffusers, dotted("transformer.")), last / LORA_FILE)
+    assert read_adapter(tmp_path / "run").keys() == by_diffusers.keys()
+
+
+@pytest.mark.parametrize("name", ["someone/no-such-adapter", "folder/absent.safetensors", "/nowhere/a/b"])
+def test_adapters_that_are_nowhere(name, tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
+    with pytest.raises(FileNotFoundError, match=f"There is no adapter at {name}"):
+        tiny_editor().load_lora_weights(name, local_files_only=True, cache_dir=tmp_path)
+    with pytest.raises(TypeError, match="no argument 'wieght_name'"):
+        tiny_editor().load_lora_weights(name, wieght_name="x")
+
+
 def test_nothing_changes_where_an_adapter_is_refused(by_diffusers, tmp_path):
+    pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
     state = named(by_diffusers, dotted("transformer."))
     state["transformer.proj_out.lora_B.weight"] *= NAN
     save_file(state, tmp_path / "bad.safetensors")
