@@ -2,34 +2,24 @@
 
     python tools/convert_lora.py --input runs/lora/checkpoints/last --output my_edit_comfyui.safetensors
 
-`--input` is a file or folder in diffusers' layout (`pytorch_lora_weights.safetensors`). Query, key and value are one
-matrix there, so their adapters become one of three times the rank: the same change of the weights, exactly.
+`--input` is a file or folder of any known layout (docs/checkpoints.md). Query, key and value are one matrix there, so
+adapters that were trained for each become one of three times the rank: the same change of the weights, exactly.
 """
 
 import argparse
-import json
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save_file
 
-from icve.model.lora import LORA_FILE, to_comfyui
+from icve.atomic import whole_file
+from icve.model.lora import to_comfyui
 
 
 def convert(source: Path, output: Path) -> int:
-    """Convert a file or folder; returns the number of layers. Raises ValueError or FileNotFoundError."""
-    file = source / LORA_FILE if source.is_dir() else source
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no adapter at {file}.")
-    with safe_open(file, framework="pt") as tensors:
-        metadata = tensors.metadata() or {}
-        state = {key: tensors.get_tensor(key).clone() for key in tensors.keys()}  # noqa: SIM118
-    settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    converted = to_comfyui(state, settings.get("transformer.lora_alpha"))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    save_file(converted, temporary, metadata={"format": "pt"})
-    temporary.replace(output)
+    """Convert a file or folder; returns the number of layers. Raises ValueError or OSError in one sentence."""
+    converted = to_comfyui(source)
+    with whole_file(output) as temporary:
+        save_file(converted, temporary, metadata={"format": "pt"})
     return len(converted) // 2
 
 
@@ -40,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         print(f"{args.output}: {convert(args.input, args.output)} layers")
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
 
 

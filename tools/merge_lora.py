@@ -2,18 +2,21 @@
 
     python tools/merge_lora.py --model weights/icve --lora runs/lora/checkpoints/last --output merged
 
-The result loads like any transformer of its format and needs peft no more.
+The adapter is a file or folder of any known layout (docs/checkpoints.md). The result loads like any transformer of its
+format and needs peft no more.
 """
 
 import argparse
 from pathlib import Path
 
 from icve.model import export_transformer, load_transformer
+from icve.model.adapter_files import read_adapter
 from icve.model.lora import fuse_adapter
 
 
 def merge(model: Path, lora: Path, output: Path, layout: str = "diffusers", scale: float = 1.0) -> None:
-    """Merge and export. Raises ValueError, FileNotFoundError or FileExistsError in one sentence."""
+    """Merge and export. Raises ValueError or OSError in one sentence."""
+    read_adapter(lora)  # a bad one is refused before the model is read
     transformer = load_transformer(model)
     fuse_adapter(transformer, lora, scale)
     export_transformer(transformer, output, layout)
@@ -29,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         merge(args.model, args.lora, args.output, args.format, args.scale)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     print(args.output)
 

@@ -45,7 +45,7 @@ class SafetensorsShard:
                         raise ValueError(_wrong_dtype(key, file, piece.get_dtype()))
                     self.tensors[key] = torch.empty(piece.get_shape(), dtype=dtype, device="meta")
         except (SafetensorError, OSError) as error:
-            raise ValueError(_damaged(file, "safetensors", error)) from error
+            raise ValueError(damaged(file, "safetensors", error)) from error
 
     def read(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by name, mapped from the file, and unaligned."""
@@ -67,7 +67,9 @@ class TorchShard:
 
     def __init__(self, file: Path, ema: bool = False) -> None:
         self.file = file
-        self._stored = {key: value for key, value in _unnest(_torch_load(file), file, ema).items() if _is_tensor(value)}
+        self._stored = {
+            key: value for key, value in unnest(torch_contents(file), file, ema).items() if _is_tensor(value)
+        }
         for key, value in self._stored.items():
             if value.dtype not in _STORED.values():
                 raise ValueError(_wrong_dtype(key, file, str(value.dtype).removeprefix("torch.")))
@@ -95,10 +97,10 @@ def open_shards(path: Path, ema: bool = False) -> list[Shard]:
         ValueError: a damaged file, several sets of weights, or a DeepSpeed checkpoint.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if all(_is_torch_file(file) for file in files):
+    if all(is_torch_file(file) for file in files):
         _refuse_deepspeed(path if path.is_dir() else path.parent)
     files = files if path.is_file() else _weight_files(path, ema)
-    return [TorchShard(file, ema) if _is_torch_file(file) else SafetensorsShard(file) for file in files]
+    return [TorchShard(file, ema) if is_torch_file(file) else SafetensorsShard(file) for file in files]
 
 
 def shard_tensors(shards: list[Shard]) -> dict[str, Tensor]:
@@ -135,8 +137,8 @@ def read_tensors(
                 for name, piece in rename({key: stored}).items():
                     # Copied else: tensors mapped from a file are unaligned, which changes results in the last bits.
                     state[name] = piece if mapped else piece.to(device, dtype or piece.dtype, copy=True)
-                    if not _finite(state[name]):
-                        if _finite(piece):
+                    if not all_finite(state[name]):
+                        if all_finite(piece):
                             raise ValueError(f"'{key}' of '{shard.file}' is too large for {dtype}: choose bfloat16.")
                         raise ValueError(
                             f"'{key}' of '{shard.file}' has NaN or infinite values: the file is damaged or its "
@@ -179,7 +181,7 @@ def write_shards(
         (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
     # One pass without a temporary: NaN wins in both, and a sum could overflow.
     return tensor.numel() == 0 or all(bool(torch.isfinite(end)) for end in tensor.aminmax())
 
@@ -240,14 +242,14 @@ def _refuse_deepspeed(folder: Path) -> None:
     )
 
 
-def _is_torch_file(file: Path) -> bool:
+def is_torch_file(file: Path) -> bool:
     if file.suffix in _TORCH_SUFFIXES:
         return True
     with file.open("rb") as stream:
         return stream.read(4) == b"PK\x03\x04"
 
 
-def _torch_load(file: Path) -> dict[str, Any]:
+def torch_contents(file: Path) -> dict[str, Any]:
     try:
         try:
             contents = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -257,19 +259,19 @@ def _torch_load(file: Path) -> dict[str, Any]:
             contents = torch.load(file, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except pickle.UnpicklingError as error:
         if "was not an allowed" not in str(error):
-            raise ValueError(_damaged(file, "torch", error)) from error
+            raise ValueError(damaged(file, "torch", error)) from error
         raise ValueError(
             f"'{file}' holds Python objects besides tensors, which are not unpickled for safety: save its state dict "
             "alone, or as safetensors, where it came from."
         ) from error
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
-        raise ValueError(_damaged(file, "torch", error)) from error
+        raise ValueError(damaged(file, "torch", error)) from error
     if not isinstance(contents, dict):
         raise ValueError(f"'{file}' holds a {type(contents).__name__}, where a state dict belongs.")
     return contents
 
 
-def _unnest(contents: dict[str, Any], file: Path, ema: bool) -> dict[str, Any]:
+def unnest(contents: dict[str, Any], file: Path, ema: bool) -> dict[str, Any]:
     if ema and not isinstance(contents.get("ema"), dict) and not file.stem.endswith("_ema"):
         raise ValueError(f"'{file}' holds no averaged weights ('ema'): ask for the plain ones.")
     if ema and "ema" in contents:
@@ -291,7 +293,7 @@ def _wrong_dtype(key: str, file: Path, dtype: str) -> str:
     )
 
 
-def _damaged(file: Path, kind: str, error: Exception) -> str:
+def damaged(file: Path, kind: str, error: Exception) -> str:
     with file.open("rb") as stream:
         if stream.read(40).startswith(b"version https://git-lfs"):
             return f"'{file}' is a pointer of git-lfs, without the weights: run `git lfs pull` in its folder."

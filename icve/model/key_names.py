@@ -6,6 +6,7 @@ and the last layer's modulation as (shift, scale) where diffusers has (scale, sh
 
 import re
 from collections.abc import Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -158,13 +159,33 @@ def original_parts(layer: str) -> tuple[str, list[str]]:
     """Original name of one of diffusers' layers, and all of diffusers' layers that it stacks, in order.
 
     Raises:
-        KeyError: the layer has no counterpart, or not one with the same rows (the last modulation).
+        KeyError: the layer has no counterpart.
     """
     stem, number, _ = _pattern(layer + ".weight")
     original = _TO_ORIGINAL[stem]
-    if original == _SWAPPED_HALVES[0]:
-        raise KeyError(layer)
     return original.replace("#", number), [part.replace("#", number) for part in _TO_DIFFUSERS[original]]
+
+
+def diffusers_layers(layer: str) -> list[str]:
+    """diffusers' layers that a layer of either naming stacks, in order; one for most.
+
+    Raises:
+        KeyError: neither naming has the layer.
+    """
+    stem, number, _ = _pattern(layer + ".weight")
+    if stem in _TO_ORIGINAL:
+        return [layer]
+    return [part.replace("#", number) for part in _TO_DIFFUSERS[stem]]
+
+
+def layer_patterns(naming: Literal["original", "diffusers"]) -> list[str]:
+    """All layers of a naming, with "#" for a block's number."""
+    return list(_TO_DIFFUSERS if naming == "original" else _TO_ORIGINAL)
+
+
+def has_swapped_halves(original: str) -> bool:
+    """Whether the rows of an original layer are diffusers' with their halves exchanged."""
+    return original == _SWAPPED_HALVES[0]
 
 
 def sources(original: str) -> list[str]:

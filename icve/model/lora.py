@@ -1,21 +1,26 @@
-"""Low-rank adapters (LoRA) of the transformer: which layers, files in diffusers' layout, ComfyUI's layout.
+"""Low-rank adapters (LoRA) of the transformer: training them, files in diffusers' layout, merging, ComfyUI's layout.
 
-peft does the work (`pip install icve[lora]`). A file holds `transformer.<layer>.lora_A.weight` (rank, in) and
-`lora_B.weight` (out, rank) of every adapted layer; the layer's weight grows by alpha/rank · B·A.
+peft trains and switches them (`pip install icve[lora]`); `adapter_files` reads them. A file holds
+`transformer.<layer>.lora_A.weight` (rank, in) and `lora_B.weight` (out, rank) of every adapted layer; the layer's
+weight grows by alpha/rank · B·A.
 """
 
 import json
+import math
 import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .key_names import original_parts
+from .adapter_files import LORA_FILE, AdapterSource, LowRank, check_fits, read_adapter
+from .checkpoint_files import all_finite
+from .key_names import has_swapped_halves, original_parts
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
 ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."
 # Every projection of attention and MLP in the transformer's blocks; not modulation, embeddings, refiner and output.
@@ -111,11 +116,15 @@ def adapted_weights(folder: Path) -> Path | None:
 
     Raises:
         FileNotFoundError: the transformer is not where it was.
+        ValueError: the file that names it is damaged.
     """
     file = folder / ADAPTED
     if not file.is_file():
         return None
-    weights = Path(json.loads(file.read_text(encoding="utf-8"))["transformer"])
+    try:
+        weights = Path(json.loads(file.read_text(encoding="utf-8"))["transformer"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'\'{file}\' is damaged: write {{"transformer": "PATH OF THE WEIGHTS"}} into it.') from error
     if not weights.exists():
         raise FileNotFoundError(
             f"The adapter in {folder} belongs to the weights in {weights}, which are not there: put them back, or "
@@ -125,81 +134,90 @@ def adapted_weights(folder: Path) -> Path | None:
 
 
 def fuse_adapter(transformer: nn.Module, path: str | Path, scale: float = 1.0) -> None:
-    """Add an adapter (a file or its folder) to the weights, for good.
+    """Add an adapter (a file or its folder, of any layout) to the weights, for good.
 
     Raises:
-        ImportError: peft is not installed.
         FileNotFoundError: there is no adapter.
-        ValueError: it belongs to another model.
+        ValueError: it is damaged or belongs to another model, and nothing was changed; or its change is too large for
+            the weights' type, and the layers before are changed.
     """
-    from icve.pipeline import EditPipeline
-
-    file = Path(path) / LORA_FILE if Path(path).is_dir() else Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no adapter at {file}.")
-    state, metadata = EditPipeline.lora_state_dict(file, use_safetensors=True, return_lora_metadata=True)
-    check_lora(state, transformer, str(file))
-    transformer.load_lora_adapter(state, metadata=metadata)
-    transformer.fuse_lora(lora_scale=scale)
-    transformer.unload_lora()
-
-
-def check_lora(state: dict[str, Tensor], transformer: nn.Module, where: str) -> None:
-    """Raise a ValueError that names the first layer of an adapter that the transformer lacks or has in another size."""
-    layers = {name: module for name, module in transformer.named_modules() if hasattr(module, "in_features")}
-    pairs = 0
-    for key, value in state.items():
-        match = re.fullmatch(r"(?:transformer\.)?(.+)\.(lora_[AB])\.weight", key)
-        if match is None:
-            continue
-        pairs += 1
-        name, kind = match.groups()
-        if name not in layers:
-            raise ValueError(f"The adapter {where} belongs to another model: there is no layer {name!r} here.")
-        size = layers[name].in_features if kind == "lora_A" else layers[name].out_features
-        given = value.shape[1] if kind == "lora_A" else value.shape[0]
-        if given != size:
-            raise ValueError(
-                f"The adapter {where} belongs to another model: {key!r} is {tuple(value.shape)}, "
-                f"the layer here has {size} {'inputs' if kind == 'lora_A' else 'outputs'}."
-            )
-    if not pairs:
-        raise ValueError(f"{where} holds no LoRA weights in diffusers' layout (transformer.*.lora_A.weight).")
+    if not math.isfinite(scale):
+        raise ValueError(f"The scale of an adapter is a finite number, not {scale}.")
+    adapter = read_adapter(path)
+    check_fits(adapter, transformer, path)
+    with torch.no_grad():
+        for name, layer in adapter.items():
+            weight = transformer.get_submodule(name).weight
+            # In float32, rounded once; adding in 16 bits would lose small changes.
+            precise = torch.promote_types(weight.dtype, torch.float32)
+            fused = (weight.to(precise) + scale * layer.change(weight.device, precise)).to(weight.dtype)
+            if not all_finite(fused):
+                raise ValueError(
+                    f"The change of {name!r} by the adapter '{path}' is too large for weights in "
+                    f"{str(weight.dtype).removeprefix('torch.')}: its file is damaged, or its scale wrong."
+                )
+            weight.copy_(fused)
 
 
-def to_comfyui(state: dict[str, Tensor], alpha: float | None = None) -> dict[str, Tensor]:
+def peft_adapter(adapter: Mapping[str, LowRank]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An adapter as peft takes it, switchable and with every layer's own scale.
+
+    Returns:
+        `transformer.<layer>.lora_A.weight` and `lora_B.weight`, and the values of a LoraConfig.
+    """
+    ranks = {name: len(layer.down) for name, layer in adapter.items()}
+    alphas = {name: layer.scale * ranks[name] for name, layer in adapter.items()}
+    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
+    state = {}
+    for name, layer in adapter.items():
+        pixels = [1] * (layer.down.ndim - 2)  # of the patch embedding, a convolution
+        state[f"{PREFIX}{name}.lora_A.weight"] = layer.down
+        state[f"{PREFIX}{name}.lora_B.weight"] = layer.up.reshape(*layer.up.shape, *pixels).contiguous()
+    # Whole names: peft takes others for the ends of names, so that "proj_out" would match every block's.
+    return state, {
+        "r": rank,
+        "lora_alpha": alpha,
+        "rank_pattern": {f"^{re.escape(name)}": value for name, value in ranks.items() if value != rank},
+        "alpha_pattern": {f"^{re.escape(name)}": value for name, value in alphas.items() if value != alpha},
+        "target_modules": "|".join(re.escape(name) for name in adapter),
+    }
+
+
+def to_comfyui(source: AdapterSource) -> dict[str, Tensor]:
     """An adapter in ComfyUI's layout: `diffusion_model.<original name>.lora_A.weight` and `lora_B.weight`.
 
     The original layout stacks query, key, value (and a single-stream block's MLP input) in one matrix. Their adapters
-    become one of the summed rank: the A stacked, the B on a diagonal of blocks.
+    become one: of the same rank where they share A, else of the summed rank, the A stacked, the B on a diagonal of
+    blocks. Scales are multiplied into B, in float32 where its own type would round, so no `.alpha` is needed.
 
     Args:
-        state: as `save_lora` writes it.
-        alpha: of the adapter; None for the rank. alpha/rank is multiplied into B, so no `.alpha` is needed.
+        source: an adapter of any layout, as `read_adapter` takes it.
 
     Raises:
-        ValueError: a layer has no counterpart, or a part of a stack is missing.
+        FileNotFoundError, ValueError: as `read_adapter`; or a part of a stack is missing.
     """
-    layers: dict[str, dict[str, Tensor]] = {}
-    for key, value in state.items():
-        name, _, kind = key.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
-        if kind not in ("lora_A", "lora_B"):
-            raise ValueError(f"{key!r} is no LoRA weight in diffusers' layout.")
-        layers.setdefault(name, {})[kind] = value
+    adapter = read_adapter(source)
     out: dict[str, Tensor] = {}
-    for name in layers:
-        try:
-            original, parts = original_parts(name)
-        except KeyError as error:
-            raise ValueError(f"The layer {name!r} has no counterpart in the original layout.") from error
+    for name in adapter:
+        original, parts = original_parts(name)
         target = f"diffusion_model.{original}"
         if f"{target}.lora_A.weight" in out:
             continue
-        if absent := [part for part in parts if part not in layers]:
+        if absent := [part for part in parts if part not in adapter]:
             raise ValueError(f"{original} stacks {', '.join(parts)}, of which the adapter lacks {absent[0]}.")
-        down = [layers[part]["lora_A"] for part in parts]
-        scale = [1.0 if alpha is None else alpha / len(a) for a in down]
-        up = [layers[part]["lora_B"] * factor for part, factor in zip(parts, scale, strict=True)]
-        out[f"{target}.lora_A.weight"] = torch.cat(down).contiguous()
-        out[f"{target}.lora_B.weight"] = torch.block_diag(*up).contiguous()
+        down = [adapter[part].down for part in parts]
+        up = [_scaled(adapter[part]) for part in parts]
+        if all(matrix is down[0] or torch.equal(matrix, down[0]) for matrix in down):
+            down, up = down[:1], [torch.cat(up)]
+        a, b = torch.cat(down), torch.block_diag(*up)
+        if has_swapped_halves(original):
+            b = torch.cat(b.chunk(2)[::-1])
+        out[f"{target}.lora_A.weight"] = a.clone()
+        out[f"{target}.lora_B.weight"] = b.reshape(*b.shape, *[1] * (a.ndim - 2)).clone()
     return out
+
+
+def _scaled(layer: LowRank) -> Tensor:
+    precise = layer.up.to(torch.promote_types(layer.up.dtype, torch.float32)) * layer.scale
+    rounded = precise.to(layer.up.dtype)
+    return rounded if torch.equal(rounded.to(precise.dtype), precise) else precise

@@ -1,3 +1,5 @@
+import importlib.util
+
 import pytest
 import torch
 
@@ -25,6 +27,19 @@ def config():
 def model(config):
     """A tiny model with every parameter random: a fresh one starts as the identity, which would hide mistakes."""
     return randomised(HunyuanVideoInContextTransformer3DModel(**config))
+
+
+@pytest.fixture
+def tool(repository):
+    """Load a script of tools/ as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def randomised(model, seed=0):

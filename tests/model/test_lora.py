@@ -1,6 +1,5 @@
 """LoRA: what is trained, how it is saved, loaded, merged and converted."""
 
-import importlib.util
 import re
 
 import pytest
@@ -30,17 +29,6 @@ def trained(rank: int = 3, alpha: float | None = None):
 def edit(editor) -> torch.Tensor:
     video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return editor(video, "make it red", generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def tool(repository):
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 def test_only_the_adapter_learns_and_it_starts_as_no_change():

@@ -1,0 +1,176 @@
+"""An adapter's settings: PEFT's adapter_config.json, or the same in a file's header (diffusers), and the scales."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONFIG = "adapter_config.json"
+HEADER = "lora_adapter_metadata"  # diffusers' key of a safetensors header
+# These change the weights that an adapter is trained on, or what it computes beyond alpha/rank · B·A.
+_CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_NOT_PLAIN = (
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
+    "arrow_config",
+    "lora_bias",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "trainable_token_indices",
+    "modules_to_save",
+)
+# Other models whose layers have HunyuanVideo's names, some of them its sizes as well.
+_OTHER_MODELS = ("flux", "wan", "qwen", "ltx", "stable-diffusion", "lumina", "chroma", "cogvideo", "hidream", "z-image")
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What scales an adapter's layers.
+
+    Args:
+        where: the file that says so, for messages.
+        alpha: of layers that no pattern matches.
+        rank: likewise; None where it is not said.
+        rslora: scale by alpha/√rank instead of alpha/rank.
+        alphas, ranks: (regular expression for the end of a layer's name, value); the first that matches counts.
+    """
+
+    where: str
+    alpha: float
+    rank: int | None = None
+    rslora: bool = False
+    alphas: tuple[tuple[str, float], ...] = ()
+    ranks: tuple[tuple[str, float], ...] = ()
+
+    def scale(self, names: Iterable[str], rank: int) -> float:
+        """Scale of a layer's B·A.
+
+        Args:
+            names: of the layer, with and without the file's prefixes.
+            rank: that its matrices have.
+
+        Raises:
+            ValueError: the settings give the layer another rank.
+        """
+        names = list(names)
+        said = _matching(self.ranks, names, self.rank)
+        if said is not None and said != rank:
+            raise ValueError(
+                f"has rank {rank} where {self.where} says {said:g}: take the file that these settings were saved with"
+            )
+        alpha = _matching(self.alphas, names, self.alpha)
+        return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def settings_beside(file: Path) -> AdapterSettings | None:
+    """Settings in the adapter_config.json in a file's folder; None where there is none.
+
+    Raises:
+        ValueError: it is damaged, or of another kind of adapter.
+    """
+    config = file.with_name(CONFIG)
+    if not config.is_file():
+        return None
+    try:
+        values = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{config}' is not valid JSON ({error}): copy or download it again.") from error
+    return _settings(values, f"'{config}'")
+
+
+def settings_in_header(header: Mapping[str, str], where: str) -> AdapterSettings | None:
+    """Settings in a safetensors header, as diffusers writes them; None where there are none.
+
+    Raises:
+        ValueError: they are damaged, or of another kind of adapter; or the header says that the file is for another
+            model.
+    """
+    model = header.get("modelspec.architecture", "").lower()
+    if "hunyuan" not in model and (other := next((name for name in _OTHER_MODELS if model.startswith(name)), None)):
+        raise ValueError(f"The adapter {where} belongs to another model: its header says {other!r}.")
+    if HEADER not in header:
+        return None
+    try:
+        values = json.loads(header[HEADER])
+    except ValueError as error:
+        raise ValueError(f"The settings in the header of {where} are not valid JSON ({error}).") from error
+    if isinstance(values, dict):
+        ours = {key.removeprefix("transformer."): v for key, v in values.items() if key.startswith("transformer.")}
+        values = ours or {key: value for key, value in values.items() if not key.startswith("text_encoder")}
+        if not values:
+            return None
+    return _settings(values, f"the header of {where}")
+
+
+def _settings(values: Any, where: str) -> AdapterSettings:
+    if not isinstance(values, dict):
+        raise ValueError(f"The settings in {where} are a {type(values).__name__}, where names and values belong.")
+    if str(kind := values.get("peft_type") or "LORA").rpartition(".")[2].upper() != "LORA":
+        raise ValueError(f"{_capital(where)} describes a {kind} adapter; only LoRA is read: train one, or merge it.")
+    if values.get("use_dora"):
+        raise ValueError(_not_plain(where, "DoRA"))
+    if name := next((name for name in _NOT_PLAIN if values.get(name)), None):
+        raise ValueError(_not_plain(where, f"a LoRA with {name}"))
+    if values.get("bias") not in (None, "none"):
+        raise ValueError(_not_plain(where, "a LoRA with trained biases"))
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
+        raise ValueError(
+            f"{_capital(where)} says that training started with {start}, which changed the model's own weights too: "
+            "save the adapter as a plain LoRA (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
+        )
+    if values.get("lora_alpha") is None:
+        raise ValueError(
+            f"{_capital(where)} has no lora_alpha, so that the adapter's scale is unknown: write it there."
+        )
+    rank = values.get("r")
+    return AdapterSettings(
+        where,
+        _number(values["lora_alpha"], "lora_alpha", where),
+        None if rank is None else _number(rank, "r", where),
+        bool(values.get("use_rslora")),
+        _patterns(values, "alpha_pattern", where),
+        _patterns(values, "rank_pattern", where),
+    )
+
+
+def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[str, float], ...]:
+    patterns = values.get(name) or {}
+    if not isinstance(patterns, dict):
+        raise ValueError(f"{name} in {where} is no mapping of layers to numbers.")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{name} in {where} has {pattern!r}, which is no regular expression ({error}).") from error
+    return tuple((pattern, _number(value, f"{name} of {pattern!r}", where)) for pattern, value in patterns.items())
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value == 0:
+        raise ValueError(f"{name} in {where} is {value!r}, where a finite number other than 0 belongs.")
+    return value
+
+
+def _matching(patterns: tuple[tuple[str, float], ...], names: list[str], default: float | None) -> float | None:
+    for pattern, value in patterns:  # PEFT's rule
+        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
+            return value
+    return default
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _not_plain(where: str, kind: str) -> str:
+    return (
+        f"{_capital(where)} describes {kind}; only plain LoRA is read: merge the adapter where it was trained and load "
+        "the merged weights, or train a plain LoRA."
+    )
