@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
     add("--transformer", metavar="ICVE", help="instead of --model: published weights, with --base")
     add("--base", metavar="HUNYUAN", help="HunyuanVideo's folder, diffusers' or Tencent's: autoencoder, text encoders")
-    add("--input", help="video, folder of videos, or manifest (.jsonl, .csv, .parquet, folder of Parquet parts)")
+    add("--input", help="video, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)")
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
     add("--output", help="folder for the results")
     add("--root", help="folder that a manifest's paths are relative to (default: as recorded, else its own)")

@@ -134,8 +134,10 @@ def load_codec(folder: Path) -> Any:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
+    from icve.data.cells import json_lines
+
     rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(json_lines(path), 1):
         try:
             row = json.loads(line)
             rows[row["id"]] = row

@@ -15,6 +15,7 @@ from icve.curation.pipeline import load_pipeline
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
 from icve.data.buckets import Bucket
+from icve.data.cells import json_lines
 from icve.data.clips import read_clips
 from icve.data.edits import read_edit
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
@@ -167,7 +168,7 @@ def own_examples(manifest: Path, folder: Path) -> list[Example]:
     from icve.evaluation.synthetic import decode_clip
 
     held_out = read_manifest(manifest)
-    lines = (folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = json_lines(folder / "edits.jsonl")
     results: Mapping[str, Any] = {row["id"]: row["result_path"] for row in map(json.loads, lines)}
     examples = []
     for row in held_out:

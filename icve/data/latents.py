@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from icve.atomic import whole_file
 from icve.data.buckets import Bucket
+from icve.data.cells import json_line, json_lines
 from icve.data.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
@@ -223,7 +224,7 @@ class LatentCache:
                 raise _damaged(file, error) from error
         for file in sorted((self.folder / "rejected").glob("*.jsonl")):
             if file.name[0] != ".":
-                yield from map(Record.from_json, map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+                yield from map(Record.from_json, map(json.loads, json_lines(file)))
 
     def read(self, record: Record) -> dict[str, Tensor]:
         """Tensors of a pair by the names in ``TENSORS``; ``region`` only where its row has a mask.
@@ -335,7 +336,7 @@ class ShardWriter:
             self._records, self._tensors = [], {}
         file = self.cache.folder / "rejected" / f"{self.name}.jsonl"
         if self._rejected or file.exists():
-            lines = (json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in self._rejected)
+            lines = (json_line(record.to_json()) for record in self._rejected)
             with whole_file(file) as temporary:
                 temporary.write_text("".join(lines), encoding="utf-8")
 

@@ -8,13 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from icve.curation.inputs import VIDEO_SUFFIXES
-from icve.data.manifest import ManifestError, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, resolve_path
+from icve.data.tables import SUFFIXES
 from icve.jobs import parse_shard
-
-MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
 
 
 class ItemError(ValueError):
@@ -47,9 +48,9 @@ def read_items(
     """Items of an input.
 
     Args:
-        source: a video file; a folder of videos (subfolders too); or a manifest (JSONL, CSV, Parquet file or folder of
-            Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
-            ``source_start`` and ``source_frames``.
+        source: a video file; a folder of videos (subfolders too); or a manifest (a table that
+            :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path`` and
+            ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
@@ -64,8 +65,8 @@ def read_items(
         raise ItemError("The instruction is empty: say what to change.")
     if not path.exists():
         raise ItemError(f"The input {source} does not exist: give a video, a folder of videos or a manifest.")
-    parts = path.is_dir() and any(path.glob("*.parquet"))
-    if path.suffix.lower() in MANIFEST_SUFFIXES or parts:
+    parts = path.is_dir() and any(file.suffix.lower() == ".parquet" for file in path.iterdir())
+    if path.suffix.lower() in SUFFIXES or parts:
         items = _manifest_items(path, instruction, seed, root, columns)
     else:
         if instruction is None:
@@ -93,32 +94,58 @@ def safe_name(text: str) -> str:
 
 
 def _manifest_items(path, instruction, seed, root, columns) -> list[Item]:
+    """An item for every record of the manifest, in its order; one that is no row has its problem."""
     required = ("source_path",) if instruction is not None else ("source_path", "instruction")
-    manifest = read_manifest(path, root, columns, required)
-    if not manifest:
-        raise ItemError(f"The manifest {path} has no rows.")
-    items = []
-    for row in manifest:
-        problem, file = None, Path(manifest.root, row.get("source_path") or "")
-        words = str(row.get("instruction") or instruction or "").strip()
-        if not row.get("source_path"):
-            problem = "It has no source_path."
-        elif not words:
-            problem = "Its instruction is empty: say what to change."
-        else:
-            try:
-                file = resolve_path(manifest.root, row["source_path"])
-            except ManifestError as error:
-                problem = str(error)
-        number = row.get("seed")
+    manifest = read_manifest(path, root, columns, required, partial=True)
+    rejected, rows = {record.number: record for record in manifest.rejected}, iter(manifest)
+    return [
+        _rejected_item(rejected[number], manifest.root, seed)
+        if number in rejected
+        else _row_item(next(rows), manifest.root, instruction, seed)
+        for number in range(1, len(manifest) + len(rejected) + 1)
+    ]
+
+
+def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
+    problem, shown, file = None, row.get("source_path") or "", root
+    words = (row.get("instruction") or instruction or "").strip()
+    if not shown:
+        problem = "It has no source_path."
+    elif not words:
+        problem = "Its instruction is empty: say what to change."
+    else:
         try:
-            number = seed if number in (None, "") else int(number)
-        except (TypeError, ValueError):
-            number, problem = seed, f"Its seed {row['seed']!r} is not a whole number."
-        start, count = row.get("source_start") or 0, row.get("source_frames")
-        shown = row.get("source_path") or ""
-        items.append(Item(row["id"], "", file, shown, words, number, start, count, problem))
-    return items
+            file = resolve_path(root, shown)
+        except ManifestError as error:
+            problem = str(error)
+    own = row.get("seed")
+    if own not in (None, ""):
+        number = _whole_number(own)
+        if number is None:
+            problem = problem or f"Its seed {own!r:.80} is not a whole number of 64 bits."
+        else:
+            seed = number
+    start, count = row.get("source_start") or 0, row.get("source_frames")
+    return Item(row["id"], "", file, shown, words, seed, start, count, problem)
+
+
+def _rejected_item(record: RejectedRow, root: Path, seed: int) -> Item:
+    shown, words = (str(record.row.get(name) or "") for name in ("source_path", "instruction"))
+    return Item(record.id, "", root, shown, words, seed, problem=record.reason)
+
+
+def _whole_number(value: Any) -> int | None:
+    """A cell as an integer of 64 bits, or None if it is none."""
+    try:
+        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    except ValueError:
+        number = None  # "3.0", as spreadsheets write it, is one
+    try:
+        if number is None and isinstance(value, (str, float, Decimal)) and float(value) == int(float(value)):
+            number = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
 def _file_items(path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None) -> list[Item]:

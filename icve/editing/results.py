@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.atomic import write_text
+from icve.data.cells import json_line, json_lines
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Settings
 
@@ -31,7 +32,7 @@ class ResultLog:
         """Results by id. A line that a kill cut short is passed over."""
         rows: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in json_lines(self.path, errors="replace"):
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     if isinstance(row, dict) and "id" in row:
@@ -41,7 +42,7 @@ class ResultLog:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a result. Raises OSError when it cannot be written."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        line = json_line(row).encode()
         with self._locked(), self.path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
@@ -56,7 +57,7 @@ class ResultLog:
         """Leave one line per id."""
         with self._locked():
             rows = self.read()
-            write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
+            write_text(self.path, "".join(map(json_line, rows.values())))
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -137,7 +137,7 @@ def test_jsonl_cannot_record_another_root(tmp_path):
 
 def test_malformed_manifests_are_one_sentence(tmp_path):
     for name, text, match in [
-        ("a.jsonl", '{"source_path": "a", "instruction": "x"}\n{', "Line 2 of .* is not JSON"),
+        ("a.jsonl", '{"source_path": "a", "instr', "Line 1 of .* is not JSON"),
         ("b.jsonl", "[1]", "not a JSON object"),
         ("c.jsonl", "", "has no rows"),
         ("d.csv", "source_path,instruction\na\n", "another number of cells"),

@@ -1,0 +1,137 @@
+"""What a cell of a table may hold, brought between Arrow, Python and JSON."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Line ends to some readers of text, and what UTF-8 cannot say: both are escaped in JSON.
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """A row as one line of JSON, line feed included, that UTF-8 can say and no reader splits."""
+    text = json.dumps(row, ensure_ascii=False, default=json_value)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
+
+
+def json_lines(path: Path, errors: str = "strict") -> list[str]:
+    """Lines of a JSON lines file. They end at a line feed alone: U+2028 and its like are text within a line."""
+    text = path.read_text(encoding="utf-8", errors=errors)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def json_value(value: Any) -> str:
+    """What JSON has no form for, as text: times in ISO 8601, bytes in base64; ``default`` of ``json.dumps``.
+
+    Raises:
+        TypeError: nothing that a table holds.
+    """
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, (datetime.date, datetime.time)):  # datetime is a date
+        return value.isoformat()
+    if isinstance(value, (decimal.Decimal, datetime.timedelta, uuid.UUID)):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON.")
+
+
+def cell_text(value: Any) -> str:
+    """A value as text: text as it is, the rest as :func:`json_value` or JSON. Raises TypeError as that does."""
+    if isinstance(value, str):
+        return value
+    try:
+        return json_value(value)
+    except TypeError:
+        return json.dumps(value, ensure_ascii=False, default=json_value)
+
+
+def column_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Values of an Arrow column as Python has them; as text where it cannot (nanoseconds, a year after 9999)."""
+    try:
+        return _microseconds(column).to_pylist()
+    except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
+        return [_value(scalar) for scalar in column]
+
+
+def _microseconds(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Times in the unit that Python's have: as text where that would round them."""
+    kind = column.type
+    if getattr(kind, "unit", None) != "ns":
+        return column
+    if pa.types.is_timestamp(kind):
+        exact = pa.timestamp("us", kind.tz)
+    else:
+        exact = pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
+    try:
+        return column.cast(exact)
+    except pa.ArrowInvalid:
+        return column.cast(pa.string())
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
+        try:
+            return scalar.cast(pa.string()).as_py()
+        except pa.ArrowException:
+            return str(scalar)
+
+
+def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table that Parquet takes: the columns of all of them, in the order they first appear.
+
+    A column whose values have no type in common is one of text, in which what is no text stands as JSON.
+
+    Raises:
+        ValueError: text that UTF-8 cannot say, or a value that no table holds.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.Table.from_arrays([_column(name, [row.get(name) for row in rows]) for name in names], names=names)
+
+
+def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    columns = [column_values(column) for column in table.columns]
+    return [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    # Of these pairs, Arrow would take text for bytes and cut the time off a day.
+    if not ({str, bytes} <= kinds or {datetime.date, datetime.datetime} <= kinds):
+        try:
+            array = pa.array(values)
+            if _fits_parquet(array):
+                return array
+        except UnicodeEncodeError as error:
+            raise ValueError(f"Column {name!r} holds half a character, which cannot be written as UTF-8.") from error
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            pass
+    try:
+        texts = [None if value is None else cell_text(value) for value in values]
+        return pa.array(texts, pa.large_string() if sum(map(len, filter(None, texts))) >> 30 else pa.string())
+    except TypeError as error:
+        raise ValueError(f"Column {name!r} holds what no table does: {error}") from error
+
+
+def _fits_parquet(array: pa.Array) -> bool:
+    """Parquet has no form for an object without fields, nor for some intervals."""
+    if not (pa.types.is_nested(array.type) or pa.types.is_interval(array.type)):
+        return True
+    try:
+        pq.write_table(pa.table({"column": array[:0]}), pa.BufferOutputStream())
+    except pa.ArrowException:
+        return False
+    return True
