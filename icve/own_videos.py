@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ from icve.curation.pipeline import load_pipeline
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
 from icve.data.buckets import Bucket
-from icve.data.cells import json_lines
 from icve.data.clips import read_clips
 from icve.data.edits import read_edit
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
 from icve.data.pairs import load_pair
 from icve.data.selection import select
 from icve.data.video import VideoError, read_frames, write_video
+from icve.data.video_folders import left_out_text
 from icve.evaluation.report import Example
+from icve.printable import json_lines
 from icve.stages import Stages, digest
 from icve.synthetic.masks import save_mask
 
@@ -38,11 +40,14 @@ class NoVideos(ValueError):
 
 
 def find_own(videos: str | Path) -> Inputs:
-    """A user's videos. Raises NoVideos."""
+    """A user's videos; what else is in their folder is said. Raises NoVideos."""
     try:
-        return find_inputs(videos)
+        inputs = find_inputs(videos)
     except (OSError, ValueError) as error:
         raise NoVideos(str(error)) from error
+    if inputs.left_out:
+        print(f"{inputs.root}: {left_out_text(inputs.left_out)}", file=sys.stderr)
+    return inputs
 
 
 def add_own_videos(

@@ -21,6 +21,7 @@ from icve.atomic import whole_file
 from icve.curation.stage import Rejected, Row
 from icve.data.cells import table_rows, to_table
 from icve.data.identity import json_digest
+from icve.printable import as_text
 
 _KEY = b"icve.part"
 _REJECTION = ("rejected_reason", "rejected_detail", "rejected_transient")
@@ -77,7 +78,8 @@ def write_part(
         seconds=round(seconds, 3),
         stage=stage,
     )
-    rows = [*kept, *({**row, **dict(zip(_REJECTION, _values(r), strict=True))} for row, r in rejected)]
+    # Rejected rows may be rejected for what is no text in them, or say so of a name: there it is spelled out.
+    rows = [*kept, *(as_text({**row, **dict(zip(_REJECTION, _values(r), strict=True))}) for row, r in rejected)]
     table = to_table(rows).replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
     with whole_file(file) as temporary:
         pq.write_table(table, temporary)

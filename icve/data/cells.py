@@ -6,29 +6,12 @@ import base64
 import datetime
 import decimal
 import json
-import re
 import uuid
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
-# Line ends to some readers of text, and what UTF-8 cannot say: both are escaped in JSON.
-_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
-
-
-def json_line(row: Mapping[str, Any]) -> str:
-    """A row as one line of JSON, line feed included, that UTF-8 can say and no reader splits."""
-    text = json.dumps(row, ensure_ascii=False, default=json_value)
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found.group()):04x}", text) + "\n"
-
-
-def json_lines(path: Path, errors: str = "strict") -> list[str]:
-    """Lines of a JSON lines file. They end at a line feed alone: U+2028 and its like are text within a line."""
-    text = path.read_text(encoding="utf-8", errors=errors)
-    return text.removesuffix("\n").split("\n") if text else []
 
 
 def json_value(value: Any) -> str:

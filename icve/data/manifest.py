@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.data.cells import json_line, to_table
+from icve.data.cells import json_value, to_table
 from icve.data.rows import (
     FILES,
     INTEGERS,
@@ -33,6 +33,7 @@ from icve.data.rows import (
     row_checker,
 )
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
+from icve.printable import json_line
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ def write_manifest(
         raise ManifestError(
             f"{path} cannot record another root than its own folder: write Parquet, or write it into {root}."
         )
-    lines = "".join(map(json_line, checked)).encode()
+    lines = "".join(json_line(row, json_value) for row in checked).encode()
     _atomically(path, lambda name: name.write_bytes(lines))
     return path
 

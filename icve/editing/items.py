@@ -6,16 +6,18 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from icve.curation.inputs import VIDEO_SUFFIXES
 from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, resolve_path
+from icve.data.media_paths import foreign_path
 from icve.data.tables import SUFFIXES
+from icve.data.video_folders import broken_link, find_videos, left_out_text
 from icve.jobs import parse_shard
+from icve.printable import is_text
 
 
 class ItemError(ValueError):
@@ -37,6 +39,14 @@ class Item:
     problem: str | None = None
 
 
+class Items(list[Item]):
+    """Items, and what else is in the folder they come from: ``left_out`` has the reasons by relative path."""
+
+    def __init__(self, items: Iterable[Item], left_out: Mapping[str, str] | None = None) -> None:
+        super().__init__(items)
+        self.left_out = dict(left_out or {})
+
+
 def read_items(
     source: str | os.PathLike,
     instruction: str | None = None,
@@ -44,13 +54,13 @@ def read_items(
     root: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
     exclude: str | os.PathLike | None = None,
-) -> list[Item]:
+) -> Items:
     """Items of an input.
 
     Args:
-        source: a video file; a folder of videos (subfolders too); or a manifest (a table that
-            :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path`` and
-            ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
+        source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.video_folders`); or a manifest
+            (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path``
+            and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
@@ -64,15 +74,19 @@ def read_items(
     if instruction is not None and not instruction.strip():
         raise ItemError("The instruction is empty: say what to change.")
     if not path.exists():
-        raise ItemError(f"The input {source} does not exist: give a video, a folder of videos or a manifest.")
+        raise ItemError(
+            foreign_path(source)
+            or f"The input {source} does not exist: give a video, a folder of videos or a manifest."
+        )
+    left_out: dict[str, str] = {}
     parts = path.is_dir() and any(file.suffix.lower() == ".parquet" for file in path.iterdir())
     if path.suffix.lower() in SUFFIXES or parts:
         items = _manifest_items(path, instruction, seed, root, columns)
     else:
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
-        items = _file_items(path, instruction.strip(), seed, exclude)
-    return _named(items)
+        items, left_out = _file_items(path, instruction.strip(), seed, exclude)
+    return Items(map(_checked, _named(items)), left_out)
 
 
 def shard(items: Sequence[Item], text: str) -> list[Item]:
@@ -148,28 +162,31 @@ def _whole_number(value: Any) -> int | None:
     return number if number is not None and -(2**63) <= number < 2**63 else None
 
 
-def _file_items(path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None) -> list[Item]:
+def _file_items(
+    path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None
+) -> tuple[list[Item], dict[str, str]]:
+    """Items of a video or of a folder's, and why the other files of the folder are none."""
     if path.is_file():
-        return [Item(path.stem, "", path, str(path), instruction, seed)]
-    outside = None if exclude is None or Path(exclude).resolve() == path.resolve() else Path(exclude).resolve()
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in VIDEO_SUFFIXES
-        and file.name[0] != "."
-        and file.is_file()
-        and not (outside and file.resolve().is_relative_to(outside))
-    )
-    if not files:
-        raise ItemError(f"There is no video in {path}; known are {', '.join(sorted(VIDEO_SUFFIXES))}.")
-    stems = Counter(file.relative_to(path).with_suffix("").as_posix() for file in files)
+        return [Item(path.stem, "", path, str(path), instruction, seed)], {}
+    found = find_videos(path, None if exclude is None or Path(exclude).resolve() == path.resolve() else exclude)
+    if not found.videos:
+        raise ItemError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
+    stems = Counter(PurePosixPath(name).with_suffix("").as_posix() for name in found.videos)
     items = []
-    for file in files:
-        relative = file.relative_to(path)
-        stem = relative.with_suffix("").as_posix()
-        name = stem if stems[stem] == 1 else relative.as_posix()
-        items.append(Item(name, "", file, str(file), instruction, seed))
-    return items
+    for name in found.videos:
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        file, problem = path / name, None
+        if (target := broken_link(file)) is not None:
+            problem = f"{file} is a broken link: there is no {target}."
+        items.append(Item(stem if stems[stem] == 1 else name, "", file, str(file), instruction, seed, problem=problem))
+    return items, found.left_out
+
+
+def _checked(item: Item) -> Item:
+    """The item, with a problem where its instruction is nothing that a text encoder could read."""
+    if item.problem is None and not is_text(item.instruction):
+        return replace(item, problem="Its instruction has characters that are no text (half of a surrogate pair).")
+    return item
 
 
 def _named(items: list[Item]) -> list[Item]:
@@ -184,6 +201,6 @@ def _named(items: list[Item]) -> list[Item]:
     for item in distinct:
         name = safe_name(item.id)
         if name != item.id or taken[name.casefold()] > 1:
-            name += "-" + hashlib.blake2b(item.id.encode(), digest_size=4).hexdigest()
+            name += "-" + hashlib.blake2b(item.id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         named.append(replace(item, name=name))
     return named

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.atomic import write_text
-from icve.data.cells import json_lines
+from icve.printable import json_lines
 
 
 class Record:

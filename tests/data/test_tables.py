@@ -1,8 +1,5 @@
 import json
 
-import pytest
-
-from icve.data.manifest import ManifestError
 from icve.data.tables import Malformed, read_records
 
 

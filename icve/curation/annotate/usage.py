@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from icve.data.cells import json_lines
+from icve.printable import json_lines
 
 
 @dataclass(frozen=True)
