@@ -35,6 +35,7 @@ class Inputs:
         rows: a manifest's rows by key; None for videos.
         left_out: the other files of a folder, with the reason why each is no input.
         copies: names of videos that are an earlier one once more, with its name: `icve.curation.copies.mark_copies`.
+        rejected: keys of a manifest's records that are no rows, with the reason.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Inputs:
     rows: dict[str, Row] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
 
     def state(self, names: list[str]) -> str:
         """Digest that changes when one of these inputs may have: without reading the videos."""
@@ -58,7 +60,8 @@ class Inputs:
     def read(self, names: list[str]) -> list[Row | tuple[Row, Rejected]]:
         """First rows of a shard: `key`, `video` and `digest` of its content; or a manifest's columns with `key`."""
         if self.rows is not None:
-            return [_readable(self.rows[name]) for name in names]
+            whys = map(self.rejected.get, names)
+            return [(self.rows[k], why) if why else _readable(self.rows[k]) for k, why in zip(names, whys, strict=True)]
         found: list[Row | tuple[Row, Rejected]] = []
         for name in names:
             row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
@@ -85,7 +88,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     """The videos of a folder and all its subfolders, one video, or the rows of a manifest.
 
     Args:
-        path: folder, video file, or manifest (.jsonl, .csv, .parquet, a folder of Parquet parts).
+        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts).
         root: folder that a manifest's paths are relative to, if not the recorded one.
 
     Raises:
@@ -103,11 +106,13 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
         found = find_videos(path)
         if found.videos:
             return Inputs(path.absolute(), found.videos, left_out=found.left_out)
-        if not any(p.suffix == ".parquet" for p in path.iterdir()):
+        if not any(p.suffix.lower() == ".parquet" for p in path.iterdir()):
             raise ValueError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
-    manifest = read_manifest(path, root=root, required=())
+    manifest = read_manifest(path, root=root, required=(), partial=True)
     rows: dict[str, Row] = {}
-    for row in manifest:
+    rejected: dict[str, Rejected] = {}
+    given = [(row, None) for row in manifest] + [({"id": none.id}, none.reason) for none in manifest.rejected]
+    for row, reason in given:
         # Stages name files by the key, so an id that could lead elsewhere is replaced.
         own = row.pop("id")
         name = own
@@ -118,7 +123,9 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
             copies += 1
             key = f"{name}-copy{copies}"
         rows[key] = {"key": key, **{name: value for name, value in row.items() if value is not None}}
-    return Inputs(manifest.root, list(rows), rows)
+        if reason is not None:
+            rejected[key] = Rejected("malformed row", reason)
+    return Inputs(manifest.root, list(rows), rows, rejected=rejected)
 
 
 def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> dict[str, list[str]]:
