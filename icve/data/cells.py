@@ -41,35 +41,45 @@ def cell_text(value: Any) -> str:
 
 def column_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Values of an Arrow column as Python has them; as text where it cannot (nanoseconds, a year after 9999)."""
+    kind, exact = column.type, _microseconds(column.type)
+    if not kind.equals(exact):
+        try:
+            column = column.cast(exact)
+        except pa.ArrowException:  # times that this would round
+            nested = pa.types.is_nested(kind)
+            return [None if not v.is_valid else cell_text(_value(v)) if nested else _text(v) for v in column]
     try:
-        return _microseconds(column).to_pylist()
+        return column.to_pylist()
     except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
         return [_value(scalar) for scalar in column]
 
 
-def _microseconds(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Times in the unit that Python's have: as text where that would round them."""
-    kind = column.type
-    if getattr(kind, "unit", None) != "ns":
-        return column
-    if pa.types.is_timestamp(kind):
-        exact = pa.timestamp("us", kind.tz)
-    else:
-        exact = pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    """A type with the unit of Python's times in place of nanoseconds."""
+    if getattr(kind, "unit", None) == "ns":
+        if pa.types.is_timestamp(kind):
+            return pa.timestamp("us", kind.tz)
+        return pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        within = kind.value_field.with_type(_microseconds(kind.value_type))
+        return pa.list_(within) if pa.types.is_list(kind) else pa.large_list(within)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_microseconds(field.type)) for field in kind])
+    return kind
+
+
+def _text(scalar: pa.Scalar) -> str:
     try:
-        return column.cast(exact)
-    except pa.ArrowInvalid:
-        return column.cast(pa.string())
+        return scalar.cast(pa.string()).as_py()
+    except pa.ArrowException:
+        return str(scalar)
 
 
 def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
-        try:
-            return scalar.cast(pa.string()).as_py()
-        except pa.ArrowException:
-            return str(scalar)
+        return _text(scalar)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -95,7 +105,7 @@ def _column(name: str, values: list[Any]) -> pa.Array:
     # Of these pairs, Arrow would take text for bytes and cut the time off a day.
     if not ({str, bytes} <= kinds or {datetime.date, datetime.datetime} <= kinds):
         try:
-            array = pa.array(values)
+            array = pa.array(values, _unsigned(values) if kinds == {int} else None)
             if _fits_parquet(array):
                 return array
         except UnicodeEncodeError as error:
@@ -107,6 +117,12 @@ def _column(name: str, values: list[Any]) -> pa.Array:
         return pa.array(texts, pa.large_string() if sum(map(len, filter(None, texts))) >> 30 else pa.string())
     except TypeError as error:
         raise ValueError(f"Column {name!r} holds what no table does: {error}") from error
+
+
+def _unsigned(numbers: list[int | None]) -> pa.DataType | None:
+    """The type of whole numbers that only 64 bits without a sign hold, which Arrow does not find out itself."""
+    known = [number for number in numbers if number is not None]
+    return pa.uint64() if max(known) >= 2**63 and min(known) >= 0 else None
 
 
 def _fits_parquet(array: pa.Array) -> bool:

@@ -126,7 +126,8 @@ def read_manifest(
         if name not in names:
             raise ManifestError(
                 f"The manifest {path} has no column {name!r} (it has {', '.join(map(str, names))}); "
-                f"if it goes by another name there, map it with columns, as in {{its_name: {name}}}."
+                f"if it goes by another name there, map it: --columns ITS_NAME={name}, or in a training configuration "
+                f"columns: {{ITS_NAME: {name}}}."
             )
     own = Path(os.path.abspath(_own_folder(path) / (recorded or ".") if root is None else root))
     rows, rejected = [], []
@@ -224,7 +225,7 @@ def resolve_path(root: str | os.PathLike, path: str) -> Path:
     if not file.is_relative_to(folder) and not any(map(file.is_relative_to, _folders_of_links(folder))):
         raise ManifestError(
             f"The path {path!r} leaves the manifest's root {root} through a link, to {file}: if that is right, name "
-            f"the folder it leads into in the environment, as in {ROOTS}={shlex.quote(str(file.parent))}."
+            f"the folder it leads into in the environment, as in `{ROOTS}={shlex.quote(str(file.parent))}`."
         )
     return folder / relative  # by its own name: what a link leads to need not have its suffix
 

@@ -113,7 +113,7 @@ def _not_text(path: Path, text: str) -> str | None:
         return f"is not UTF-8 text ({byte}), nor cp1252: save the table as UTF-8"
     command = shlex.join(["iconv", "-f", "cp1252", "-t", "utf-8", str(path)])
     to = shlex.quote(str(path.with_suffix(f".utf8{path.suffix}")))
-    return f"is not UTF-8 text ({byte}) but looks like cp1252: save the table as UTF-8, as with: {command} > {to}"
+    return f"is not UTF-8 text ({byte}) but looks like cp1252: save the table as UTF-8, with `{command} > {to}`"
 
 
 def _holds_lines(path: Path) -> bool:
