@@ -10,6 +10,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+# What file systems answer that cannot be asked to write at once: they have taken the data all the same.
+_NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -80,6 +83,15 @@ def flush(path: str | Path) -> None:
         return  # folders cannot be opened there
     descriptor = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync(descriptor: int) -> None:
+    """Force an open file to disk, where its file system knows how. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FSYNC:
+            raise

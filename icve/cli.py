@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from icve.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -61,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 1 (a run failed), 2 (an error the user can correct), 3 (some items failed).
     """
     set_up_threads()
+    forgive_output()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(HELP.format(commands="\n".join(f"  {name:<14}{text}" for name, text in COMMANDS.items())), end="")

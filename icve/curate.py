@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icve.printable import forgive_output
+
 if TYPE_CHECKING:
     from icve.curation.pipeline import Pipeline
 
@@ -61,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-curate`; returns the exit status."""
+    forgive_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["status"], ["preview"]):
         return _look(arguments)
@@ -75,6 +78,8 @@ def _run(argv: Sequence[str]) -> int:
     from icve.curation.run_folder import funnel_text
     from icve.curation.runner import run_pipeline
     from icve.curation.work import StageBroken
+    from icve.data.media_paths import refuse_foreign
+    from icve.data.video_folders import left_out_text
     from icve.jobs import parse_shard
 
     parser = build_parser()
@@ -85,12 +90,15 @@ def _run(argv: Sequence[str]) -> int:
             parser.error(f"--{name} must be at least 1, not {value}")
     try:
         part, parts = parse_shard(args.shard)
+        refuse_foreign(input=args.input, root=args.root, output=args.output)
         pipeline = load_pipeline(args.pipeline, args.overrides)
         inputs = find_inputs(args.input, args.root)
         execute = _runner(args.runner, args.workers, args.gpus if args.gpus is not None else _devices(pipeline))
     except (ValueError, OSError, ImportError) as error:
         print(f"icve-curate: {error}", file=sys.stderr)
         return 2
+    if inputs.left_out:
+        print(f"icve-curate: {left_out_text(inputs.left_out)}", file=sys.stderr)
     try:
         result = run_pipeline(pipeline, inputs, args.output, execute, args.limit, (part - 1, parts))
     except StageBroken as error:

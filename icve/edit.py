@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from icve.editing.options import parse_options, settings_of
 from icve.orphans import end_with_launcher
+from icve.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
@@ -58,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
     add("--transformer", metavar="ICVE", help="instead of --model: published weights, with --base")
     add("--base", metavar="HUNYUAN", help="HunyuanVideo's folder, diffusers' or Tencent's: autoencoder, text encoders")
-    add("--input", help="video, folder of videos, or manifest (.jsonl, .csv, .parquet, folder of Parquet parts)")
+    add("--input", help="video, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)")
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
     add("--output", help="folder for the results")
     add("--root", help="folder that a manifest's paths are relative to (default: as recorded, else its own)")
@@ -97,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from icve.editing.processes import LostProcess, ToldToAll, joined
 
     set_up_threads()
+    forgive_output()
     parser = build_parser()
     # What is wrong before processes meet is wrong for all of a machine: one of them says it.
     says, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
@@ -121,11 +124,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
+    from icve.data.video_folders import left_out_text
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
 
     output = Path(arguments.output)
-    items = processes.together(lambda: _read_input(arguments, output) if processes.leads else [])
+    items, left_out = processes.together(lambda: _read_input(arguments, output) if processes.leads else ([], {}))
+    if left_out and processes.rank == 0:
+        print(f"icve-edit: {left_out_text(left_out)}", file=sys.stderr)
     pipeline, parts = processes.together(lambda: _load(arguments, processes))
     settings = settings_of(arguments, pipeline)
     status, summary = 0, None
@@ -143,6 +149,8 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     ended = processes.gather((status, summary))
     if processes.rank == 0 and summary is not None:
         summary = _merged([summary for _, summary in ended if summary is not None])
+        if left_out:
+            summary["left_out"] = dict(Counter(left_out.values()))
         if arguments.report:
             from icve.editing.results import ResultLog
             from icve.evaluation.edit_report import write_edit_report
@@ -154,15 +162,16 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     return max(status for status, _ in ended)
 
 
-def _read_input(arguments: argparse.Namespace, output: Path) -> list[Item]:
+def _read_input(arguments: argparse.Namespace, output: Path) -> tuple[list[Item], dict[str, str]]:
+    """The items, and the reasons why other files of the folder are none."""
     from icve.editing.items import read_items, shard
 
     columns = dict(pair.split("=", 1) for pair in arguments.columns or ())
-    items = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
-    items = shard(items, arguments.shard)
+    found = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
+    items = shard(found, arguments.shard)
     if not arguments.dry_run:
         _prepare_output(output, items)
-    return items
+    return items, found.left_out
 
 
 def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipeline, list[Path]]:
@@ -216,7 +225,9 @@ def _edit(
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
     def tell(item: Item, error: str) -> None:
-        console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
+        # As they are: names may hold what looks like markup or the name of an emoji.
+        text = f"failed: {item.id}: {error}"
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     work, refused = plan(todo, settings)
     total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)

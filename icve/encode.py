@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from icve.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 EPILOG = """examples:
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-encode`; prints a summary as one line of JSON and returns the exit status."""
     set_up_threads()
+    forgive_output()
     arguments, overrides = build_parser().parse_known_args(argv)
     package, handler = logging.getLogger("icve"), logging.StreamHandler()
     package.addHandler(handler)

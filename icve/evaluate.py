@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icve.printable import forgive_output
+
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth
   icve-edit --input runs/truth/manifest.parquet --output runs/out
@@ -37,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve-eval`; returns the exit status."""
+    forgive_output()
     arguments = build_parser().parse_args(argv)
     try:
         figures = evaluate_synthetic(
@@ -135,7 +138,8 @@ def load_codec(folder: Path) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     rows = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # Not splitlines: it also cuts at U+2028 and others, which stand in instructions.
+    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
         try:
             row = json.loads(line)
             rows[row["id"]] = row

@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("manifest", help="manifest to inspect (.jsonl, .csv, .parquet or a folder of Parquet files)")
+    add("manifest", help="manifest to inspect (.jsonl, .json, .csv, .tsv, .parquet or a folder of Parquet files)")
     add("-c", "--config", action="append", default=[], help="training configuration that says how it is read")
     add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
     add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
 from icve.data.pairs import load_pair
 from icve.data.selection import select
 from icve.data.video import VideoError, read_frames, write_video
+from icve.data.video_folders import left_out_text
 from icve.evaluation.report import Example
+from icve.printable import json_lines
 from icve.stages import Stages, digest
 from icve.synthetic.masks import save_mask
 
@@ -37,11 +40,14 @@ class NoVideos(ValueError):
 
 
 def find_own(videos: str | Path) -> Inputs:
-    """A user's videos. Raises NoVideos."""
+    """A user's videos; what else is in their folder is said. Raises NoVideos."""
     try:
-        return find_inputs(videos)
+        inputs = find_inputs(videos)
     except (OSError, ValueError) as error:
         raise NoVideos(str(error)) from error
+    if inputs.left_out:
+        print(f"{inputs.root}: {left_out_text(inputs.left_out)}", file=sys.stderr)
+    return inputs
 
 
 def add_own_videos(
@@ -167,7 +173,7 @@ def own_examples(manifest: Path, folder: Path) -> list[Example]:
     from icve.evaluation.synthetic import decode_clip
 
     held_out = read_manifest(manifest)
-    lines = (folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = json_lines(folder / "edits.jsonl")
     results: Mapping[str, Any] = {row["id"]: row["result_path"] for row in map(json.loads, lines)}
     examples = []
     for row in held_out:

@@ -80,7 +80,7 @@ def step_seconds(size: dict, steps: int, batch: int) -> float:
     from icve.model import HunyuanVideoInContextTransformer3DModel
     from icve.training.optimizers import MuonAdamW
 
-    config = yaml.safe_load(CONFIG.read_text())["model"]
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]
     model = HunyuanVideoInContextTransformer3DModel(**config["transformer"]["init_args"])
     optimizer = MuonAdamW(model.named_parameters(), **config["optimizer"]["init_args"])
     generator = torch.Generator().manual_seed(0)

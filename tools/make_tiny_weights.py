@@ -52,7 +52,7 @@ def make_tiny_weights(folder: Path, seed: int = 0) -> Path:
         clip_tokenizer.save_pretrained(partial / "tokenizer_2")
         _llama(len(llama_tokenizer)).save_pretrained(partial / "text_encoder")
         _clip(clip_tokenizer).save_pretrained(partial / "text_encoder_2")
-        (partial / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+        (partial / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rmdir()
         os.replace(partial, folder)
@@ -107,8 +107,10 @@ def _clip_tokenizer(folder: Path) -> CLIPTokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
-    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "vocab.json").write_text(
+        json.dumps({word: number for number, word in enumerate(words)}), encoding="utf-8"
+    )
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 

@@ -110,7 +110,7 @@ def main() -> int:
     text = table(figures, equal)
     print(text)
     if args.output:
-        args.output.write_text(text + "\n")
+        args.output.write_text(text + "\n", encoding="utf-8")
     return int(bool(figures.problems) or not any(equal.values()) or not all(all(runs) for runs in equal.values()))
 
 

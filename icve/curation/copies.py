@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from icve.atomic import whole_file
-from icve.curation.inputs import Inputs, locked
+from icve.curation.inputs import Inputs
 from icve.data.identity import file_digest
 from icve.data.manifest import resolve_path
 from icve.jobs import counting_bar
+from icve.locks import locked
+from icve.printable import is_text
 
 _READERS = 16  # threads: reading files is mostly waiting
 _COLUMNS = ("input", "size", "modified", "digest")
@@ -42,6 +44,8 @@ def mark_copies(file: Path, inputs: Inputs, names: Sequence[str]) -> Inputs:
     Raises:
         OSError: ``file`` or the one beside it cannot be written.
     """
+    # Files whose names are no text go no further, so that none of them must be the one that stays.
+    names = sorted(names, key=lambda name: not is_text(name))
     alike = [] if inputs.rows is not None else _of_equal_size(inputs.root, names)
     samples = _digests(file, inputs.root, alike, file_digest, "Comparing files of equal size")
     suspects = [state for group in _equal(alike, samples) for state in group]

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +18,11 @@ import pyarrow.parquet as pq
 from icve.atomic import whole_file
 from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
-from icve.data.manifest import ManifestError, read_manifest, relative_path, resolve_path
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process per output folder
-    fcntl = None
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg", ".wmv", ".flv"})
+from icve.data.manifest import ManifestError, read_manifest, resolve_path
+from icve.data.media_paths import foreign_path
+from icve.data.video_folders import broken_link, find_videos, is_video, left_out_text
+from icve.locks import locked
+from icve.printable import as_text, is_text
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,17 @@ class Inputs:
         root: what their paths are relative to.
         names: of all inputs, in a fixed order: paths of videos, or keys of a manifest's rows.
         rows: a manifest's rows by key; None for videos.
+        left_out: the other files of a folder, with the reason why each is no input.
         copies: names of videos that are an earlier one once more, with its name: `icve.curation.copies.mark_copies`.
+        rejected: keys of a manifest's records that are no rows, with the reason.
     """
 
     root: Path
     names: list[str]
     rows: dict[str, Row] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, Rejected] = field(default_factory=dict)
 
     def state(self, names: list[str]) -> str:
         """Digest that changes when one of these inputs may have: without reading the videos."""
@@ -60,19 +60,26 @@ class Inputs:
     def read(self, names: list[str]) -> list[Row | tuple[Row, Rejected]]:
         """First rows of a shard: `key`, `video` and `digest` of its content; or a manifest's columns with `key`."""
         if self.rows is not None:
-            return [self.rows[name] for name in names]
+            whys = map(self.rejected.get, names)
+            return [(self.rows[k], why) if why else _readable(self.rows[k]) for k, why in zip(names, whys, strict=True)]
         found: list[Row | tuple[Row, Rejected]] = []
         for name in names:
             row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
-            row["video"] = _printable(name)
+            row["video"] = as_text(name)
+            if not is_text(name):
+                found.append((row, Rejected("unreadable name", "it is no UTF-8, as tables need it: rename the file")))
+                continue
+            if (target := broken_link(self.root / name)) is not None:
+                found.append((row, Rejected("broken link", f"there is no {as_text(target)}", transient=True)))
+                continue
             if name in self.copies:
-                found.append((row, Rejected("duplicate", f"the same file as {_printable(self.copies[name])}")))
+                found.append((row, Rejected("duplicate", f"the same file as {as_text(self.copies[name])}")))
                 continue
             try:
                 found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
             except ManifestError as error:
                 found.append((row, Rejected("leaves the input folder", str(error))))
-            except (OSError, UnicodeError) as error:
+            except OSError as error:
                 found.append((row, Rejected("unreadable file", str(error), transient=True)))
         return found
 
@@ -81,7 +88,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     """The videos of a folder and all its subfolders, one video, or the rows of a manifest.
 
     Args:
-        path: folder, video file, or manifest (.jsonl, .csv, .parquet, a folder of Parquet parts).
+        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts).
         root: folder that a manifest's paths are relative to, if not the recorded one.
 
     Raises:
@@ -90,26 +97,35 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no {path}: give a folder of videos or a manifest as --input.")
-    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        raise FileNotFoundError(
+            foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest as --input."
+        )
+    if path.is_file() and is_video(path):
         return Inputs(path.parent.absolute(), [path.name])
-    videos = sorted(_videos(path)) if path.is_dir() else []
-    if videos:
-        return Inputs(path.absolute(), videos)
-    if path.is_dir() and not any(p.suffix == ".parquet" for p in path.iterdir()):
-        raise ValueError(f"There is no video in {path}; known are {', '.join(sorted(VIDEO_SUFFIXES))}.")
-    manifest = read_manifest(path, root=root, required=())
+    if path.is_dir():
+        found = find_videos(path)
+        if found.videos:
+            return Inputs(path.absolute(), found.videos, left_out=found.left_out)
+        if not any(p.suffix.lower() == ".parquet" for p in path.iterdir()):
+            raise ValueError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
+    manifest = read_manifest(path, root=root, required=(), partial=True)
     rows: dict[str, Row] = {}
-    for row in manifest:
+    rejected: dict[str, Rejected] = {}
+    given = [(row, None) for row in manifest] + [({"id": none.id}, none.reason) for none in manifest.rejected]
+    for row, reason in given:
         # Stages name files by the key, so an id that could lead elsewhere is replaced.
         own = row.pop("id")
-        name = own if re.fullmatch(r"[\w-]{1,100}", own) else hashlib.blake2b(own.encode(), digest_size=8).hexdigest()
+        name = own
+        if not re.fullmatch(r"[\w-]{1,100}", own):
+            name = hashlib.blake2b(own.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         key, copies = name, 1
         while key in rows:  # the same edit twice: two rows
             copies += 1
             key = f"{name}-copy{copies}"
         rows[key] = {"key": key, **{name: value for name, value in row.items() if value is not None}}
-    return Inputs(manifest.root, list(rows), rows)
+        if reason is not None:
+            rejected[key] = Rejected("malformed row", reason)
+    return Inputs(manifest.root, list(rows), rows, rejected=rejected)
 
 
 def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> dict[str, list[str]]:
@@ -137,23 +153,7 @@ def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> d
     return {shard: [name for name in names if name in present] for shard, names in shards.items()}
 
 
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "replace").decode()
-
-
-def _videos(folder: Path) -> Iterator[str]:
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                yield relative_path(Path(place) / name, folder)
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Keep other processes out of the same block. Raises OSError where the file cannot be made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as stream:
-        if fcntl:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+def _readable(row: Row) -> Row | tuple[Row, Rejected]:
+    """A manifest's row, rejected where Parquet could not hold it."""
+    text = as_text(row)
+    return row if text == row else (text, Rejected("unreadable text", "characters that are no text, not even UTF-16"))

@@ -19,7 +19,9 @@ import pyarrow.parquet as pq
 
 from icve.atomic import whole_file
 from icve.curation.stage import Rejected, Row
+from icve.data.cells import table_rows, to_table
 from icve.data.identity import json_digest
+from icve.printable import as_text
 
 _KEY = b"icve.part"
 _REJECTION = ("rejected_reason", "rejected_detail", "rejected_transient")
@@ -61,7 +63,7 @@ def write_part(
     """Write a part.
 
     Raises:
-        ValueError: a column's values have types that do not go together.
+        ValueError: a value that no table holds.
         OSError: the file cannot be written.
     """
     reasons = Counter(rejection.reason for _, rejection in rejected)
@@ -76,8 +78,9 @@ def write_part(
         seconds=round(seconds, 3),
         stage=stage,
     )
-    rows = [*kept, *({**row, **dict(zip(_REJECTION, _values(r), strict=True))} for row, r in rejected)]
-    table = _table(rows, file).replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
+    # Rejected rows may be rejected for what is no text in them, or say so of a name: there it is spelled out.
+    rows = [*kept, *(as_text({**row, **dict(zip(_REJECTION, _values(r), strict=True))}) for row, r in rejected)]
+    table = to_table(rows).replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
     with whole_file(file) as temporary:
         pq.write_table(table, temporary)
     return info
@@ -95,7 +98,7 @@ def read_info(file: Path) -> PartInfo | None:
 def read_part(file: Path) -> tuple[list[Row], list[tuple[Row, Rejected]]]:
     """A part's kept rows and its rejected ones. Raises OSError or pyarrow.ArrowException."""
     kept, rejected = [], []
-    for row in pq.read_table(file).to_pylist():
+    for row in table_rows(pq.read_table(file)):
         reason, detail, transient = (row.pop(name, None) for name in _REJECTION)
         # Columns that only other rows of the part have are no columns of this row.
         row = {name: value for name, value in row.items() if value is not None}
@@ -108,16 +111,3 @@ def read_part(file: Path) -> tuple[list[Row], list[tuple[Row, Rejected]]]:
 
 def _values(rejection: Rejected) -> tuple[str, str, bool]:
     return rejection.reason, rejection.detail, rejection.transient
-
-
-def _table(rows: Sequence[Row], file: Path) -> pa.Table:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    arrays = []
-    for name in names:
-        try:
-            arrays.append(pa.array([row.get(name) for row in rows]))
-        except pa.ArrowException as error:
-            raise ValueError(
-                f"Column {name!r} cannot be written to {file}: its values have different types ({error})."
-            ) from error
-    return pa.Table.from_arrays(arrays, names=names)

@@ -12,6 +12,7 @@ import numpy as np
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.work import FAILURES
 from icve.data.manifest import ManifestError
+from icve.data.media_paths import media_path
 from icve.data.video import VideoError, probe, read_frames
 from icve.evaluation.report import sprite_sheet
 from icve.synthetic.masks import load_mask
@@ -96,7 +97,7 @@ def _picture(name: str, path: Path, start: int, end: int | None, mask: Path | No
 
 def _check_size(path: Path) -> None:
     try:
-        with av.open(str(path)) as container:
+        with av.open(media_path(path)) as container:
             for stream in container.streams.video:
                 if stream.width * stream.height > _LARGEST:
                     raise VideoError(path, f"its frames of {stream.width}x{stream.height} are too large to show.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.identity import file_digest
+from icve.data.media_paths import media_path
 from icve.data.video import VideoError, probe, timestamps
 
 _USUAL_INTERVALS = 8  # a pause of fewer frames is a slow stretch of a variable-rate file, not a gap
@@ -93,7 +94,7 @@ class Probe(Stage):
 def _stated_pixels(path: Path) -> int:
     """Pixels of a frame as the file's header has them; 0 where it cannot be opened, of which `probe` says why."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(media_path(path)) as container:
             return max((video.width * video.height for video in container.streams.video), default=0)
     except (av.error.FFmpegError, OSError):
         return 0

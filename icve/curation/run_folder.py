@@ -89,6 +89,7 @@ class Run:
             "output": str(self.output),
             "root": str(self.workspace.root),
             "shards": self.shards,
+            "left_out": self.inputs.left_out,
         }
         write_text(self.output / RUN_FILE, json.dumps(description) + "\n")
 

@@ -8,6 +8,7 @@ from icve.curation.annotate.usage import total_usage
 from icve.curation.parts import PartInfo, read_info
 from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import INPUTS, StageCount, count_stages, funnel_text, load_description
+from icve.data.video_folders import left_out_text
 
 
 def status_text(output: Path) -> str:
@@ -21,7 +22,8 @@ def status_text(output: Path) -> str:
     if counts[-1].shards < shards and (output / "manifest").is_dir():
         done += "; manifest/ and rejected/ are those of an earlier run"
     paid = [f"{model}: {usage}" for model, usage in total_usage(output / "answers").items()]
-    return "\n".join([funnel_text(counts, shards), done, *paid])
+    left_out = left_out_text(load_description(output).get("left_out", {}))
+    return "\n".join([funnel_text(counts, shards), *([left_out] if left_out else []), done, *paid])
 
 
 def run_counts(output: Path) -> tuple[list[StageCount], int]:

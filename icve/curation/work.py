@@ -16,6 +16,7 @@ from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import Run
 from icve.curation.stage import Outcome, Rejected, Row, Stage
 from icve.data.video import VideoError
+from icve.printable import as_text
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FAILURES = ("error", "timed out", "process died")  # reasons that are nobody's decision
@@ -178,8 +179,12 @@ def write_outcomes(
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, Rejected):
             rejected.append((row, outcome))
-        else:
-            kept.extend(_children(row["key"], [outcome] if isinstance(outcome, dict) else outcome))
+            continue
+        children = list(_children(row["key"], [outcome] if isinstance(outcome, dict) else outcome))
+        if as_text(children) == children:
+            kept.extend(children)
+        else:  # a model's answer, for one
+            rejected.append((row, Rejected("error", "the stage gave text with characters that are no text")))
     if len({row["key"] for row in kept}) != len(kept):
         raise StageBroken(f"Stage {number} ({spec.name}) gave two rows the same key.")
     provenance = {"class_path": spec.class_path, "version": spec.version, "parameters": spec.parameters}

@@ -18,7 +18,7 @@ from icve.data.buckets import Bucket
 from icve.data.cached_rows import RecordIndex
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.latents import LatentCache, Record, ShardWriter, request_of
-from icve.data.manifest import Manifest, ManifestError
+from icve.data.manifest import ManifestError
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
 from icve.data.video import VideoError, probe, read_frames
@@ -83,11 +83,10 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     work = Work(0, [], [])
     seen: set[tuple] = set()
     for path in dict.fromkeys(filter(None, (data.manifest, data.val_manifest))):
-        whole = data.rows(path)
-        manifest = Manifest(whole[part[0] - 1 :: part[1]], whole.root)
-        work.rows += len(manifest)
+        manifest = data.rows(path).part(*part)
         index.describe(manifest, data.fps)
         selection = select(manifest, data.buckets, data.fps)
+        work.rows += selection.rows
         work.rejected += [Record(name, "", {}, reason=reason) for name, reason in selection.dropped]
         for pair in selection.pairs:
             bucket = data.buckets[pair.bucket]

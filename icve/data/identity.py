@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from icve.data.cells import json_value
 from icve.data.manifest import resolve_path
 
 _BLOCK, _BLOCKS = 1 << 16, 16  # what is read of a large file
@@ -72,8 +73,8 @@ def file_digest(file: str | os.PathLike) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """Digest of anything JSON can hold."""
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    """Digest of anything JSON or a table can hold."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=json_value).encode(), digest_size=16).hexdigest()
 
 
 def files_digest(files: Iterable[Path]) -> str:

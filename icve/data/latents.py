@@ -25,6 +25,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,12 +40,9 @@ from icve.data.buckets import Bucket
 from icve.data.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
+from icve.locks import AlreadyLocked, locked
+from icve.printable import json_line
 from icve.text.known import Embedding
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process per cache folder
-    fcntl = None
 
 Precision = Literal["bfloat16", "float32"]
 
@@ -223,7 +221,7 @@ class LatentCache:
                 raise _damaged(file, error) from error
         for file in sorted((self.folder / "rejected").glob("*.jsonl")):
             if file.name[0] != ".":
-                yield from map(Record.from_json, map(json.loads, file.read_text(encoding="utf-8").splitlines()))
+                yield from map(Record.from_json, map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]))
 
     def read(self, record: Record) -> dict[str, Tensor]:
         """Tensors of a pair by the names in ``TENSORS``; ``region`` only where its row has a mask.
@@ -272,18 +270,16 @@ class ShardWriter:
         self._tensors: dict[str, Tensor] = {}
         self._rejected: list[Record] = []
         self._bucket = ""
-        self._lock: Any = None
+        self._lock = ExitStack()
 
     def __enter__(self) -> ShardWriter:
-        self._lock = (self.cache.folder / f".{self.name}.lock").open("a")
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                self._lock.close()
-                raise ValueError(
-                    f"Another process encodes this part into {self.cache.folder}: give every process its own --shard."
-                ) from error
+        try:
+            self._lock.enter_context(locked(self.cache.folder / f".{self.name}.lock", wait=False))
+        except AlreadyLocked as error:
+            who = f" ({error.holder})" if error.holder else ""
+            raise ValueError(
+                f"Another process{who} encodes this part into {self.cache.folder}: give every process its own --shard."
+            ) from error
         for rest in self.cache.folder.glob(f"*/.{self.name}[-.]*.tmp"):
             rest.unlink(missing_ok=True)  # of a killed run
         return self
@@ -335,7 +331,7 @@ class ShardWriter:
             self._records, self._tensors = [], {}
         file = self.cache.folder / "rejected" / f"{self.name}.jsonl"
         if self._rejected or file.exists():
-            lines = (json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in self._rejected)
+            lines = (json_line(record.to_json()) for record in self._rejected)
             with whole_file(file) as temporary:
                 temporary.write_text("".join(lines), encoding="utf-8")
 

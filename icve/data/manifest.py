@@ -1,51 +1,71 @@
-"""The manifest: one row per (source, target, instruction), as Parquet, JSONL or CSV.
+"""The manifest: one row per (source, target, instruction), as Parquet, JSON, JSON lines or CSV.
 
 Columns this project knows: ``id, source_path, source_start, source_frames, target_path, target_start, target_frames,
 width, height, fps, instruction, edit_type, mask_path``; any other column is carried along. Paths are POSIX and relative
-to the manifest's *root*: recorded in Parquet metadata, otherwise the manifest's own folder.
+to the manifest's *root*: recorded in Parquet metadata, otherwise the manifest's own folder. Tables are read in
+:mod:`icve.data.tables`; here their records become rows, or are rejected one by one.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
-import math
+import logging
 import os
+import shlex
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Row = dict[str, Any]
+from icve.data.cells import json_value, to_table
+from icve.data.rows import (
+    FILES,
+    INTEGERS,
+    Row,
+    check_paths,
+    content_id,
+    id_of_rejected,
+    path_inside,
+    row_checker,
+)
+from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
+from icve.printable import json_line
+
+log = logging.getLogger(__name__)
 
 REQUIRED = ("source_path", "instruction")
+ROOTS = "ICVE_ROOTS"  # environment variable: folders, besides the root, that links below the root may lead into
 _ROOT_KEY = b"icve.root"
-_INTEGERS = ("source_start", "source_frames", "target_start", "target_frames", "width", "height", "frames")
-_IDENTITY = (
-    "source_path",
-    "source_start",
-    "source_frames",
-    "target_path",
-    "target_start",
-    "target_frames",
-    "instruction",
-)
 
 
-class ManifestError(ValueError):
-    """A manifest that cannot be used, in one sentence."""
+@dataclass(frozen=True)
+class RejectedRow:
+    """A record of a table that is no row of the manifest.
+
+    ``number`` is its place in the table, from 1; ``row`` its columns as far as there are any; ``reason`` a sentence.
+    """
+
+    number: int
+    id: str
+    reason: str
+    row: Row
 
 
 class Manifest(list[Row]):
-    """Rows of a manifest and the folder their paths are relative to."""
+    """Rows of a manifest, the folder their paths are relative to, and the records that are no rows."""
 
-    def __init__(self, rows: Iterable[Row], root: Path) -> None:
+    def __init__(self, rows: Iterable[Row], root: Path, rejected: Iterable[RejectedRow] = ()) -> None:
         super().__init__(rows)
         self.root = root
+        self.rejected = list(rejected)
+
+    def part(self, number: int, of: int) -> Manifest:
+        """Every ``of``-th row and rejected record, from the ``number``-th (from 1) on."""
+        return Manifest(self[number - 1 :: of], self.root, self.rejected[number - 1 :: of])
 
 
 def read_manifest(
@@ -53,52 +73,78 @@ def read_manifest(
     root: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
     required: Sequence[str] = REQUIRED,
+    partial: bool = False,
 ) -> Manifest:
     """Read a manifest.
 
+    A record that cannot be a row costs only itself: a line that is not JSON, a number or path that is none, an
+    instruction that is no text (NaN, a number, a list). It is in ``.rejected`` with its reason.
+
     Args:
-        path: ``.jsonl``, ``.csv`` or ``.parquet`` file, or a folder of Parquet parts (read in order of their names).
+        path: ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file (:mod:`icve.data.tables`), or a folder of
+            Parquet parts (read in order of their names).
         root: folder the paths are relative to; None takes the recorded one, else the manifest's own folder, which is
             the folder that contains the file (or the folder of parts when that is named ``*.parquet``), and otherwise
             the folder of parts itself.
         columns: names in the file → names used here, as in ``{"source": "source_path", "target": "target_path"}``.
         required: columns that must be there (a row may still hold nothing in them).
+        partial: the caller tells of ``.rejected``, which may be all records; otherwise they are logged, and a manifest
+            without any row raises.
 
     Returns:
-        Rows with the same keys (None where a row has no value) and a string ``id``; ``.root`` is the root.
+        Rows with the same keys (None where a row has no value), a string ``id`` and paths relative to ``.root``, also
+        where the file has absolute ones inside it.
 
     Raises:
-        ManifestError: the manifest is missing, empty or malformed, lacks a column, or has a path that leaves the root.
+        ManifestError: the manifest is missing, empty or damaged, lacks a column, or has no row that can be used.
     """
     path = Path(path)
     if not path.exists():
         raise ManifestError(f"There is no manifest at {path}.")
     recorded = None
-    if path.is_dir() or path.suffix == ".parquet":
-        rows, recorded = _read_parquet(path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        rows = _read_jsonl(path)
-    elif path.suffix in (".csv", ".tsv"):
-        rows = _read_csv(path)
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        parts, recorded = _parquet_parts(path)
+    elif path.suffix.lower() in SUFFIXES:
+        parts = [path]
     else:
         raise ManifestError(
-            f"{path} is not a manifest: give a .jsonl, .csv or .parquet file, or a folder of Parquet files."
+            f"{path} is not a manifest: give a file ending in {', '.join(sorted(SUFFIXES))}, or a folder of Parquet "
+            "files."
         )
-    if not rows:
+    columns = columns or {}
+    wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
+    records = list(chain.from_iterable(read_records(part, wanted=wanted) for part in parts))
+    if path.suffix.lower() in (".csv", ".tsv"):
+        records = [_without_blanks(record) for record in records]
+    if not records:
         raise ManifestError(f"The manifest {path} has no rows.")
-    if root is None:
-        root = _own_folder(path) / (recorded or ".")
-    rows = _rename(rows, columns or {}, path)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    if all(isinstance(record, Malformed) for record in records):
+        raise ManifestError(f"{path} has no record that can be read: {_sentence(records[0], 1, path)}")
+    records = _rename(records, columns, path)
+    names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
     for name in required:
         if name not in names:
             raise ManifestError(
-                f"The manifest {path} has no column {name!r} (it has {', '.join(names)}); "
-                f"if it goes by another name there, map it with columns, as in {{its_name: {name}}}."
+                f"The manifest {path} has no column {name!r} (it has {', '.join(map(str, names))}); "
+                f"if it goes by another name there, map it: --columns ITS_NAME={name}, or in a training configuration "
+                f"columns: {{ITS_NAME: {name}}}."
             )
-    return Manifest(
-        (_checked(row, names, path, number) for number, row in enumerate(rows, 1)), Path(os.path.abspath(root))
-    )
+    own = Path(os.path.abspath(_own_folder(path) / (recorded or ".") if root is None else root))
+    rows, rejected = [], []
+    check = row_checker(names, path, own)
+    for number, record in enumerate(records, 1):
+        given = dict(record) if isinstance(record, dict) else {}
+        try:
+            if isinstance(record, Malformed):
+                raise ManifestError(_sentence(record, number, path))
+            rows.append(check(record, number))
+        except ManifestError as error:
+            rejected.append(RejectedRow(number, id_of_rejected(record), str(error), given))
+    if rejected and not partial:
+        if not rows:
+            raise ManifestError(f"The manifest {path} has no row that can be used: {rejected[0].reason}")
+        log.warning("%d of %d rows are left out; the first: %s", len(rejected), len(records), rejected[0].reason)
+    return Manifest(rows, own, rejected)
 
 
 def write_manifest(
@@ -118,24 +164,23 @@ def write_manifest(
         ``path``.
 
     Raises:
-        ManifestError: a path leaves the root, a column mixes types, or the root cannot be recorded (JSONL).
+        ManifestError: a path leaves the root, a value cannot be written, or the root cannot be recorded (JSONL).
     """
     path = Path(path)
-    if path.suffix not in (".jsonl", ".ndjson", ".parquet"):
+    if path.suffix.lower() not in (".jsonl", ".ndjson", ".parquet"):
         write_part(rows, path, 0, root)
         return path
     checked = _complete(rows, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         _write_table(checked, path, _recorded_root(path, root))
         return path
     if _recorded_root(path, root) != ".":
         raise ManifestError(
             f"{path} cannot record another root than its own folder: write Parquet, or write it into {root}."
         )
-    _atomically(
-        path, lambda name: name.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in checked))
-    )
+    lines = "".join(json_line(row, json_value) for row in checked).encode()
+    _atomically(path, lambda name: name.write_bytes(lines))
     return path
 
 
@@ -163,80 +208,76 @@ def relative_path(path: str | os.PathLike, root: str | os.PathLike) -> str:
 
 
 def resolve_path(root: str | os.PathLike, path: str) -> Path:
-    """File that a manifest's path stands for. Raises ManifestError when it leaves the root, also through a link."""
-    _check_path(path, "path")
-    folder = Path(root).resolve()
-    file = (folder / path).resolve()
-    if not file.is_relative_to(folder):
+    """File that a manifest's path stands for, absolute or relative to the root.
+
+    Links are followed where they stay inside the root, or lead into the ``blobs`` of the Hugging Face cache that the
+    root is a snapshot of, or into a folder that the user names in ``ICVE_ROOTS`` (separated as in ``PATH``).
+
+    Raises:
+        ManifestError: it leaves the root, also through a link.
+    """
+    relative = path_inside(path, Path(root), "path")
+    try:
+        folder = Path(root).resolve()
+        file = (folder / relative).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links; a name that the system cannot say
+        raise ManifestError(f"The path {path!r} cannot be followed ({error}).") from error
+    if not file.is_relative_to(folder) and not any(map(file.is_relative_to, _folders_of_links(folder))):
         raise ManifestError(
-            f"The path {path!r} leaves the manifest's root {root} through a link: give the true root with --root."
+            f"The path {path!r} leaves the manifest's root {root} through a link, to {file}: if that is right, name "
+            f"the folder it leads into in the environment, as in `{ROOTS}={shlex.quote(str(file.parent))}`."
         )
-    return file
+    return folder / relative  # by its own name: what a link leads to need not have its suffix
 
 
-def content_id(row: Mapping[str, Any]) -> str:
-    """Stable id of a row: 16 hex digits of a hash of its clips and instruction, independent of other columns."""
-    # A start of 0 may be written or left out: both are the same clip.
-    identity = [row.get(name) or None for name in _IDENTITY]
-    return hashlib.blake2b(json.dumps(identity, ensure_ascii=False).encode(), digest_size=8).hexdigest()
+def _folders_of_links(folder: Path) -> Iterator[Path]:
+    """Folders, links resolved, that links below ``folder`` may lead into."""
+    for place in filter(None, os.environ.get(ROOTS, "").split(os.pathsep)):
+        yield Path(place).resolve()
+    for place in (folder, *folder.parents):
+        if place.parent.name == "snapshots":  # as huggingface_hub lays out its cache
+            yield place.parent.parent / "blobs"
 
 
-def _read_parquet(path: Path) -> tuple[list[Row], str | None]:
-    parts = sorted(p for p in path.glob("*.parquet") if p.name[0] not in "._") if path.is_dir() else [path]
+def _parquet_parts(path: Path) -> tuple[list[Path], str | None]:
+    """The files of a manifest, and the root that they record."""
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(
+            part for part in path.iterdir() if part.suffix.lower() == ".parquet" and part.name[0] not in "._"
+        )
     if not parts:
         raise ManifestError(f"The folder {path} holds no Parquet files.")
-    try:
-        tables = [pq.read_table(part) for part in parts]
-        roots = {(table.schema.metadata or {}).get(_ROOT_KEY) for table in tables}
-        if len(roots) > 1:
-            raise ManifestError(f"The parts of {path} record different roots: {sorted(map(str, roots))}.")
-        rows = pa.concat_tables(tables, promote_options="permissive").to_pylist()
-    except pa.ArrowException as error:
-        raise ManifestError(f"The manifest {path} is not readable Parquet ({str(error).splitlines()[0]}).") from error
-    recorded = roots.pop()
-    return rows, recorded.decode() if recorded else None
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip():
-            continue
+    roots = set()
+    for part in parts:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ManifestError(f"Line {number} of {path} is not JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise ManifestError(f"Line {number} of {path} is not a JSON object.")
-        rows.append(row)
-    return rows
+            roots.add((pq.read_schema(part).metadata or {}).get(_ROOT_KEY))
+        except (pa.ArrowException, OSError) as error:
+            raise ManifestError(f"{part} is not readable Parquet ({str(error).splitlines()[0]}).") from error
+    if len(roots) > 1:
+        raise ManifestError(
+            f"The parts of {path} record different roots ({', '.join(sorted(map(str, roots)))}): keep those of one "
+            "root in a folder."
+        )
+    recorded = roots.pop()
+    return parts, recorded.decode() if recorded else None
 
 
-def _read_csv(path: Path) -> list[Row]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        file.seek(0)
-        delimiter = max(",;\t", key=header.count)
-        rows = []
-        for row in csv.DictReader(file, delimiter=delimiter):
-            if None in row or None in row.values():
-                raise ManifestError(f"Row {len(rows) + 1} of {path} has another number of cells than the header.")
-            rows.append({name: _csv_value(name, cell) for name, cell in row.items()})
-    return rows
+def _without_blanks(record: Record | Malformed) -> Record | Malformed:
+    """A record of a CSV, whose empty cells hold nothing."""
+    if isinstance(record, Malformed):
+        return record
+    return {name: None if cell == "" else cell for name, cell in record.items()}
 
 
-def _csv_value(name: str, cell: str) -> Any:
-    if cell == "":
-        return None
-    if name.endswith("_paths") and cell.startswith("["):
-        return json.loads(cell)
-    return cell
+def _sentence(record: Malformed, number: int, path: Path) -> str:
+    return f"{f'Row {number}' if record.line is None else f'Line {record.line}'} of {path} {record.why}."
 
 
-def _rename(rows: list[Row], columns: Mapping[str, str], path: Path) -> list[Row]:
+def _rename(records: list[Record | Malformed], columns: Mapping[str, str], path: Path) -> list[Record | Malformed]:
     if not columns:
-        return rows
-    present = dict.fromkeys(name for row in rows for name in row)
+        return records
+    present = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
     for theirs, ours in columns.items():
         if theirs not in present:
             raise ManifestError(
@@ -244,77 +285,31 @@ def _rename(rows: list[Row], columns: Mapping[str, str], path: Path) -> list[Row
             )
         if ours in present and ours not in columns and ours != theirs:
             raise ManifestError(f"columns maps {theirs!r} to {ours!r}, but {path} already has a column {ours!r}.")
-    return [{columns.get(name, name): value for name, value in row.items()} for row in rows]
-
-
-def _checked(row: Row, names: Sequence[str], path: Path, number: int) -> Row:
-    row = {name: row.get(name) for name in names}
-    for name in _INTEGERS:
-        if row.get(name) is not None:
-            row[name] = _number(row[name], int, f"{name} in row {number} of {path}")
-    if row.get("fps") is not None:
-        row["fps"] = _number(row["fps"], float, f"fps in row {number} of {path}")
-    _check_paths(row, f"row {number} of {path}")
-    row["id"] = content_id(row) if row.get("id") in (None, "") else str(row["id"])
-    return row
-
-
-def _number(value: Any, kind: type, what: str) -> Any:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= 0 and (kind is float or number == int(number))):
-        raise ManifestError(
-            f"{what} must be {'a whole number' if kind is int else 'a number'} of at least 0, not {value!r}."
-        )
-    return kind(number)
-
-
-def _check_paths(row: Mapping[str, Any], where: str) -> None:
-    for name, value in row.items():
-        if value is not None and name.endswith("_path"):
-            _check_path(value, f"{name} in {where}")
-        elif value is not None and name.endswith("_paths"):
-            for item in value:
-                _check_path(item, f"{name} in {where}")
-
-
-def _check_path(path: Any, what: str) -> None:
-    if not isinstance(path, str) or not path:
-        raise ManifestError(f"{what} must be a path, not {path!r}.")
-    posix = PurePosixPath(path)
-    if posix.is_absolute() or ".." in posix.parts:
-        raise ManifestError(
-            f"{what} leaves the manifest's root: {path!r} must be relative and without '..' (set the root with --root)."
-        )
+    return [
+        {columns.get(name, name): value for name, value in record.items()} if isinstance(record, dict) else record
+        for record in records
+    ]
 
 
 def _complete(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Row]:
     checked = []
     for number, original in enumerate(rows, 1):
         row = {name: value.as_posix() if isinstance(value, PurePath) else value for name, value in original.items()}
-        _check_paths(row, f"row {number} for {path}")
+        check_paths(row, f"in row {number} for {path}")
         checked.append({"id": content_id(row), **row})
     return checked
 
 
 def _write_table(rows: list[Row], file: Path, root: str) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    arrays = []
-    for name in names:
-        try:
-            arrays.append(pa.array([row.get(name) for row in rows]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ManifestError(
-                f"Column {name!r} cannot be written to {file}: its values have different types ({error})."
-            ) from error
-    table = pa.Table.from_arrays(arrays, names=names).replace_schema_metadata({_ROOT_KEY: root.encode()})
+    try:
+        table = to_table(rows).replace_schema_metadata({_ROOT_KEY: root.encode()})
+    except ValueError as error:
+        raise ManifestError(f"{file} cannot be written: {error}") from error
     _atomically(file, lambda name: pq.write_table(table, name))
 
 
 def _own_folder(path: Path) -> Path:
-    return path if path.is_dir() and path.suffix != ".parquet" else path.parent
+    return path if path.is_dir() and path.suffix.lower() != ".parquet" else path.parent
 
 
 def _recorded_root(path: Path, root: str | os.PathLike | None) -> str:

@@ -298,8 +298,8 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self.val, self.val_manifest, batches)
 
     def rows(self, path: str) -> Manifest:
-        """Rows of one of the manifests."""
-        return read_manifest(path, self.root, self.columns, required=(*REQUIRED, "target_path"))
+        """Rows of one of the manifests, and the records that are none."""
+        return read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
 
     def _select(self, path: str, index: RecordIndex | None) -> Selection:
         manifest = self.rows(path)

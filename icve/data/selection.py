@@ -34,7 +34,10 @@ class Pair:
 
 @dataclass
 class Selection:
-    """Rows of a manifest that can be trained on: ``rows`` = usable ``pairs`` + ``dropped`` (id → reason)."""
+    """Rows of a manifest that can be trained on: ``rows`` = usable ``pairs`` + ``dropped`` (id → reason).
+
+    Dropped are also the records of the table that are no rows.
+    """
 
     rows: int
     root: Path
@@ -56,7 +59,12 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
     Rows whose size and length stand in the columns ``width``, ``height`` and ``source_frames`` or ``frames`` (and, with
     ``fps``, the rate in ``fps``) cost nothing; files of the others are probed.
     """
-    selection = Selection(len(manifest), manifest.root, has_masks=any(row.get("mask_path") for row in manifest))
+    selection = Selection(
+        len(manifest) + len(manifest.rejected),
+        manifest.root,
+        dropped=[(record.id, record.reason) for record in manifest.rejected],
+        has_masks=any(row.get("mask_path") for row in manifest),
+    )
     unknown = [row for row in manifest if not _missing(row) and not is_described(row, fps)]
     probed = dict(zip(map(id, unknown), _probe_all(unknown, manifest.root), strict=True))
     for row in manifest:
@@ -77,7 +85,8 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
 
 
 def _missing(row: Row) -> str | None:
-    return next((name for name in ("source_path", "target_path", "instruction") if row.get(name) in (None, "")), None)
+    names = ("source_path", "target_path", "instruction")
+    return next((name for name in names if not (row.get(name) or "").strip()), None)
 
 
 def is_described(row: Row, fps: float | None) -> bool:

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 
+from icve.data.media_paths import media_path
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
 from icve.data.video_writer import VideoWriter, write_video
 
@@ -197,7 +198,7 @@ def _read_decord(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        reader = decord.VideoReader(os.fspath(path), num_threads=1)
+        reader = decord.VideoReader(media_path(path), num_threads=1)
         if len(reader) != index.info.frames:
             raise VideoError(path, f"it is damaged: {index.info.frames} packets but {len(reader)} frames.")
         for chunk in np.split(wanted, range(_CHUNK, len(wanted), _CHUNK)):
@@ -219,7 +220,7 @@ def _read_pyav(
     chunk: list[np.ndarray] = []
     done = 0
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(media_path(path)) as container:
             stream = container.streams.video[0]
             stream.thread_count = 1
             if key:

@@ -14,6 +14,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from icve.data.media_paths import foreign_path, media_path
+from icve.printable import is_text
+
 # Where decord 0.6 was seen to be frame-exact, with the same pixels as PyAV. Elsewhere it is not: it has no AV1 decoder,
 # miscounts in transport streams, is some frames off after a seek in files whose key frames have leading frames, and
 # takes the row padding of some narrow pictures (16, 24, 48, 72 wide) for channels.
@@ -93,7 +96,8 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
+        reason = foreign_path(path) or f"it cannot be opened ({error.strerror})."
+        raise VideoError(path, reason) from error
     if os.path.isdir(path):
         raise VideoError(path, "it is a folder, not a video file.")
     if stat.st_size == 0:
@@ -105,7 +109,7 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
 def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     _check_whole(path, file_size)
     try:
-        with av.open(path) as container:
+        with av.open(media_path(path)) as container:
             if not container.streams.video:
                 raise VideoError(path, "it has no video stream.")
             stream = container.streams.video[0]
@@ -118,7 +122,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
             containers = set(container.format.name.split(","))
             sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
-        with av.open(path) as container:
+        with av.open(media_path(path)) as container:
             container.streams.video[0].thread_count = 1
             first = next(container.decode(video=0), None)
     except av.error.FFmpegError as error:
@@ -154,6 +158,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         and len(shown) == len(packets)  # decord also counts the frames that an edit list hides
         and not _has_leading_frames(shown)
         and all(side % 32 == 0 or side >= 96 for side in (width, height))
+        and is_text(path)  # it takes names as UTF-8 only
     )
     return PacketIndex(info, pts, seconds, time_base, origin, keys, "decord" if exact and _has_decord() else "pyav")
 

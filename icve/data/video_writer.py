@@ -11,6 +11,8 @@ from types import TracebackType
 import av
 import numpy as np
 
+from icve.data.media_paths import media_path
+
 # What MP4 holds and browsers play; other sound is encoded anew.
 _COPIED_AUDIO = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
 _AUDIO_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
@@ -56,7 +58,7 @@ class VideoWriter:
         self._sound = None if sound is None else _Sound(sound, *sound_range)
 
     def __enter__(self) -> VideoWriter:
-        self._container = av.open(str(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container = av.open(media_path(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
         return self
 
     def write(self, frames: np.ndarray, times: np.ndarray | None = None) -> None:
@@ -140,7 +142,7 @@ class _Sound:
 
     def __init__(self, path: str | os.PathLike, start: float, end: float | None) -> None:
         self._start, self._end = start, end
-        self._file = av.open(os.fspath(path))
+        self._file = av.open(media_path(path))
         self._streams = [stream for stream in self._file.streams.audio if stream.codec_context is not None]
         self._target = None
 

@@ -6,15 +6,18 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from icve.curation.inputs import VIDEO_SUFFIXES
-from icve.data.manifest import ManifestError, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, resolve_path
+from icve.data.media_paths import foreign_path
+from icve.data.tables import SUFFIXES
+from icve.data.video_folders import broken_link, find_videos, left_out_text
 from icve.jobs import parse_shard
-
-MANIFEST_SUFFIXES = frozenset({".jsonl", ".ndjson", ".csv", ".parquet"})
+from icve.printable import is_text
 
 
 class ItemError(ValueError):
@@ -36,6 +39,14 @@ class Item:
     problem: str | None = None
 
 
+class Items(list[Item]):
+    """Items, and what else is in the folder they come from: ``left_out`` has the reasons by relative path."""
+
+    def __init__(self, items: Iterable[Item], left_out: Mapping[str, str] | None = None) -> None:
+        super().__init__(items)
+        self.left_out = dict(left_out or {})
+
+
 def read_items(
     source: str | os.PathLike,
     instruction: str | None = None,
@@ -43,13 +54,13 @@ def read_items(
     root: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
     exclude: str | os.PathLike | None = None,
-) -> list[Item]:
+) -> Items:
     """Items of an input.
 
     Args:
-        source: a video file; a folder of videos (subfolders too); or a manifest (JSONL, CSV, Parquet file or folder of
-            Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
-            ``source_start`` and ``source_frames``.
+        source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.video_folders`); or a manifest
+            (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path``
+            and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
@@ -63,15 +74,19 @@ def read_items(
     if instruction is not None and not instruction.strip():
         raise ItemError("The instruction is empty: say what to change.")
     if not path.exists():
-        raise ItemError(f"The input {source} does not exist: give a video, a folder of videos or a manifest.")
-    parts = path.is_dir() and any(path.glob("*.parquet"))
-    if path.suffix.lower() in MANIFEST_SUFFIXES or parts:
+        raise ItemError(
+            foreign_path(source)
+            or f"The input {source} does not exist: give a video, a folder of videos or a manifest."
+        )
+    left_out: dict[str, str] = {}
+    parts = path.is_dir() and any(file.suffix.lower() == ".parquet" for file in path.iterdir())
+    if path.suffix.lower() in SUFFIXES or parts:
         items = _manifest_items(path, instruction, seed, root, columns)
     else:
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
-        items = _file_items(path, instruction.strip(), seed, exclude)
-    return _named(items)
+        items, left_out = _file_items(path, instruction.strip(), seed, exclude)
+    return Items(map(_checked, _named(items)), left_out)
 
 
 def shard(items: Sequence[Item], text: str) -> list[Item]:
@@ -93,56 +108,85 @@ def safe_name(text: str) -> str:
 
 
 def _manifest_items(path, instruction, seed, root, columns) -> list[Item]:
+    """An item for every record of the manifest, in its order; one that is no row has its problem."""
     required = ("source_path",) if instruction is not None else ("source_path", "instruction")
-    manifest = read_manifest(path, root, columns, required)
-    if not manifest:
-        raise ItemError(f"The manifest {path} has no rows.")
-    items = []
-    for row in manifest:
-        problem, file = None, Path(manifest.root, row.get("source_path") or "")
-        words = str(row.get("instruction") or instruction or "").strip()
-        if not row.get("source_path"):
-            problem = "It has no source_path."
-        elif not words:
-            problem = "Its instruction is empty: say what to change."
-        else:
-            try:
-                file = resolve_path(manifest.root, row["source_path"])
-            except ManifestError as error:
-                problem = str(error)
-        number = row.get("seed")
+    manifest = read_manifest(path, root, columns, required, partial=True)
+    rejected, rows = {record.number: record for record in manifest.rejected}, iter(manifest)
+    return [
+        _rejected_item(rejected[number], manifest.root, seed)
+        if number in rejected
+        else _row_item(next(rows), manifest.root, instruction, seed)
+        for number in range(1, len(manifest) + len(rejected) + 1)
+    ]
+
+
+def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
+    problem, shown, file = None, row.get("source_path") or "", root
+    words = (row.get("instruction") or instruction or "").strip()
+    if not shown:
+        problem = "It has no source_path."
+    elif not words:
+        problem = "Its instruction is empty: say what to change."
+    else:
         try:
-            number = seed if number in (None, "") else int(number)
-        except (TypeError, ValueError):
-            number, problem = seed, f"Its seed {row['seed']!r} is not a whole number."
-        start, count = row.get("source_start") or 0, row.get("source_frames")
-        shown = row.get("source_path") or ""
-        items.append(Item(row["id"], "", file, shown, words, number, start, count, problem))
-    return items
+            file = resolve_path(root, shown)
+        except ManifestError as error:
+            problem = str(error)
+    own = row.get("seed")
+    if own not in (None, ""):
+        number = _whole_number(own)
+        if number is None:
+            problem = problem or f"Its seed {own!r:.80} is not a whole number of 64 bits."
+        else:
+            seed = number
+    start, count = row.get("source_start") or 0, row.get("source_frames")
+    return Item(row["id"], "", file, shown, words, seed, start, count, problem)
 
 
-def _file_items(path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None) -> list[Item]:
+def _rejected_item(record: RejectedRow, root: Path, seed: int) -> Item:
+    shown, words = (str(record.row.get(name) or "") for name in ("source_path", "instruction"))
+    return Item(record.id, "", root, shown, words, seed, problem=record.reason)
+
+
+def _whole_number(value: Any) -> int | None:
+    """A cell as an integer of 64 bits, or None if it is none."""
+    try:
+        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
+    except ValueError:
+        number = None  # "3.0", as spreadsheets write it, is one
+    try:
+        if number is None and isinstance(value, (str, float, Decimal)) and float(value) == int(float(value)):
+            number = int(float(value))
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
+
+
+def _file_items(
+    path: Path, instruction: str, seed: int, exclude: str | os.PathLike | None
+) -> tuple[list[Item], dict[str, str]]:
+    """Items of a video or of a folder's, and why the other files of the folder are none."""
     if path.is_file():
-        return [Item(path.stem, "", path, str(path), instruction, seed)]
-    outside = None if exclude is None or Path(exclude).resolve() == path.resolve() else Path(exclude).resolve()
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in VIDEO_SUFFIXES
-        and file.name[0] != "."
-        and file.is_file()
-        and not (outside and file.resolve().is_relative_to(outside))
-    )
-    if not files:
-        raise ItemError(f"There is no video in {path}; known are {', '.join(sorted(VIDEO_SUFFIXES))}.")
-    stems = Counter(file.relative_to(path).with_suffix("").as_posix() for file in files)
+        return [Item(path.stem, "", path, str(path), instruction, seed)], {}
+    found = find_videos(path, None if exclude is None or Path(exclude).resolve() == path.resolve() else exclude)
+    if not found.videos:
+        raise ItemError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
+    stems = Counter(PurePosixPath(name).with_suffix("").as_posix() for name in found.videos)
     items = []
-    for file in files:
-        relative = file.relative_to(path)
-        stem = relative.with_suffix("").as_posix()
-        name = stem if stems[stem] == 1 else relative.as_posix()
-        items.append(Item(name, "", file, str(file), instruction, seed))
-    return items
+    for name in found.videos:
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        file, problem = path / name, None
+        if (target := broken_link(file)) is not None:
+            problem = f"{file} is a broken link: there is no {target}."
+        items.append(Item(stem if stems[stem] == 1 else name, "", file, str(file), instruction, seed, problem=problem))
+    return items, found.left_out
+
+
+def _checked(item: Item) -> Item:
+    """The item, with a problem where its instruction is nothing that a text encoder could read."""
+    if item.problem is None and not is_text(item.instruction):
+        return replace(item, problem="Its instruction has characters that are no text (half of a surrogate pair).")
+    return item
 
 
 def _named(items: list[Item]) -> list[Item]:
@@ -157,6 +201,6 @@ def _named(items: list[Item]) -> list[Item]:
     for item in distinct:
         name = safe_name(item.id)
         if name != item.id or taken[name.casefold()] > 1:
-            name += "-" + hashlib.blake2b(item.id.encode(), digest_size=4).hexdigest()
+            name += "-" + hashlib.blake2b(item.id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
         named.append(replace(item, name=name))
     return named

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icve.data.media_paths import refuse_foreign
+
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.jobs import Settings
     from icve.pipeline import EditPipeline
@@ -22,6 +24,7 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("input", "output"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
+    refuse_foreign(**vars(arguments) | {"instruction": None, "negative_prompt": None})
     if arguments.instruction is not None and not str(arguments.instruction).strip():
         raise ValueError("The instruction is empty: say what to change.")
     if (arguments.transformer is None) != (arguments.base is None) or (arguments.base and arguments.model):

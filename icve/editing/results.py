@@ -6,18 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
+from icve.atomic import fsync, write_text
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Settings
-
-try:
-    import fcntl
-except ImportError:  # Windows: one process per output folder
-    fcntl = None
+from icve.locks import locked
+from icve.printable import json_line
 
 
 class ResultLog:
@@ -31,7 +27,8 @@ class ResultLog:
         """Results by id. A line that a kill cut short is passed over."""
         rows: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
-            for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            # Not splitlines: it also cuts at U+2028 and others, which stand in instructions and names.
+            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     if isinstance(row, dict) and "id" in row:
@@ -41,8 +38,8 @@ class ResultLog:
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a result. Raises OSError when it cannot be written."""
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        with self._locked(), self.path.open("a+b") as file:
+        line = json_line(row).encode()
+        with locked(self._lock), self.path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
                 file.seek(end - 1)
@@ -50,20 +47,13 @@ class ResultLog:
                     line = b"\n" + line
             file.write(line)
             file.flush()
-            os.fsync(file.fileno())
+            fsync(file.fileno())
 
     def tidy(self) -> None:
         """Leave one line per id."""
-        with self._locked():
+        with locked(self._lock):
             rows = self.read()
-            write_text(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values()))
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._lock.open("a") as file:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            write_text(self.path, "".join(map(json_line, rows.values())))
 
 
 def item_key(item: Item, settings: Settings, model: str) -> str:

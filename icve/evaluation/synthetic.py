@@ -33,6 +33,7 @@ from icve.atomic import write_text
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.video import read_frames, write_video
 from icve.evaluation.intervals import wilson_interval
+from icve.printable import json_line, json_lines
 from icve.synthetic.masks import load_mask
 from icve.synthetic.vocabulary import EDIT_TYPES
 
@@ -229,7 +230,7 @@ def save_evaluation(evaluation: Evaluation, folder: str | Path, fps: float) -> P
         name = f"edits/{index:04d}.mp4"
         write_video(folder / name, evaluation.results[row["id"]], fps, crf=10)
         rows.append(row | {"result_path": name})
-    write_text(folder / "edits.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(folder / "edits.jsonl", "".join(map(json_line, rows)))
     write_text(folder / "figures.json", json.dumps(evaluation.figures, indent=2, allow_nan=False) + "\n")
     return folder
 
@@ -243,7 +244,7 @@ def load_evaluation(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, 
     if not (folder / "figures.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished evaluation: evaluate the model into it first.")
     figures = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "edits.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in json_lines(folder / "edits.jsonl")]
     return figures, [row | {"result_path": str(folder / row["result_path"])} for row in rows]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from icve.data.buckets import Bucket
-from icve.data.manifest import REQUIRED, ManifestError, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, resolve_path
 from icve.data.pairs import PairsDataModule
 from icve.data.selection import Pair, Selection, select
 from icve.data.video import VideoError, cover_size, probe, read_frames, timestamps
@@ -114,8 +114,7 @@ def inspect_rows(module: PairsDataModule, decode: bool = False, limit: int | Non
     Raises:
         ValueError: the manifest cannot be read.
     """
-    manifest = read_manifest(module.manifest, module.root, module.columns, required=(*REQUIRED, "target_path"))
-    selection = select(manifest, module.buckets, module.fps)
+    selection = select(module.rows(module.manifest), module.buckets, module.fps)
     pairs: Sequence[Pair] = selection.pairs
     if limit is not None and limit < len(pairs):
         pairs = [pairs[int(k)] for k in np.linspace(0, len(pairs) - 1, limit)]

@@ -178,7 +178,7 @@ def write_shards(
         weight_map |= dict.fromkeys(keys, name)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -191,7 +191,7 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
         index = folder / (WEIGHTS + ".index.json")
         index = index if index in indices else indices[0]
         try:
-            names = set(json.loads(index.read_text())["weight_map"].values())
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"'{index}' is not a whole index of shards: copy or download it again.") from error
         return _complete(folder, names)

@@ -122,7 +122,7 @@ def export_transformer(
             model.save_pretrained(partial, **({} if limit is None else {"max_shard_size": limit}))
         else:
             _save_original(model.state_dict(), partial, limit)
-            (partial / "config.json").write_text(json.dumps(original_config(model), indent=2) + "\n")
+            (partial / "config.json").write_text(json.dumps(original_config(model), indent=2) + "\n", encoding="utf-8")
 
 
 def byte_count(size: int | str) -> int:

@@ -49,5 +49,5 @@ def _config(folder: str, released: dict[str, Any]) -> dict[str, Any]:
     file = Path(folder).expanduser() / "config.json"
     if not file.is_file():
         return released
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     return config.get("text_config", config)  # of a whole LLaVA or CLIP, the part that reads text

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from icve.printable import json_lines
 from icve.synthetic.edits import Edit
 from icve.synthetic.instructions import choose_template, instruction
 
@@ -88,7 +89,7 @@ def read_events(path: str | Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no event log {path}; icve synthesize raw writes one beside its videos.")
     logs = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(json_lines(path), 1):
         try:
             log = json.loads(line)
             logs[Path(log["video"]).name] = log

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.atomic import write_text
+from icve.printable import json_lines
 
 
 class Record:
@@ -31,7 +32,7 @@ class Record:
         """All events, oldest first."""
         if not self.file.is_file():
             return []
-        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in json_lines(self.file)]
 
     def ended(self) -> dict[str, int]:
         """Stages that have ended, and the steps each took."""

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from icve.locks import locked
+
 _LONGEST = 3600.0  # seconds; a time further ahead is another machine's wrong clock
 
 
 class RateLimit:
-    """Spaces requests evenly, over all processes (and, where their file system has locks, machines) with the same file.
+    """Spaces requests evenly, over all processes and machines with the same file.
 
     The file holds two times: when the next request may start, and when the tokens asked for so far will have been
     paid off. Nothing is saved up: after a pause, requests do not come in a burst.
@@ -54,17 +54,12 @@ class RateLimit:
 
     @contextmanager
     def _times(self) -> Iterator[list[float]]:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        # A file description of its own for every use: the lock then also keeps this process's threads apart.
-        with os.fdopen(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644), "r+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.file.with_name(f".{self.file.name}.lock")):
             try:
-                times = [float(value) for value in json.loads(file.read() or "[0, 0]")]
+                times = [float(value) for value in json.loads(self.file.read_text(encoding="utf-8"))]
                 if len(times) != 2 or not all(value < time.time() + _LONGEST for value in times):
                     times = [0.0, 0.0]
-            except (ValueError, TypeError):
-                times = [0.0, 0.0]  # torn by a crash
+            except (FileNotFoundError, ValueError, TypeError):
+                times = [0.0, 0.0]  # none yet, or torn by a crash
             yield times
-            file.seek(0)
-            file.truncate()
-            file.write(json.dumps(times))
+            self.file.write_text(json.dumps(times), encoding="utf-8")

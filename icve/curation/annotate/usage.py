@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from icve.printable import json_lines
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -70,7 +72,7 @@ def total_usage(folder: Path) -> dict[str, Usage]:
 
 def _lines(files: Iterable[Path]) -> Iterable[tuple[str, Usage]]:
     for file in files:
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in json_lines(file, errors="replace"):
             try:
                 values = json.loads(line)
                 yield values.pop("model"), Usage(**values)

@@ -16,9 +16,9 @@ from icve.atomic import whole_file
 from icve.curation.importers.open_tables import OpenTable
 from icve.curation.importers.rows import as_text
 from icve.curation.importers.sets import REQUIRED
-from icve.curation.importers.tables import Malformed, Record
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import write_part
+from icve.data.tables import Malformed, Record
 
 MANIFEST, REJECTED = "manifest", "rejected"
 

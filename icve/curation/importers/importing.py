@@ -23,9 +23,9 @@ from icve.curation.importers.open_tables import OpenTable, blocks, find_tables, 
 from icve.curation.importers.pair_files import PairFiles
 from icve.curation.importers.rows import MEASURED, row_maker
 from icve.curation.importers.sets import REQUIRED, SETS, PairSet
-from icve.curation.importers.tables import Malformed
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import ManifestError
+from icve.data.tables import Malformed
 from icve.jobs import counting_bar
 
 CHECKS = ("none", "exists", "probe")

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from icve.curation.importers.sets import REQUIRED, PairSet
-from icve.curation.importers.tables import SUFFIXES, Malformed, Record, read_records
 from icve.data.manifest import ManifestError, relative_path
+from icve.data.tables import SUFFIXES, Malformed, Record, read_records
 
 BLOCK = 1024  # records
 
@@ -95,7 +95,7 @@ def _records(
     path: Path, name: PurePosixPath, layout: PairSet, columns: Mapping[str, str]
 ) -> Iterator[Record | Malformed]:
     wanted = {*columns, *(theirs for mapping in layout.columns for theirs in mapping), *layout.more}
-    for record in read_records(path, layout.header, wanted):
+    for record in read_records(path, layout.header, wanted, binary=False):
         yield record if isinstance(record, Malformed) else layout.complete(record, name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -12,9 +12,11 @@ from icve.curation.importers.edit_types import edit_type
 from icve.curation.importers.open_tables import OpenTable
 from icve.curation.importers.pair_files import PairFiles
 from icve.curation.importers.sets import OPTIONAL_FILES, REQUIRED, PairSet
-from icve.curation.importers.tables import Malformed, Record
 from icve.curation.stage import Rejected, Row
-from icve.data.manifest import content_id, resolve_path
+from icve.data.cells import cell_text
+from icve.data.manifest import resolve_path
+from icve.data.rows import content_id, instruction_problem
+from icve.data.tables import Malformed, Record
 from icve.data.video import VideoError, probe
 
 # What the import finds out itself, so that no column of a set is mapped to it.
@@ -49,6 +51,8 @@ def row_maker(
             if value in (None, ""):
                 if name in REQUIRED:
                     return Rejected(f"no {name}")
+            elif name == "instruction" and (problem := instruction_problem(value)):
+                return Rejected("malformed record", f"{name} {problem}")
             elif name in REQUIRED and not isinstance(value, str):
                 return Rejected("malformed record", f"{name} is no text but {value!r:.80}")
             elif name in OPTIONAL_FILES and not files.look:
@@ -112,7 +116,6 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 def as_text(value: Any) -> str | None:
     """A value as Parquet takes it in every row alike: text that UTF-8 can say, JSON for what is no text, or None."""
-    if value is None or value == "":
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return text.encode("utf-8", "replace").decode()
+    return cell_text(value).encode("utf-8", "replace").decode()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from icve.curation.importers.edit_types import task_name
-from icve.curation.importers.tables import Record
+from icve.data.tables import Record
 
 REQUIRED = ("source_path", "target_path", "instruction")
 OPTIONAL_FILES = frozenset({"mask_video_path", "mask_path"})  # left empty where the file is not there

@@ -1,0 +1,257 @@
+"""Tables of any length, record by record: JSON lists, JSON lines, CSV and Parquet. Every command reads them here."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from icve.data.cells import column_values
+
+Record = dict[str, Any]
+
+SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})  # in any letter case
+
+_CHUNK = 1 << 20  # characters read at a time
+_CELL = (1 << 31) - 1  # characters of a CSV cell: the most that a C long holds everywhere
+_BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what stands between the records of a JSON file
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class ManifestError(ValueError):
+    """A table or manifest that cannot be used, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """What stands in the place of a record, and why it is none: ``why`` goes on from "Line 3 of the table".
+
+    ``line`` is its line in the file, where records are lines.
+    """
+
+    given: Any
+    why: str
+    line: int | None = None
+
+
+def read_records(
+    path: Path, header: Sequence[str] = (), wanted: Collection[str] = (), binary: bool = True
+) -> Iterator[Record | Malformed]:
+    """The records of a table in their order, of which only a few are in memory at a time.
+
+    Text is UTF-8, with or without a byte order mark, or UTF-16. What is not text in it costs the record it stands in.
+    Cells of a CSV are text, an empty one "".
+
+    Args:
+        path: ``.json`` (a list of objects, also of lists of objects, or one object after the other), ``.jsonl`` (lines
+            end at a line feed and nowhere else), ``.csv``, ``.tsv`` or ``.parquet``.
+        header: names of a CSV's first columns in their order, for files whose own header names nothing.
+        wanted: names that a CSV's header may hold, which tell its delimiter: a comma, semicolon, tab or bar.
+        binary: also columns of Parquet that hold bytes.
+
+    Raises:
+        ManifestError: the file cannot be read to its end; the records before have been given by then.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ManifestError(f"{path} is no table: known are {', '.join(sorted(SUFFIXES))}.")
+    try:
+        if suffix == ".parquet":
+            yield from _parquet(path, binary)
+        elif suffix in (".csv", ".tsv"):
+            yield from _csv(path, header, wanted)
+        elif _holds_lines(path):
+            yield from _lines(path)
+        else:
+            yield from _json(path)
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is cut off or damaged: it is not {error.encoding} text to its end.") from error
+    except csv.Error as error:
+        raise ManifestError(f"{path} is not readable as CSV ({error}).") from error
+    except pa.ArrowException as error:
+        raise ManifestError(f"{path} is not readable Parquet ({str(error).splitlines()[0]}).") from error
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def _open(path: Path, newline: str = "\n") -> TextIO:
+    """A file as text. Bytes that are none become lone surrogates, for `_not_text` to find."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in start[:2]:  # a table begins with an ASCII character
+        encoding = "utf-16-le" if start[1] == 0 else "utf-16-be"
+    else:
+        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    return path.open(encoding=encoding, errors="surrogatepass", newline=newline)
+
+
+def _not_text(path: Path, text: str) -> str | None:
+    """Why a piece of a file is no text, and what to do; None if it is."""
+    found = _SURROGATE.search(text)
+    if found is None:
+        return None
+    code = ord(found.group())
+    if not 0xDC80 <= code <= 0xDCFF:
+        return f"holds half a character (U+{code:04X}): write it as whole UTF-8 text"
+    byte = f"byte 0x{code - 0xDC00:02X}"
+    try:
+        text.encode("utf-8", "surrogateescape").decode("cp1252")
+    except ValueError:
+        return f"is not UTF-8 text ({byte}), nor cp1252: save the table as UTF-8"
+    command = shlex.join(["iconv", "-f", "cp1252", "-t", "utf-8", str(path)])
+    to = shlex.quote(str(path.with_suffix(f".utf8{path.suffix}")))
+    return f"is not UTF-8 text ({byte}) but looks like cp1252: save the table as UTF-8, with `{command} > {to}`"
+
+
+def _holds_lines(path: Path) -> bool:
+    """Whether a JSON file has an object on each line, rather than a list or objects over several lines."""
+    with _open(path) as file:
+        head = file.read(_CHUNK).lstrip("\ufeff \t\r\n")
+    if head.startswith("["):
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(head)
+    except (ValueError, RecursionError):
+        # Damaged or longer than what was read: a file of lines loses this one alone.
+        return path.suffix.lower() != ".json" and head.partition("\n")[0].strip() != "{"
+    return not head[end:].partition("\n")[0].strip(" \t\r,")
+
+
+def _lines(path: Path) -> Iterator[Record | Malformed]:
+    with _open(path) as file:
+        for number, line in enumerate(file, 1):
+            text = line.strip("\ufeff \t\r\n").rstrip(", \t")
+            if not text:
+                continue
+            if why := _not_text(path, text):
+                yield Malformed(text, why, number)
+                continue
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                yield Malformed(text, f"is not JSON ({error.msg} at column {error.colno})", number)
+            except (ValueError, RecursionError) as error:
+                yield Malformed(text, f"is not JSON that can be read ({error})", number)
+            else:
+                yield value if isinstance(value, dict) else Malformed(value, "is not a JSON object", number)
+
+
+def _json(path: Path) -> Iterator[Record | Malformed]:
+    decoder = json.JSONDecoder()
+    text, at, depth, ended, count = "", 0, 0, False, 0
+    with _open(path) as file:
+        while True:
+            between = _BETWEEN.match(text, at)
+            depth += between.group().count("[") - between.group().count("]")
+            at = between.end()
+            if at < len(text):
+                try:
+                    value, end = decoder.raw_decode(text, at)
+                except json.JSONDecodeError as error:
+                    if ended:
+                        why = _not_text(path, text[at:]) or f"is cut off or damaged: not JSON ({error.msg})"
+                        raise ManifestError(f"{path}, after its record {count}, {why}.") from error
+                except (ValueError, RecursionError) as error:
+                    raise ManifestError(f"{path} cannot be read after its record {count} ({error}).") from error
+                else:
+                    # A number at the end of what was read may go on.
+                    if end < len(text) or ended or isinstance(value, (dict, str)):
+                        count += 1
+                        why = _not_text(path, text[at:end]) or "is not a JSON object"
+                        damaged = not isinstance(value, dict) or _SURROGATE.search(text, at, end)
+                        yield Malformed(value, why) if damaged else value
+                        at = end
+                        continue
+            elif ended:
+                if depth:
+                    raise ManifestError(f"{path} is cut off: its list does not end after record {count}.")
+                return
+            # As much again as is pending: a long record is not decoded from its start again and again.
+            more = file.read(max(_CHUNK, len(text) - at))
+            text, at, ended = text[at:] + more, 0, not more
+
+
+def _csv(path: Path, header: Sequence[str], wanted: Collection[str]) -> Iterator[Record | Malformed]:
+    csv.field_size_limit(_CELL)  # of the process: the module has no other
+    with _open(path, newline="") as file:
+        first = next((line for line in file if line.strip()), "")
+        if why := _not_text(path, first):
+            raise ManifestError(f"The header of {path} {why}.")
+        delimiter = _delimiter(first, wanted)
+        file.seek(0)
+        lines: list[str] = []  # of the record in progress
+        reader = csv.reader(_noted(file, lines), delimiter=delimiter)
+        own = [name.strip() for name in next((cells for cells in reader if cells), [])]
+        if repeated := next((name for name in own if name and own.count(name) > 1), None):
+            raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
+        names = list(header) or own
+        while True:
+            lines.clear()
+            cells = next(reader, None)
+            if cells is None:
+                return
+            if not any(cells):
+                continue  # an empty line, or one of delimiters
+            if why := _not_text(path, "".join(lines)):
+                yield Malformed(cells, why)
+            elif len(lines) > 1 and _is_open(lines, delimiter):
+                yield Malformed(cells, f"begins a quotation that does not end, over {len(lines)} lines")
+            elif len(cells) < len(names) or (not header and len(cells) > len(names)):
+                yield Malformed(cells, f"has another number of cells than the header ({len(cells)}, not {len(names)})")
+            else:
+                yield {name: cell for name, cell in zip(names, cells, strict=False) if name}
+
+
+def _noted(file: TextIO, lines: list[str]) -> Iterator[str]:
+    """The lines of a file, each also added to a list."""
+    for line in file:
+        lines.append(line)
+        yield line
+
+
+def _is_open(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether the file ended inside quotation marks: what they swallowed is no cell."""
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
+
+
+def _delimiter(line: str, wanted: Collection[str]) -> str:
+    """The delimiter that gives the most of the names wanted, and of those the one that gives the most columns."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+        return len({cell.strip() for cell in cells}.intersection(wanted)), len(cells)
+
+    return max(",;\t|", key=found)
+
+
+def _parquet(path: Path, binary: bool) -> Iterator[Record]:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        if repeated := next((name for name in schema.names if schema.names.count(name) > 1), None):
+            raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
+        names = [field.name for field in schema if binary or not _is_binary(field.type)]
+        for batch in file.iter_batches(batch_size=512, columns=None if binary else names):
+            columns = [column_values(batch.column(name)) for name in names]
+            for cells in zip(*columns, strict=True):
+                yield dict(zip(names, cells, strict=True))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
