@@ -127,12 +127,12 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         low, high = group["success_interval"]
         rows.append(
             f'<tr class="{"all" if name == "all" else "kind"}"><th>{html.escape(name)}</th><td>{group["count"]}</td>'
-            f'<td class="share"><meter min="0" max="1" value="{share:.4f}"></meter> {share:.0%} '
-            f"<small>{low:.0%} to {high:.0%}</small></td>{cells}</tr>"
+            f'<td class="share"><meter min="0" max="1" value="{share:.4f}"></meter> {share:.0%}</td>'
+            f'<td class="reference">{low:.0%} to {high:.0%}</td>{cells}</tr>'
         )
     return (
         '<div class="scroll"><table class="figures"><thead><tr><th>edit type</th><th>edits</th>'
-        '<th title="with its 95 % confidence interval">success</th>'
+        '<th>success</th><th class="reference">95 % interval</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
