@@ -59,7 +59,7 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
 
     Args:
         source: a safetensors or torch file, a folder with one, or the tensors of a file by name. Files with PEFT's
-            names take the settings of the adapter_config.json beside them.
+            names, and those that are alone in their folder, take the settings of the adapter_config.json beside them.
 
     Returns:
         layers by diffusers' names. Text encoders' layers are left out, with a warning.
@@ -76,7 +76,8 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     where = f"'{file}'"
     tensors, header = _contents(file)
     settings = settings_in_header(header, where)
-    if settings is None and (file.name in PEFT_FILES or Path(source).is_dir() or _peft_key(tensors)):
+    # In a folder of several adapters, the adapter_config.json is of the one with PEFT's names.
+    if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(file.parent)) == 1):
         settings = settings_beside(file)
     return _layers(tensors, settings, where)
 
@@ -96,12 +97,16 @@ def adapter_file(path: Path) -> Path:
         for name in (LORA_FILE, *PEFT_FILES):
             if (folder / name).is_file():
                 return folder / name
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    files = _weight_files(path)
     if not files:
         raise FileNotFoundError(f"There is no adapter at {path / LORA_FILE}, nor another one in its folder.")
     if len(files) > 1:
         raise ValueError(f"'{path}' holds {len(files)} files that may be an adapter: name one, as '{files[0]}'.")
     return files[0]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
 
 
 def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: AdapterSource) -> None:

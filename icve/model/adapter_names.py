@@ -21,7 +21,8 @@ _TEXT_ENCODER = re.compile(
 )
 _PART = re.compile(
     r"(?P<layer>.+)\.(?:(?P<down>lora_A|lora_down|lora(?:_linear_layer)?\.down)|lora_B|lora_up"
-    r"|lora(?:_linear_layer)?\.up)(?:\.(?!(?:weight|bias)(?:\.|$))[A-Za-z_]\w*)?(?:\.weight)?"  # PEFT's adapter name between
+    r"|lora(?:_linear_layer)?\.up)"
+    r"(?:\.(?!(?:weight|bias)(?:\.|$))[A-Za-z_]\w*)?(?:\.weight)?"  # between them may stand PEFT's adapter name
 )
 _ALPHA = re.compile(r"(?P<layer>.+)\.(?:lora_)?alpha")
 _OTHER_KINDS = {

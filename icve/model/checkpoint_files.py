@@ -264,7 +264,9 @@ def torch_contents(file: Path) -> dict[str, Any]:
             f"'{file}' holds Python objects besides tensors, which are not unpickled for safety: save its state dict "
             "alone, or as safetensors, where it came from."
         ) from error
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle fails with any of them
         raise ValueError(damaged(file, "torch", error)) from error
     if not isinstance(contents, dict):
         raise ValueError(f"'{file}' holds a {type(contents).__name__}, where a state dict belongs.")

@@ -257,6 +257,17 @@ def test_a_peft_file_takes_the_settings_beside_it(apply, by_diffusers, tmp_path)
     assert_scales(apply(fused, folder / "renamed.safetensors"), by_diffusers, 1.0)
 
 
+def test_settings_beside_are_those_of_the_only_file_in_the_folder(apply, matrices, by_diffusers, tmp_path):
+    """diffusion-pipe's files have ComfyUI's names, and PEFT's settings beside them."""
+    write(tmp_path / "renamed.safetensors", "comfyui", matrices, by_diffusers)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    for source in (tmp_path, tmp_path / "renamed.safetensors"):
+        assert_scales(apply(fused, source), by_diffusers, 2.0)
+    shutil.copy(tmp_path / "renamed.safetensors", tmp_path / "adapter_model.safetensors")
+    assert_scales(apply(fused, tmp_path), by_diffusers, 2.0)
+    assert_scales(apply(fused, tmp_path / "renamed.safetensors"), by_diffusers, 1.0)
+
+
 @pytest.mark.parametrize("way", [fused, loaded])
 def test_layers_of_several_ranks_have_their_own_scales(way, apply, by_diffusers, tmp_path):
     """Zero columns do not change the product, but the rank that alpha is divided by."""
