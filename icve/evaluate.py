@@ -119,7 +119,7 @@ def match_results(
     given: dict[str, Path] = {}
     settings: dict[str, Any] = {}
     for row in read_manifest(manifest):
-        found = rows.get(row["id"]) or by_words.get((Path(row["source_path"]).name, row["instruction"]))
+        found = rows.get(row["id"]) or by_words.get((Path(row["source_path"] or "").name, row["instruction"]))
         if found is not None and found["status"] == "ok" and (folder / found["output"]).is_file():
             given[row["id"]] = folder / found["output"]
             settings = settings or found["settings"]
