@@ -6,7 +6,6 @@ import codecs
 import contextlib
 import io
 import json
-import os
 import sys
 from typing import Any
 
@@ -46,18 +45,6 @@ def as_text(value: Any) -> Any:
     if isinstance(value, dict):
         return {as_text(name): as_text(item) for name, item in value.items()}
     return value
-
-
-def not_utf8(file: str | os.PathLike) -> str | None:
-    """What to say of a text file in another encoding, in one sentence; None of one in UTF-8."""
-    with open(file, "rb") as stream:
-        content = stream.read()
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        return f"{file} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}): save it in this encoding."
-    return None
 
 
 def json_line(value: Any) -> str:

@@ -19,8 +19,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
-from icve.printable import not_utf8
 from icve.runtime.precision import AUTO, named, training_precision
+from icve.text_files import not_utf8
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoint_paths import names_itself, read_stage, resolve_checkpoint, saved_checkpoints
