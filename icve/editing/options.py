@@ -25,7 +25,7 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("input", "output"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
-    refuse_foreign(**vars(arguments) | {"instruction": None, "negative_prompt": None})
+    refuse_foreign(value for name, value in vars(arguments).items() if name not in ("instruction", "negative_prompt"))
     if arguments.instruction is not None and not str(arguments.instruction).strip():
         raise ValueError("The instruction is empty: say what to change.")
     if (arguments.transformer is None) != (arguments.base is None) or (arguments.base and arguments.model):
