@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icve.data.media_paths import refuse_foreign
 from icve.printable import forgive_output
 
 EPILOG = """examples:
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     forgive_output()
     arguments = build_parser().parse_args(argv)
     try:
+        refuse_foreign([arguments.results, arguments.truth, arguments.model, arguments.report])
         figures = evaluate_synthetic(
             Path(arguments.results),
             Path(arguments.truth),

@@ -65,15 +65,16 @@ class Inputs:
         found: list[Row | tuple[Row, Rejected]] = []
         for name in names:
             row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
-            row["video"] = as_text(name)
-            if not is_text(name):
-                found.append((row, Rejected("unreadable name", "it is no UTF-8, as tables need it: rename the file")))
-                continue
+            row["video"] = name.encode("utf-8", "replace").decode()
             if (target := broken_link(self.root / name)) is not None:
                 found.append((row, Rejected("broken link", f"there is no {as_text(target)}", transient=True)))
                 continue
             if name in self.copies:
                 found.append((row, Rejected("duplicate", f"the same file as {as_text(self.copies[name])}")))
+                continue
+            if not is_text(name):
+                detail = f"{as_text(name)} is no UTF-8, which tables need: rename the file"
+                found.append((row, Rejected("unreadable name", detail)))
                 continue
             try:
                 found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
