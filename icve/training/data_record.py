@@ -37,7 +37,8 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
         rows = now.get("rows")
         if rows is None and hasattr(data, "rows"):
             with contextlib.suppress(ValueError, OSError):  # said when the data is set up
-                rows = len(data.rows(data.manifest))
+                found = data.rows(data.manifest)
+                rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
         before = saved.get("rows")
         counts = f"{before} rows" if rows == before else f"from {before} to {rows} rows"
         changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
