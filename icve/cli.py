@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
+from icve.data.media_paths import refuse_foreign
 from icve.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
@@ -75,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
         return _fail(f"there is no command {command!r}{_nearest(command, COMMANDS)}; icve --help lists them")
+    try:
+        refuse_foreign(rest)
+    except ValueError as error:
+        return _fail(str(error))
     if command in MODULES:
         return importlib.import_module(MODULES[command]).main(rest) or 0
     return _train(arguments)

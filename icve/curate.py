@@ -90,7 +90,7 @@ def _run(argv: Sequence[str]) -> int:
             parser.error(f"--{name} must be at least 1, not {value}")
     try:
         part, parts = parse_shard(args.shard)
-        refuse_foreign(input=args.input, root=args.root, output=args.output)
+        refuse_foreign(argv)
         pipeline = load_pipeline(args.pipeline, args.overrides)
         inputs = find_inputs(args.input, args.root)
         execute = _runner(args.runner, args.workers, args.gpus if args.gpus is not None else _devices(pipeline))

@@ -70,8 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from icve.data.media_paths import refuse_foreign
     from icve.jobs import parse_shard
 
+    refuse_foreign([arguments.output, *arguments.config, *overrides])
     part = parse_shard(arguments.shard)
     if arguments.workers is not None and arguments.workers < 0:
         raise ValueError(f"--workers must be at least 0, got {arguments.workers}.")

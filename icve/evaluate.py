@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from icve.data.media_paths import refuse_foreign
 from icve.printable import forgive_output
 
 EPILOG = """examples:
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     forgive_output()
     arguments = build_parser().parse_args(argv)
     try:
+        refuse_foreign([arguments.results, arguments.truth, arguments.model, arguments.report])
         figures = evaluate_synthetic(
             Path(arguments.results),
             Path(arguments.truth),
@@ -119,7 +121,7 @@ def match_results(
     given: dict[str, Path] = {}
     settings: dict[str, Any] = {}
     for row in read_manifest(manifest):
-        found = rows.get(row["id"]) or by_words.get((Path(row["source_path"]).name, row["instruction"]))
+        found = rows.get(row["id"]) or by_words.get((Path(row["source_path"] or "").name, row["instruction"]))
         if found is not None and found["status"] == "ok" and (folder / found["output"]).is_file():
             given[row["id"]] = folder / found["output"]
             settings = settings or found["settings"]

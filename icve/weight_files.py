@@ -25,6 +25,23 @@ def read_json(file: Path) -> dict:
     return content
 
 
+def foreign_format(file: Path) -> str | None:
+    """What a file is that should hold weights and cannot be read, in one sentence; None if that is not known."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(40)
+    except OSError:
+        return None
+    if head.startswith(b"version https://git-lfs"):
+        return f"'{file}' is a pointer of git-lfs, without the weights: run `git lfs pull` in its folder."
+    if head.startswith(b"GGUF") or (file.suffix.lower() == ".gguf" and head):
+        return (
+            f"'{file}' is a GGUF file, whose weights are quantised for other programs and are not read here: give the "
+            "safetensors weights that it was made of."
+        )
+    return None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that hold a model folder's weights: one under its standard name, the shards, or all.
 
@@ -44,7 +61,10 @@ def weight_files(folder: Path) -> list[Path]:
             return files
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(f"'{folder}' holds no .safetensors file: give a folder with safetensors weights.")
+        raise FileNotFoundError(
+            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
+            or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
+        )
     return files
 
 
@@ -69,7 +89,8 @@ def index_tensors(folder: Path) -> dict[str, Path]:
                 tensors |= dict.fromkeys(content.keys(), file)
         except SafetensorError as error:
             raise ValueError(
-                f"'{file}' is not a whole safetensors file ({error}): copy or download it again."
+                foreign_format(file)
+                or f"'{file}' is not a whole safetensors file ({error}): copy or download it again."
             ) from error
     return tensors
 

@@ -1,5 +1,6 @@
 """`icve inspect-data` shows exactly what training reads."""
 
+import json
 import re
 import shutil
 
@@ -105,6 +106,22 @@ def test_rows_left_out_have_reasons_and_counts_add_up(broken):
     assert inspection.read(damaged) is None
     assert "row2" in dict(inspection.dropped)
     assert len(inspection.rows) + len(inspection.dropped) == 6
+
+
+def test_rows_with_bad_cells_are_left_out_alone(folder, capsys):
+    rows = list(read_manifest(folder / "manifest.jsonl"))
+    rows[1] |= {"instruction": float("nan")}
+    rows[2] |= {"instruction": ["a", "b"]}
+    rows[3] |= {"source_start": -1}
+    lines = [*map(json.dumps, rows), '{"cut']
+    (folder / "bad.jsonl").write_text("\n".join(lines))
+    words = ["--buckets", "48x64x5", "64x48x5"]
+    assert main(["inspect-data", str(folder / "bad.jsonl"), *words]) == 3
+    out = capsys.readouterr().out
+    assert "3 rows can be used, at their files' own frames; 4 of 7 are left out." in out
+    for name, reason in (("row1", "instruction in row 2"), ("row2", "instruction"), ("row3", "source_start in row 4")):
+        assert f"left out: {name}: {reason}" in out
+    assert "Line 7 of" in out
 
 
 def test_rows_are_chosen_from_every_bucket_and_limited(folder):

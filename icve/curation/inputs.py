@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from icve.atomic import whole_file
 from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
-from icve.data.manifest import ManifestError, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, RejectedRow, read_manifest, resolve_path
 from icve.data.media_paths import foreign_path
 from icve.data.video_folders import broken_link, find_videos, is_video, left_out_text
 from icve.locks import locked
@@ -65,15 +65,16 @@ class Inputs:
         found: list[Row | tuple[Row, Rejected]] = []
         for name in names:
             row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
-            row["video"] = as_text(name)
-            if not is_text(name):
-                found.append((row, Rejected("unreadable name", "it is no UTF-8, as tables need it: rename the file")))
-                continue
+            row["video"] = name.encode("utf-8", "replace").decode()
             if (target := broken_link(self.root / name)) is not None:
                 found.append((row, Rejected("broken link", f"there is no {as_text(target)}", transient=True)))
                 continue
             if name in self.copies:
                 found.append((row, Rejected("duplicate", f"the same file as {as_text(self.copies[name])}")))
+                continue
+            if not is_text(name):
+                detail = f"{as_text(name)} is no UTF-8, which tables need: rename the file"
+                found.append((row, Rejected("unreadable name", detail)))
                 continue
             try:
                 found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
@@ -111,7 +112,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     manifest = read_manifest(path, root=root, required=(), partial=True)
     rows: dict[str, Row] = {}
     rejected: dict[str, Rejected] = {}
-    given = [(row, None) for row in manifest] + [({"id": none.id}, none.reason) for none in manifest.rejected]
+    given = [(row, None) for row in manifest] + [(_texts(none), none.reason) for none in manifest.rejected]
     for row, reason in given:
         # Stages name files by the key, so an id that could lead elsewhere is replaced.
         own = row.pop("id")
@@ -151,6 +152,11 @@ def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> d
     chosen, present = set(wanted), set(inputs.names)
     shards = {shard: names for shard, names in known.items() if chosen.intersection(names)}
     return {shard: [name for name in names if name in present] for shard, names in shards.items()}
+
+
+def _texts(record: RejectedRow) -> Row:
+    """What of a record can be shown whatever else it holds."""
+    return {name: as_text(cell) for name, cell in record.row.items() if isinstance(cell, str)} | {"id": record.id}
 
 
 def _readable(row: Row) -> Row | tuple[Row, Rejected]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from icve.curation.stage import Stage
 from icve.data.identity import json_digest
+from icve.text_files import not_utf8
 
 
 class PipelineError(ValueError):
@@ -98,7 +99,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         content = OmegaConf.to_container(loaded, resolve=True)
     except FileNotFoundError as error:
         raise PipelineError(f"There is no pipeline {path}.") from error
-    except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException) as error:
+    except UnicodeDecodeError as error:
+        raise PipelineError(not_utf8(path) or f"{path}: {error}.") from error
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise PipelineError(f"The pipeline {path} cannot be read: {_sentence(error)}") from error
     if not isinstance(content["stages"], list) or not content["stages"]:
         raise PipelineError(f"{path} is no pipeline: stages must be a list of class_path and init_args.")

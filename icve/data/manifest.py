@@ -220,7 +220,9 @@ def resolve_path(root: str | os.PathLike, path: str) -> Path:
     try:
         folder = Path(root).resolve()
         file = (folder / relative).resolve()
-    except (OSError, ValueError, RuntimeError) as error:  # a loop of links; a name that the system cannot say
+    except UnicodeEncodeError as error:
+        raise ManifestError(f"The path {path!r} cannot be said in this locale: set PYTHONUTF8=1.") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links, for example
         raise ManifestError(f"The path {path!r} cannot be followed ({error}).") from error
     if not file.is_relative_to(folder) and not any(map(file.is_relative_to, _folders_of_links(folder))):
         raise ManifestError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 
 def media_path(path: str | os.PathLike) -> str:
@@ -11,26 +12,33 @@ def media_path(path: str | os.PathLike) -> str:
     return os.path.abspath(os.fspath(path))
 
 
-def foreign_path(path: str | os.PathLike) -> str | None:
-    """What to say, in one sentence, of a path that leads nowhere because it is one of Windows; None if it is not."""
+def foreign_path(path: str | os.PathLike, subject: str | None = None) -> str | None:
+    """What to say, in one sentence, of a path that leads nowhere because it is one of Windows; None if it is not.
+
+    ``subject`` begins the sentence in place of the path.
+    """
     text = os.fspath(path)
     if os.name == "nt" or not ("\\" in text or _has_drive(text)) or os.path.lexists(text):
         return None
     return (
-        f"{text} is a Windows path: write it as it is on this system, with / between folders and without a drive "
-        "letter (in a manifest, relative to its root)."
+        f"{subject or text} is a Windows path: write it as it is on this system, with / between folders and without a "
+        "drive letter (in a manifest, relative to its root)."
     )
 
 
-def refuse_foreign(**options: object) -> None:
-    """Refuse paths of Windows before something is written to or looked for at them. Raises ValueError.
+def refuse_foreign(words: Iterable[object]) -> None:
+    """Refuse command line words that are paths of Windows, before anything is looked for or written there.
 
     Args:
-        options: paths (other values are passed over) by the names of their command line options.
+        words: of a command line; others than strings, and options without their values, are passed over.
+
+    Raises:
+        ValueError: one is, as a word or as the value in ``--option=value``.
     """
-    for name, value in options.items():
-        if isinstance(value, str | os.PathLike) and _has_drive(os.fspath(value)) and (problem := foreign_path(value)):
-            raise ValueError(f"--{name.replace('_', '-')} {problem}")
+    for word in words:
+        value = word.partition("=")[2] if isinstance(word, str) and word.startswith("-") else word
+        if isinstance(value, str) and _has_drive(value) and (problem := foreign_path(value)):
+            raise ValueError(problem)
 
 
 def _has_drive(text: str) -> bool:

@@ -31,6 +31,7 @@ _IDENTITY = (
     "target_frames",
     "instruction",
 )
+_SLOWEST = 1e-6  # frames per second
 _MISSING = frozenset({"none", "null", "<na>", "n/a"})  # how programs spell a missing value as text; "nan" is a number
 
 
@@ -74,6 +75,8 @@ def row_checker(names: Sequence[str], path: Path, root: Path) -> Callable[[Recor
                 row[name] = _number(value, int, f"{name} {where}")
             elif name == "fps":
                 row[name] = _number(value, float, f"{name} {where}")
+                if 0 < row[name] < _SLOWEST:
+                    raise ManifestError(f"{name} {where} must be at least {_SLOWEST:g}, or 0 where it is not known.")
             elif name in FILES:
                 row[name] = path_inside(value, root, f"{name} {where}")
             elif name in _FILE_LISTS:

@@ -96,7 +96,7 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
     try:
         stat = os.stat(path)
     except OSError as error:
-        reason = foreign_path(path) or f"it cannot be opened ({error.strerror})."
+        reason = foreign_path(path, "it") or f"it cannot be opened ({error.strerror})."
         raise VideoError(path, reason) from error
     if os.path.isdir(path):
         raise VideoError(path, "it is a folder, not a video file.")

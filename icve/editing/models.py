@@ -31,15 +31,27 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
         FileNotFoundError: if there is none.
     """
     path = Path(path)
+    if path.is_file():
+        raise FileNotFoundError(
+            _foreign(path)
+            or f"{path} is a file: give the folder of a model (a transformer alone goes to --transformer, with --base)."
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"The model folder {path} does not exist.")
     for folder in (path, path / "checkpoints" / "last"):
         if (folder / "model_index.json").is_file():
             return folder
     raise FileNotFoundError(
-        f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "
+        _foreign(next(path.glob("*.gguf"), path))
+        or f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "
         "(with model_index.json)."
     )
+
+
+def _foreign(path: Path) -> str | None:
+    from icve.weight_files import foreign_format
+
+    return foreign_format(path)
 
 
 def load_editor(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icve.data.media_paths import refuse_foreign
+from icve.text_files import not_utf8
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.jobs import Settings
@@ -24,7 +25,7 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
     for name in ("input", "output"):
         if not getattr(arguments, name):
             raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
-    refuse_foreign(**vars(arguments) | {"instruction": None, "negative_prompt": None})
+    refuse_foreign(value for name, value in vars(arguments).items() if name not in ("instruction", "negative_prompt"))
     if arguments.instruction is not None and not str(arguments.instruction).strip():
         raise ValueError("The instruction is empty: say what to change.")
     if (arguments.transformer is None) != (arguments.base is None) or (arguments.base and arguments.model):
@@ -50,7 +51,9 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
         raise FileNotFoundError(f"The configuration {path} does not exist.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(not_utf8(path)) from error
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold options by name, as in 'steps: 20'.")

@@ -4,6 +4,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from icve.data.media_paths import foreign_path
+from icve.weight_files import foreign_format
+
 PARTS = ("transformer", "vae", "llama", "clip")
 _TENCENT = "hunyuan-video-t2v-720p"
 
@@ -45,7 +48,8 @@ def resolve_base(folder: str | Path, parts: Collection[str] = PARTS) -> BasePath
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"There is no folder '{folder}': download HunyuanVideo (hunyuanvideo-community/HunyuanVideo, or "
+            (foreign_format(folder) if folder.is_file() else foreign_path(folder))
+            or f"There is no folder '{folder}': download HunyuanVideo (hunyuanvideo-community/HunyuanVideo, or "
             "tencent/HunyuanVideo with its text encoders) and give its folder."
         )
     tencent = _tencent_root(folder)

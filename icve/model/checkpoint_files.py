@@ -6,10 +6,11 @@ memory can be loaded.
 """
 
 import json
+import math
 import pickle
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
+
+from icve.weight_files import foreign_format
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -40,6 +43,8 @@ class SafetensorsShard:
             with safe_open(file, framework="pt") as stored:
                 for key in stored.keys():  # noqa: SIM118
                     piece = stored.get_slice(key)
+                    if _is_counter(piece.get_shape(), piece.get_dtype()):
+                        continue
                     dtype = _STORED.get(piece.get_dtype())
                     if dtype is None:
                         raise ValueError(_wrong_dtype(key, file, piece.get_dtype()))
@@ -67,8 +72,11 @@ class TorchShard:
 
     def __init__(self, file: Path, ema: bool = False) -> None:
         self.file = file
+        contents = unnest(torch_contents(file), file, ema)
         self._stored = {
-            key: value for key, value in unnest(torch_contents(file), file, ema).items() if _is_tensor(value)
+            key: value
+            for key, value in contents.items()
+            if isinstance(value, Tensor) and not _is_counter(value.shape, str(value.dtype))
         }
         for key, value in self._stored.items():
             if value.dtype not in _STORED.values():
@@ -202,7 +210,10 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
         if len(files) > 1:
             files = [f for f in files if f.stem.endswith("_ema" if ema else "_module")] or files
     if not files:
-        raise FileNotFoundError(f"'{folder}' holds no .safetensors or .pt file with weights.")
+        raise FileNotFoundError(
+            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
+            or f"'{folder}' holds no .safetensors or .pt file with weights."
+        )
     if match := re.search(r"-\d+-of-(\d+)(\.\w+)$", files[0].name):
         stem = files[0].name[: match.start()]
         count = int(match[1])
@@ -284,8 +295,10 @@ def unnest(contents: dict[str, Any], file: Path, ema: bool) -> dict[str, Any]:
     return contents
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _is_counter(shape: Sequence[int], dtype: str) -> bool:
+    """Whether a tensor is a number beside the weights, as `global_step`: a whole one, or one without a dimension."""
+    whole = dtype.removeprefix("torch.").lower().startswith(("i", "u", "bool"))
+    return len(shape) == 0 or (whole and math.prod(shape) == 1)
 
 
 def _wrong_dtype(key: str, file: Path, dtype: str) -> str:
@@ -296,8 +309,7 @@ def _wrong_dtype(key: str, file: Path, dtype: str) -> str:
 
 
 def damaged(file: Path, kind: str, error: Exception) -> str:
-    with file.open("rb") as stream:
-        if stream.read(40).startswith(b"version https://git-lfs"):
-            return f"'{file}' is a pointer of git-lfs, without the weights: run `git lfs pull` in its folder."
+    if foreign := foreign_format(file):
+        return foreign
     reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
     return f"'{file}' is not a whole {kind} file ({reason}): copy or download it again."

@@ -97,7 +97,7 @@ def _locate(path: Path) -> Path:
 
 
 def read_stage(path: Path) -> dict[str, Any] | None:
-    """{stage, step, batches, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
+    """{stage, step, batches, micro_steps, seed, precision, data} of a checkpoint folder, or None for plain weights."""
     file = path / TRAINER_FILE
     if not file.is_file():
         return None

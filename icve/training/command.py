@@ -1,6 +1,7 @@
 """`icve fit` and `icve validate`: classes from YAML, run folders, and what a checkpoint means to a run."""
 
 import logging
+import os
 import warnings
 from argparse import ArgumentError
 from contextvars import copy_context
@@ -19,11 +20,13 @@ from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
 from icve.runtime.precision import AUTO, named, training_precision
+from icve.text_files import not_utf8
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoint_paths import names_itself, read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.checkpoints import Checkpoints
 from icve.training.curriculum import RunLogger, first_step
+from icve.training.data_record import data_changes
 from icve.training.environment import record_start
 from icve.training.launchers import cluster_environment
 from icve.training.module import InContextEditingModule
@@ -132,6 +135,11 @@ class TrainingCommand(LightningCLI):
             return self.parser.parse_args(with_strategy_class(args))
         except ArgumentError as error:
             raise ValueError(explain(str(error), self._subcommand_parsers[args[0]])) from error
+        except UnicodeDecodeError as error:
+            # The parser does not say which file it was reading.
+            files = filter(os.path.isfile, (word.rpartition("=")[2] for word in args))
+            told = next(filter(None, map(not_utf8, files)), None)
+            raise ValueError(told or f"A file of the configuration is not UTF-8: {error}.") from error
 
     def _parse_ckpt_path(self) -> None:
         """The configuration rules: hyper-parameters inside a checkpoint never override it."""
@@ -297,6 +305,8 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
+        if changes := data_changes(saved.get("data") or {}, self.datamodule, model.stage):
+            rank_zero_info(changes)
         weights = adapted_weights(checkpoint)
         if (weights is None) != (model.lora is None):
             kinds = ("an adapter", "whole weights") if weights is not None else ("whole weights", "an adapter")

@@ -26,6 +26,7 @@ from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
+from icve.training.data_record import data_record
 from icve.training.micro_steps import STAGE_KEY, resplit
 from icve.training.model_folder import write_model_folder
 from icve.training.parameter_groups import scale_learning_rates
@@ -130,6 +131,7 @@ class InContextEditingModule(LightningModule):
         self.seed = seed
         self.pretrained = pretrained
 
+        self._data: dict[str, Any] = {}  # what it is trained on
         self.step_skipped = False  # set by SkipNonFinite, read by EMA
         self.loss_sum = torch.zeros(())  # losses of the current step, over its accumulation micro-steps
         self.samples = 0  # of this micro-batch on this process
@@ -291,6 +293,8 @@ class InContextEditingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":  # now: files may change while the run lasts
+            self._data = data_record(self.trainer.datamodule, self.stage)
         cache = getattr(self.trainer.datamodule, "latent_cache", None)
         if cache is not None:  # the frozen parts have done their work: they stay where they are
             cache.check_encoders(self.codec, self.text_encoder)
@@ -360,6 +364,7 @@ class InContextEditingModule(LightningModule):
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
             "precision": str(self.trainer.precision),
+            "data": self._data,
         }
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from icve.data.media_paths import foreign_path
+
 WEIGHTS = (
     "put HunyuanVideo's text-to-video weights there, in the layout of their diffusers repository (transformer, vae, "
     "text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
@@ -28,11 +30,16 @@ def check_paths(config: Mapping[str, Any], has_checkpoint: bool, makes_latents: 
     Raises:
         FileNotFoundError: the first path that is not there, and what to put where.
     """
+    run = (config.get("trainer") or {}).get("default_root_dir")
+    if run is not None and (problem := foreign_path(run, f"trainer.default_root_dir, {run},")):
+        raise FileNotFoundError(problem)
     variables = config.get("variables") or {}
     for option, path, advice in _named_paths(config, has_checkpoint):
         if makes_latents and advice is LATENTS:
             continue
         if not Path(path).expanduser().exists():
+            if problem := foreign_path(path, f"{option}, {path},"):
+                raise FileNotFoundError(problem)
             elsewhere = f"correct {option}"
             if name := next((name for name, value in variables.items() if path.startswith(str(value))), None):
                 elsewhere = f"say where it is in variables.{name} or the environment variable named there"

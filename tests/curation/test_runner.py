@@ -1,12 +1,15 @@
 """The runner with toy stages: what is done, redone, lost by others' faults, and counted."""
 
+import datetime
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from decimal import Decimal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -302,6 +305,40 @@ def test_ids_of_a_manifest_lead_nowhere(tmp_path, videos):
     assert len(found.names) == 4
     assert all(name.replace("-", "").isalnum() for name in found.names)
     assert found.names[2:] == ["plain-1", "plain-1-copy2"]
+
+
+def test_bad_rows_of_a_manifest_are_rejected_alone_and_columns_of_every_type_survive(tmp_path, videos):
+    more = {
+        "taken": datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC),
+        "price": Decimal("1.50"),
+        "thumb": b"\xff\xd8",
+        "meta": {"fps": 24, "tags": ["a"]},
+    }
+    rows = [
+        {"id": f"r{n}", "source_path": "a.mp4", "video": "a.mp4", "instruction": "do", "source_start": str(n)}
+        for n in range(3)
+    ]
+    rows = [row | more for row in rows]
+    rows[1]["source_start"] = "-1"
+    pq.write_table(pa.Table.from_pylist(rows), videos / "list.parquet")
+    result = run(tmp_path, videos / "list.parquet", ("Count", {"value": 5}), ("Keep", {}))
+    assert_counts_add_up(result, inputs=3)
+    kept = read_manifest(result.manifest)
+    assert [row["source_start"] for row in kept] == [0, 2]
+    assert all(row[name] == value for row in kept for name, value in more.items())
+    (why,) = rejected(tmp_path).values()
+    assert why[0] == "malformed row"
+    assert "source_start in row 2" in why[1]
+
+
+def test_free_columns_of_mixed_types_survive(tmp_path, videos):
+    rows = [
+        {"id": f"r{n}", "source_path": "a.mp4", "video": "a.mp4", "instruction": "do", "note": note}
+        for n, note in enumerate((1, "x"))
+    ]
+    (videos / "list.json").write_text(json.dumps(rows))
+    result = run(tmp_path, videos / "list.json", ("Count", {"value": 5}))
+    assert [row["note"] for row in read_manifest(result.manifest)] == ["1", "x"]
 
 
 def test_a_file_that_cannot_be_read_now_is_tried_again(tmp_path, videos, monkeypatch):

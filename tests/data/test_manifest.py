@@ -177,7 +177,7 @@ GOOD = {"source_path": "a.mp4", "target_path": "b.mp4", "instruction": "make it 
 BAD = [
     *({"instruction": value} for value in (float("nan"), 7, 2.5, True, ["a", "b"], {"a": 1}, "nan", "3.7", " None")),
     *({"source_start": value} for value in (-1, 3.5, float("nan"), "x", True, [1], 10**400, 2**60)),
-    *({"fps": value} for value in ("fast", float("inf"), -1, {})),
+    *({"fps": value} for value in ("fast", float("inf"), -1, {}, 1e-300)),
     *({"source_path": value} for value in (3, float("nan"), ["a.mp4"], "../a.mp4", "/elsewhere/a.mp4", "")),
     *({"mask_path": 3}, {"distractor_paths": 3}, {"distractor_paths": ["../x.mp4"]}, {"id": ["x"]}),
     *({"id": float("nan")}, {"instruction": "half \ud83d"}, {"note": ["half \ud83d"]}),
@@ -308,6 +308,16 @@ def test_everything_is_written_as_utf8_in_every_locale(tmp_path):
     written = (tmp_path / "out.jsonl").read_bytes().decode("utf-8")
     assert "é\\u2028 青い" in written  # escaped: some readers end a line there
     assert read_manifest(tmp_path / "out.jsonl")[0]["instruction"] == text
+
+
+def test_a_path_beyond_the_locale_is_refused_alone_and_the_advice_is_followed(tmp_path):
+    code = "from icve.data.manifest import *; import sys; resolve_path(sys.argv[1], 'caf\\xe9.mp4')"
+    plain = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for more, sentence in (({}, "ManifestError: The path 'caf\\xe9.mp4' cannot be said"), ({"PYTHONUTF8": "1"}, "")):
+        command = [sys.executable, "-c", code, str(tmp_path)]
+        done = subprocess.run(command, env=plain | more, capture_output=True, text=True, check=False, timeout=60)
+        assert (done.returncode == 0) == (not sentence)
+        assert sentence in done.stderr
 
 
 def refused(path, **options) -> str:

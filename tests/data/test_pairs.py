@@ -1,3 +1,4 @@
+import json
 import logging
 import shutil
 from itertools import islice
@@ -141,6 +142,24 @@ def test_a_steps_batch_is_made_of_micro_batches(pairs_folder, workers, caplog):
     module = data_module(pairs_folder, start_batch=8, **split)
     module.trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=5)
     assert same(take(module, 7), parts[8:15])
+
+
+def test_a_bad_row_is_dropped_with_its_reason(pairs_folder, tmp_path):
+    rows = [dict(row) for row in read_manifest(pairs_folder / "manifest.parquet")]
+    cells = [{"instruction": float("nan")}, {"instruction": ["a", "b"]}, {"instruction": 3}, {"instruction": " "}]
+    cells += [{"source_start": -1}, {"fps": "fast"}, {"target_path": "../x.mp4"}]
+    rows = [row | dict(cell) for row, cell in zip(rows, [*cells, {}, {}, {}], strict=True)]
+    (tmp_path / "manifest.jsonl").write_text("\n".join([*map(json.dumps, rows), "{"]))
+    module = PairedEditsDataModule(str(tmp_path / "manifest.jsonl"), BUCKETS, 1, root=str(pairs_folder))
+    module.setup("fit")
+    assert [pair.id for pair in module.train.pairs] == ["edit7", "edit8", "edit9"]
+    assert module.train.rows == 11
+    assert len(module.dropped) == 8
+    for number, cell in enumerate(cells):
+        assert next(iter(cell)) in module.dropped[f"edit{number}"]
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(rows[0]))
+    with pytest.raises(ValueError, match=r"No row of .* can be used .*the first: instruction in row 1"):
+        PairedEditsDataModule(str(tmp_path / "manifest.jsonl"), BUCKETS, 1).setup("fit")
 
 
 def test_a_bad_file_is_reported_once_and_replaced(broken_folder, caplog):

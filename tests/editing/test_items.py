@@ -28,7 +28,7 @@ def test_a_folder_gives_its_videos_in_order_and_nothing_else(tmp_path):
     assert len({item.name for item in items}) == 4
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "TSV", "parquet"])
 def test_manifests_of_every_kind(tmp_path, suffix):
     rows = [
         {"id": "one", "source_path": "a.mp4", "instruction": "remove the dog", "seed": 5},
@@ -37,8 +37,11 @@ def test_manifests_of_every_kind(tmp_path, suffix):
     path = tmp_path / f"edits.{suffix}"
     if suffix == "jsonl":
         manifest(tmp_path, rows)
-    elif suffix == "csv":
-        path.write_text("id,source_path,instruction,seed\none,a.mp4,remove the dog,5\ntwo,a.mp4,add a cat,6\n")
+    elif suffix == "json":
+        path.write_text(json.dumps(rows))
+    elif suffix in ("csv", "TSV"):
+        text = "id,source_path,instruction,seed\none,a.mp4,remove the dog,5\ntwo,a.mp4,add a cat,6\n"
+        path.write_text(text if suffix == "csv" else text.replace(",", "\t"))
     else:
         from icve.data.manifest import write_manifest
 
@@ -71,6 +74,29 @@ def test_rows_that_cannot_be_edited_say_why_and_cost_nobody_else(tmp_path):
     assert "through a link" in problems[2]
     assert "'x' is not a whole number" in problems[3]
     assert problems[4] is None
+
+
+def test_a_bad_cell_or_line_is_one_item_with_its_problem_in_its_place(tmp_path):
+    good = {"source_path": "a.mp4", "instruction": "do"}
+    bad = [
+        *({"instruction": value} for value in (float("nan"), 7, ["a"], "nan")),
+        *({"seed": value} for value in (float("nan"), float("inf"), 3.7, "3.7", "x", True, 2**64, [1], "9" * 5000)),
+        *({"source_start": -1}, {"source_path": "../a.mp4"}, {"source_path": "half \ud83d"}),
+    ]
+    rows = [good | {"id": "first", "seed": "3.0"}, *(good | cell for cell in bad), good | {"id": "last", "seed": -4}]
+    path = manifest(tmp_path, rows)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], '{"broken', lines[-1]]))
+    items = read_items(path)
+    assert [item.id for item in (items[0], items[-1])] == ["first", "last"]
+    assert [items[0].seed, items[-1].seed] == [3, -4]
+    assert [item.problem is None for item in items] == [True, *([False] * (len(bad) + 1)), True]
+    for item, (name, *_) in zip(items[1:], bad, strict=False):
+        assert name in item.problem
+    assert "is not JSON" in items[-2].problem
+    assert len({item.id for item in items}) == len({item.name for item in items}) == len(items)
+    with_default = read_items(path, "do this")
+    assert [item.problem is None for item in with_default] == [item.problem is None for item in items]
 
 
 def test_the_same_edit_twice_becomes_two_items(tmp_path):

@@ -48,7 +48,7 @@ def find_tables(layout: PairSet, source: Path, output: Path, patterns: Sequence[
     if absolute := next((pattern for pattern in patterns or () if PurePosixPath(pattern).is_absolute()), None):
         raise ManifestError(f"{absolute} must be a pattern below {source}, as in metadata/*.json.")
     for group in [tuple(patterns)] if patterns else layout.tables:
-        found = {path for pattern in group for path in source.glob(pattern) if path.is_file()}
+        found = {path for pattern in group for path in _matches(source, pattern) if path.is_file()}
         own = output.absolute()
         tables = sorted(path for path in found if not path.absolute().is_relative_to(own) and path.name[0] != ".")
         if tables:
@@ -57,6 +57,14 @@ def find_tables(layout: PairSet, source: Path, output: Path, patterns: Sequence[
             return tables
     tried = ", ".join(patterns or [pattern for group in layout.tables for pattern in group])
     raise ManifestError(f"There is no table of {layout.title} in {source} (tried {tried}); name it with --tables.")
+
+
+def _matches(source: Path, pattern: str) -> Iterator[Path]:
+    """What a pattern finds below a folder, its suffix in any letter case."""
+    suffix = PurePosixPath(pattern).suffix.lower()
+    if suffix not in SUFFIXES:
+        return source.glob(pattern)
+    return (path for path in source.glob(f"{pattern[: -len(suffix)]}.*") if path.suffix.lower() == suffix)
 
 
 def open_table(path: Path, base: Path, layout: PairSet, columns: Mapping[str, str]) -> OpenTable | None:
@@ -69,12 +77,19 @@ def open_table(path: Path, base: Path, layout: PairSet, columns: Mapping[str, st
         columns: names in the table → names in the manifest, over the set's own mapping.
 
     Raises:
-        ManifestError: the table is damaged or lacks a column.
+        ManifestError: the table is damaged, lacks a column or holds nothing but malformed records.
     """
     name = relative_path(path, base)
     with contextlib.closing(_records(path, PurePosixPath(name), layout, columns)) as records:
-        first = next((record for record in records if not isinstance(record, Malformed)), None)
+        first, problem = None, ""
+        for number, record in enumerate(records, 1):
+            if not isinstance(record, Malformed):
+                first = record
+                break
+            problem = problem or f"record {number} {record.why}"
     if first is None:
+        if problem:
+            raise ManifestError(f"{path} has no record that can be read: {problem}.")
         return None
     missing: list[str] = []
     for theirs in layout.columns:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from icve.curation.importers.edit_types import task_name
-from icve.data.tables import Record
+from icve.data.tables import SUFFIXES, Record
 
 REQUIRED = ("source_path", "target_path", "instruction")
 OPTIONAL_FILES = frozenset({"mask_video_path", "mask_path"})  # left empty where the file is not there
@@ -162,7 +162,7 @@ SETS: dict[str, PairSet] = {
     ),
     "csv": PairSet(
         title="table",
-        tables=(_any_table(".csv", ".tsv", ".json", ".jsonl", ".parquet"),),
+        tables=(_any_table(*sorted(SUFFIXES)),),
         columns=({name: name for name in REQUIRED},),
         more={"edit_type": "edit_type", "edit_subtype": "edit_subtype"},
     ),

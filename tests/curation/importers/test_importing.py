@@ -18,7 +18,12 @@ def test_every_bad_record_is_rejected_with_its_reason(put, tmp_path):
     good = {"src": "a.mp4", "dst": "b.mp4", "text": "Add a hat."}
     (tmp_path / "elsewhere.mp4").write_bytes(b"")
     bad = {
-        "malformed record": [17, ["x"], good | {"src": 3}],
+        "malformed record": [
+            17,
+            ["x"],
+            good | {"src": 3},
+            *(good | {"text": t} for t in (float("nan"), 7, ["x"], "nan")),
+        ],
         "no instruction": [good | {"text": "  "}, {"src": "a.mp4", "dst": "b.mp4"}],
         "no target_path": [good | {"dst": None}],
         "path leaves the root": [
@@ -46,6 +51,15 @@ def test_every_bad_record_is_rejected_with_its_reason(put, tmp_path):
     assert json.loads(found[2]["record"])["src"] == 3
     details = {row["reason"]: row["detail"] for row in found}
     assert "text.mp4" in details["unreadable video"] or "empty.mp4" in details["unreadable video"]
+
+
+def test_tables_in_any_letter_case_and_encoding(put, tmp_path):
+    table = "source_path,target_path,instruction\na.mp4,b.mp4,Add a é\n"
+    files = {"one.CSV": table.encode("utf-16"), "two.Tsv": table.replace(",", "\t").replace("é", "ü")}
+    files["three.JSONL"] = json.dumps({"source_path": "a.mp4", "target_path": "b.mp4", "instruction": "Add \u2028 it"})
+    source = put(files={**files, "four.csv": table.replace("é", "ö").encode("utf-8-sig"), "a.mp4": True, "b.mp4": True})
+    report = import_set("csv", source, tmp_path / "out")
+    assert {row["instruction"] for row in checked(report, source)} == {"Add a é", "Add a ü", "Add a ö", "Add \u2028 it"}
 
 
 def test_checks(put, tmp_path):
@@ -139,6 +153,7 @@ def test_repeats_are_found_across_blocks_and_reruns(put, tmp_path, monkeypatch):
         ('[{"src_video": "a", "tgt_video": "b", "prompt": "x"}', "does not end"),
         ('[{"video": "a"}]', "has no column 'src_video', 'tgt_video', 'prompt' .it has video"),
         ("[]", "hold no records"),
+        ("[3]", "has no record that can be read: record 1 is not a JSON object"),
     ],
 )
 def test_tables_that_cannot_be_used(put, tmp_path, text, message):

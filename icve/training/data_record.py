@@ -1,0 +1,66 @@
+"""What a run is trained on, as its checkpoints remember it, and what of that is another when the run is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from pathlib import Path
+from typing import Any
+
+_CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
+
+
+def data_record(data: Any, stage: str) -> dict[str, Any]:
+    """The training manifest's content and number of rows, the batch size and the number of loader workers.
+
+    Args:
+        data: a data module; of a curriculum's, the stage's own is looked at. What it does not have is left out.
+        stage: name of the training stage.
+    """
+    data = _of_stage(data, stage)
+    record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}
+    if isinstance(manifest := getattr(data, "manifest", None), str):
+        record["manifest"] = _content(Path(manifest))
+    if (train := getattr(data, "train", None)) is not None:
+        record["rows"] = train.rows
+    return record
+
+
+def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
+    """What has changed since a checkpoint's record was made, in one sentence; None for nothing.
+
+    The number of rows is read only where the manifest's content is another.
+    """
+    now, changes = data_record(data, stage), []
+    if "manifest" in saved and "manifest" in now and saved["manifest"] != now["manifest"]:
+        data = _of_stage(data, stage)
+        rows = now.get("rows")
+        if rows is None and hasattr(data, "rows"):
+            with contextlib.suppress(ValueError, OSError):  # said when the data is set up
+                found = data.rows(data.manifest)
+                rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
+        before = saved.get("rows")
+        counts = f"{before} rows" if rows == before else f"from {before} to {rows} rows"
+        changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
+    for name, title in _CHANGES.items():
+        if name in saved and name in now and saved[name] != now[name]:
+            changes.append(f"the {title} (from {saved[name]} to {now[name]})")
+    return f"Since the checkpoint have changed: {', '.join(changes)}." if changes else None
+
+
+def _of_stage(data: Any, stage: str) -> Any:
+    stages = getattr(data, "stages", None)
+    return stages.get(stage) if isinstance(stages, dict) else data
+
+
+def _content(path: Path) -> str | None:
+    """Digest of a manifest's bytes, or of its Parquet parts'; None where it cannot be read."""
+    parts = sorted(part for part in path.glob("*.parquet") if part.name[0] not in "._") if path.is_dir() else [path]
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        for part in parts:
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    except OSError:
+        return None
+    return digest.hexdigest()
