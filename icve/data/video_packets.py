@@ -8,7 +8,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-# Codecs that show one frame per packet, in containers that hold whole packets and their display times. Not here: VP8 and
+# Codecs that show one frame per packet, in containers that hold whole packets and their display times. Not here: VP8,
 # VP9 (hidden frames, any size at any frame), MPEG-4 part 2 (packed and empty frames) and whatever is rarer.
 _CODECS = frozenset({"h264", "hevc", "av1", "prores", "ffv1"})
 _CONTAINERS = frozenset({"mp4", "matroska"})

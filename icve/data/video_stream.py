@@ -38,7 +38,10 @@ def video_stream(container: av.container.InputContainer, path: str | os.PathLike
 
 
 def shown_frames(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str | os.PathLike, size: tuple[int, int] | None
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    path: str | os.PathLike,
+    size: tuple[int, int] | None,
 ) -> Iterator[av.VideoFrame]:
     """Decode a stream from where the container stands: what is shown, in display order, corrupt frames too.
 

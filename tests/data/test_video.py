@@ -16,7 +16,6 @@ from icve.data.video import (
     timestamps,
     write_video,
 )
-from icve.data.video_index import index_packets
 
 
 def encode(path, frames, codec="libx264", times=None, **options):
