@@ -19,18 +19,27 @@ def display_times(stamps: Sequence[int | None], jumps: float | None) -> np.ndarr
     decoding order (AVI), which belong to other frames nearby and are sorted; and those of clocks that restart or jump
     (joined transport streams), where the step at the break becomes an ordinary one.
 
+    Missing ones (Matroska has none below zero) are filled in at the usual step.
+
     Args:
         stamps: timestamps of the frames, None where one is missing.
         jumps: units per second, for formats whose clock may jump; None for all others, whose gaps are meant.
 
     Returns:
-        (F,) int64 in the units of ``stamps``; None where they say nothing (missing or repeated).
+        (F,) int64 in the units of ``stamps``; None where they say nothing (all missing, or repeated).
     """
-    if None in stamps:
+    known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
+    if known.size == 0 or (known.size == 1 and len(stamps) > 1):
         return None
-    times = np.array(stamps, dtype=np.int64)
-    if times.size < 2:
+    times = np.array([stamps[number] for number in known], dtype=np.int64)
+    if len(stamps) == 1:
         return times
+    rates = np.diff(times) / np.diff(known)
+    if known.size < len(stamps):
+        step = np.median(rates[rates > 0]) if (rates > 0).any() else 0
+        numbers = np.arange(len(stamps))
+        before, after = np.minimum(numbers - known[0], 0), np.maximum(numbers - known[-1], 0)
+        times = np.rint(np.interp(numbers, known, times) + (before + after) * step).astype(np.int64)
     order = np.argsort(times, kind="stable")
     if np.abs(order - np.arange(times.size)).max() <= _REORDERED:
         times = times[order]

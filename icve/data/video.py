@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
-from icve.data.video_stream import shown_frames, video_stream
+from icve.data.video_stream import open_media, shown_frames, video_stream
 from icve.data.video_writer import VideoWriter, write_video
 
 __all__ = [
@@ -207,7 +207,7 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
     chunk: list[np.ndarray] = []
     done, reached, damaged = 0, key == 0, False
     try:
-        with av.open(os.fspath(path)) as container:
+        with open_media(path) as container:
             stream = video_stream(container, path)
             if key:
                 container.seek(int(index.stamps[key]), stream=stream)

@@ -19,12 +19,14 @@ from av.format import Flags
 
 from icve.data.timeline import display_times
 from icve.data.video_packets import Packet, packets_are_frames
-from icve.data.video_stream import VideoError, shown_frames, video_stream
+from icve.data.video_stream import VideoError, open_media, shown_frames, video_stream
 
 __all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
 # How far the rate a container states may be from that of its frames' times, which is taken then.
 _RATE_ERROR = 0.01
+# Packets between a break in a transport stream and the one that FFmpeg marks.
+_NEAR = 4
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
 def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     _check_whole(path, file_size)
     try:
-        with av.open(path) as container:
+        with open_media(path) as container:
             stream = video_stream(container, path)
             # A file cut exactly between two samples demuxes without complaint: compare its index with its size.
             if any(entry.pos + entry.size > file_size for entry in stream.index_entries):
@@ -115,7 +117,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
             jumps = float(1 / time_base) if container.format.flags & Flags.ts_discont.value else None
             sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
-        with av.open(path) as container:
+        with open_media(path) as container:
             first = next(shown_frames(container, video_stream(container, path), path, None), None)
         if _incomplete(packets, jumps):
             raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
@@ -127,6 +129,10 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
             frames = _decoded(path)
     except av.error.FFmpegError as error:
         raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
+    except VideoError:
+        raise
+    except ValueError as error:  # PyAV's, for a picture size it has no format for
+        raise VideoError(path, "its picture size is not possible.") from error
     if not frames:
         raise VideoError(path, "it has no frames.")
 
@@ -164,7 +170,7 @@ def _decoded(path: str) -> list[_Frame]:
     """All frames of a file, decoded once."""
     frames = []
     try:
-        with av.open(path) as container:
+        with open_media(path) as container:
             stream = video_stream(container, path)
             # Much of the time, and none of what is kept.
             stream.codec_context.options = {"skip_loop_filter": "all"}
@@ -176,25 +182,24 @@ def _decoded(path: str) -> list[_Frame]:
 
 
 def _incomplete(packets: list[Packet], jumps: float | None) -> bool:
-    """Whether a packet is marked as incomplete. Where transport streams were joined, the mark only says that."""
+    """Whether a packet is marked as incomplete. Where a clock of so many units per second jumps, two streams were
+    joined, and packets that are whole are marked a few before or after."""
     for number, packet in enumerate(packets):
         if not packet.is_corrupt:
             continue
-        steps = [
-            other.dts - one.dts
-            for one, other in zip(packets[max(0, number - 1) :], packets[number : number + 2], strict=False)
-            if one is not other and one.dts is not None and other.dts is not None
-        ]
-        if jumps is None or all(0 < step <= jumps for step in steps):
+        times = [one.dts for one in packets[max(0, number - _NEAR) : number + _NEAR + 1] if one.dts is not None]
+        if jumps is None or all(0 < step <= jumps for step in np.diff(times)):
             return True
     return False
 
 
 def _check_whole(path: str, file_size: int) -> None:
-    """Raise where a Matroska or RIFF file states a greater length than it has: FFmpeg reads such a file to its end."""
+    """Raise where a file states a greater length than it has, or has no end: FFmpeg reads it as far as it goes."""
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
+            file.seek(max(0, file_size - 64))
+            tail = file.read()
     except OSError as error:
         raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
     stated = 0
@@ -208,5 +213,7 @@ def _check_whole(path: str, file_size: int) -> None:
             value = int.from_bytes(head[at : at + bytes_of_length], "big") & ((1 << 7 * bytes_of_length) - 1)
             if value != (1 << 7 * bytes_of_length) - 1:
                 stated = at + bytes_of_length + value
+    elif head[:4] == b"GIF8" and not tail.rstrip(b"\0\r\n").endswith(b";"):
+        raise VideoError(path, "it is truncated: the end mark of a GIF is missing.")
     if stated > file_size:
         raise VideoError(path, f"it is truncated: {file_size} of {stated} bytes.")

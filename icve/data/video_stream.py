@@ -20,6 +20,11 @@ class VideoError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+def open_media(path: str | os.PathLike) -> av.container.InputContainer:
+    """Open a file whose titles and comments may be in any encoding. Raises av.error.FFmpegError, an OSError too."""
+    return av.open(os.fspath(path), metadata_errors="replace")
+
+
 def video_stream(container: av.container.InputContainer, path: str | os.PathLike) -> av.VideoStream:
     """The video stream that players show: the default one, the largest of several; cover pictures are none.
 
@@ -28,13 +33,12 @@ def video_stream(container: av.container.InputContainer, path: str | os.PathLike
     """
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-    if not streams:
-        only = ", only a cover picture" if container.streams.video else ""
-        raise VideoError(path, f"it has no video stream{only}.")
+    known = [stream for stream in streams if stream.codec_context is not None]
+    if not known:
+        what = "no video stream" + (", only a cover picture" if container.streams.video else "")
+        raise VideoError(path, f"it has {'no codec that is known' if streams else what}.")
     # The first of equals: max keeps it.
-    return max(
-        streams, key=lambda stream: (bool(stream.disposition & Disposition.default), stream.width * stream.height)
-    )
+    return max(known, key=lambda stream: (bool(stream.disposition & Disposition.default), stream.width * stream.height))
 
 
 def shown_frames(
