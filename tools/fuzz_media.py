@@ -79,7 +79,7 @@ TIMED = {"mp4", "mov", "mkv", "webm", "ts"}  # hold any time
 LAYOUTS = ("plain", "late", "variable", "slow", "sound", "cover", "second", "cut copy")
 MUTATIONS = ("none", "none", "truncate", "drop", "drop key", "flip", "cut start", "join", "resize")
 # Reasons that icve may give where ffmpeg is silent.
-STRICTER = ("truncated", "is corrupt", "changes size", "incomplete")
+STRICTER = ("truncated", "is corrupt", "changes the size", "incomplete")
 # What leaves a file whole: there the versions of FFmpeg have to agree.
 WHOLE = ("none", "join", "resize")
 OUTCOMES = ("same", "both refuse", "stricter", "other version", "differ")

@@ -122,7 +122,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         if _incomplete(packets, jumps):
             raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
         if not packets or first is None:
-            raise VideoError(path, "no frame of it decodes." if packets else "it has no frames.")
+            raise VideoError(path, "it is damaged: no frame of it decodes." if packets else "it has no frames.")
         if packets_are_frames(packets, codec, containers):
             frames = sorted(_Frame(packet.pts, packet.is_keyframe) for packet in packets if not packet.is_discard)
         else:

@@ -76,7 +76,7 @@ def shown_frames(
             if (frame.width, frame.height) != size:
                 raise VideoError(
                     path,
-                    f"its picture changes size on the way, from {size[0]}x{size[1]} to {frame.width}x{frame.height}: "
+                    f"it changes the size of its picture, from {size[0]}x{size[1]} to {frame.width}x{frame.height}: "
                     "convert it to one size first (ffmpeg -i FILE NEW.mp4 takes that of the first frame).",
                 )
             shown = True

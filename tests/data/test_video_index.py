@@ -259,7 +259,7 @@ def test_a_picture_size_that_changes_is_refused_everywhere(tmp_path, name, codec
     path = tmp_path / name
     resized(path, codec, options)
     for read in (probe, timestamps, read_frames, lambda p: read_frames(p, [0]), lambda p: list(iterate_frames(p))):
-        with pytest.raises(VideoError, match="its picture changes size on the way, from 96x64 to 64x48: convert it"):
+        with pytest.raises(VideoError, match="it changes the size of its picture, from 96x64 to 64x48: convert it"):
             read(path)
     if shutil.which("ffmpeg"):  # the advice works
         subprocess.run(["ffmpeg", "-v", "error", "-i", path, tmp_path / "new.mp4"], check=True, timeout=60)
