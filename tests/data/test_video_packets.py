@@ -8,7 +8,7 @@ from icve.data import video_index
 from icve.data.picture_heads import picture_head
 from icve.data.video import probe
 from icve.data.video_packets import Packet, packets_are_frames
-from tests.data.test_video_index import X264, noisy, write
+from tests.data.streams import X264, noisy, write
 
 X265 = {"preset": "ultrafast", "x265-params": "log-level=none:pools=1:bframes=2"}
 
