@@ -27,14 +27,14 @@ PLATFORMS = {
     "windows-amd64": {"sys_platform": "win32", "platform_system": "Windows", "platform_machine": "AMD64"},
     "windows-arm64": {"sys_platform": "win32", "platform_system": "Windows", "platform_machine": "ARM64"},
 }
-# What is left out where: decord publishes no other wheels (and no sources), DeepSpeed builds on Linux only.
+# What is left out where: DeepSpeed builds on Linux only.
 LEFT_OUT = {
     "linux-x86_64": set(),
-    "linux-aarch64": {"decord"},
-    "macos-arm64": {"decord", "deepspeed"},
-    "macos-x86_64": {"decord", "deepspeed"},
+    "linux-aarch64": set(),
+    "macos-arm64": {"deepspeed"},
+    "macos-x86_64": {"deepspeed"},
     "windows-amd64": {"deepspeed"},
-    "windows-arm64": {"decord", "deepspeed"},
+    "windows-arm64": {"deepspeed"},
 }
 
 
@@ -72,7 +72,6 @@ def test_markers_per_platform(platform):
     everything = {requirement.name for requirement in requirements()}
     wanted = {r.name for r in requirements() if r.marker is None or r.marker.evaluate(environment)}
     assert everything - wanted == LEFT_OUT[platform]
-    assert "av" in wanted, "PyAV decodes where decord is missing, so it is needed everywhere"
 
 
 def test_every_requirement_is_pinned_within_its_range():

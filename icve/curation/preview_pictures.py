@@ -12,8 +12,8 @@ import numpy as np
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.work import FAILURES
 from icve.data.manifest import ManifestError
-from icve.data.media_paths import media_path
 from icve.data.video import VideoError, probe, read_frames
+from icve.data.video_stream import open_media, video_stream
 from icve.evaluation.report import sprite_sheet
 from icve.synthetic.masks import load_mask
 
@@ -97,10 +97,10 @@ def _picture(name: str, path: Path, start: int, end: int | None, mask: Path | No
 
 def _check_size(path: Path) -> None:
     try:
-        with av.open(media_path(path)) as container:
-            for stream in container.streams.video:
-                if stream.width * stream.height > _LARGEST:
-                    raise VideoError(path, f"its frames of {stream.width}x{stream.height} are too large to show.")
+        with open_media(path) as container:
+            stream = video_stream(container, path)
+            if stream.width * stream.height > _LARGEST:
+                raise VideoError(path, f"its frames of {stream.width}x{stream.height} are too large to show.")
     except av.error.FFmpegError as error:
         raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
 

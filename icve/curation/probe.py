@@ -9,8 +9,8 @@ import numpy as np
 
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.identity import file_digest
-from icve.data.media_paths import media_path
 from icve.data.video import VideoError, probe, timestamps
+from icve.data.video_stream import open_media, video_stream
 
 _USUAL_INTERVALS = 8  # a pause of fewer frames is a slow stretch of a variable-rate file, not a gap
 
@@ -94,9 +94,10 @@ class Probe(Stage):
 def _stated_pixels(path: Path) -> int:
     """Pixels of a frame as the file's header has them; 0 where it cannot be opened, of which `probe` says why."""
     try:
-        with av.open(media_path(path)) as container:
-            return max((video.width * video.height for video in container.streams.video), default=0)
-    except (av.error.FFmpegError, OSError):
+        with open_media(path) as container:
+            stream = video_stream(container, path)
+            return stream.width * stream.height
+    except (av.error.FFmpegError, OSError, VideoError):
         return 0
     except ValueError as error:  # PyAV's, for a picture size it has no format for
         raise VideoError(path, "its picture size is not possible.") from error

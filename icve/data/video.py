@@ -1,9 +1,7 @@
 """Pixels from and to video files: one decoder and one error policy for training, editing and curation.
 
-decord decodes the files it is frame-exact on; PyAV decodes the rest, long passes, and everything where decord has no
-wheel (Linux on aarch64). Neither ever salvages part of a file that the other refused: whatever cannot be delivered
-exactly as asked raises :class:`VideoError`.
-A reader is opened per call and never kept: a decord reader carried across ``fork`` hangs.
+PyAV decodes. A part of a damaged file is never salvaged: whatever cannot be delivered exactly as asked raises
+:class:`VideoError`. A file is opened per call and never kept, so that processes may be forked at any time.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ import av
 import cv2
 import numpy as np
 
-from icve.data.media_paths import media_path
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
+from icve.data.video_stream import open_media, shown_frames, video_stream
 from icve.data.video_writer import VideoWriter, write_video
 
 __all__ = [
@@ -122,7 +120,8 @@ def read_frames(
         raise VideoError(path, f"it has {frames} frames, so there is no frame {outside}.")
 
     unique, inverse = np.unique(wanted, return_inverse=True)
-    result = np.concatenate(list(_chunks(path, index, unique, size, shape)))
+    chunks = _read(path, index, unique)
+    result = np.concatenate([chunk if size is None else resize_crop(chunk, size, shape) for chunk in chunks])
     return result if np.array_equal(unique, wanted) else result[inverse]
 
 
@@ -147,16 +146,8 @@ def iterate_frames(
     end = index.info.frames if count is None else start + count
     if not 0 <= start < end <= index.info.frames:
         raise VideoError(path, f"it has {index.info.frames} frames, not the frames {start} to {end - 1} asked for.")
-    # Not decord: while it waits for a frame it queues packets, and decodes ahead of its reader without a bound.
-    for chunk in _read_pyav(path, index, np.arange(start, end)):
+    for chunk in _read(path, index, np.arange(start, end)):
         yield chunk if size is None else resize_crop(chunk, size, size)
-
-
-def _chunks(path, index: PacketIndex, wanted: np.ndarray, size, shape) -> Iterator[np.ndarray]:
-    """Chunks (n, H, W, 3) of ascending frame numbers, brought to ``size``."""
-    read = _read_decord if index.decoder == "decord" else _read_pyav
-    for chunk in read(path, index, wanted):
-        yield chunk if size is None else resize_crop(chunk, size, shape)
 
 
 def cover_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -192,42 +183,43 @@ def resize_crop(frames: np.ndarray, size: tuple[int, int], shape: tuple[int, int
     return result
 
 
-def _read_decord(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
+def _read(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Yield (n, H, W, 3) chunks of ascending frame numbers."""
-    import decord
+    # Decoding begins at the last key frame shown at or before the first wanted frame; what an open group of pictures
+    # shows before its key frame is never wanted then. Where the container's seek goes too far, or the key frame turns
+    # out to be none that decoding can begin at, the one before it is tried, and then the start of the file.
+    keys = [] if index.stamps is None else index.keys[(index.keys <= wanted[0]) & (index.keys > 0)][:-3:-1].tolist()
+    done = 0
+    for key in [*keys, 0]:
+        for chunk in _read_from(path, index, wanted[done:], key):
+            done += len(chunk)
+            yield chunk
+        if done == len(wanted):
+            return
 
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(media_path(path), num_threads=1)
-        if len(reader) != index.info.frames:
-            raise VideoError(path, f"it is damaged: {index.info.frames} packets but {len(reader)} frames.")
-        for chunk in np.split(wanted, range(_CHUNK, len(wanted), _CHUNK)):
-            yield reader.get_batch(chunk.tolist()).asnumpy()
-    except (RuntimeError, decord.DECORDError) as error:  # DECORDError is no RuntimeError
-        raise VideoError(path, "it is damaged: frames asked for do not decode.") from error
 
-
-def _read_pyav(
-    path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, seek: bool = True
-) -> Iterator[np.ndarray]:
-    """Yield (n, H, W, 3) chunks of ascending frame numbers."""
-    # Decoding starts at the last key frame shown at or before the first wanted frame; what an open group of pictures
-    # shows before its key frame is never wanted then.
-    keys = index.keys[index.keys <= wanted[0]]
-    key = int(keys[-1]) if seek and len(keys) and index.pts is not None else 0
-    numbers = None if index.pts is None else {int(pts): number for number, pts in enumerate(index.pts)}
+def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, key: int) -> Iterator[np.ndarray]:
+    """Chunks of the wanted frames, decoded from a key frame on; those from a later one may end too early."""
+    numbers = None
+    if index.stamps is not None:  # a few more than wanted, to see that a frame was left out
+        numbers = {int(stamp): key + n for n, stamp in enumerate(index.stamps[key : int(wanted[-1]) + 65])}
     most = max(1, min(_CHUNK, _CHUNK_PIXELS // (index.info.width * index.info.height)))
     chunk: list[np.ndarray] = []
-    done = 0
+    done, reached, damaged = 0, key == 0, False
     try:
-        with av.open(media_path(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
+        with open_media(path) as container:
+            stream = video_stream(container, path)
             if key:
-                container.seek(int(index.pts[key]), stream=stream)
-            for count, frame in enumerate(container.decode(stream)):
-                if (count if numbers is None else numbers.get(frame.pts)) != wanted[done]:
+                container.seek(int(index.stamps[key]), stream=stream)
+            for count, frame in enumerate(shown_frames(container, stream, path, index.stored)):
+                number = count if numbers is None else numbers.get(frame.pts)
+                reached = reached or (number == key and frame.key_frame)
+                # What follows a corrupt frame is predicted from it, up to the next key frame.
+                damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+                if number is None or (number < wanted[done] and reached):
                     continue
+                if number > wanted[done] or not reached or damaged:
+                    break
                 chunk.append(_upright(frame, index.info.rotation))
                 done += 1
                 if len(chunk) == most or done == len(wanted):
@@ -235,12 +227,14 @@ def _read_pyav(
                     chunk = []
                 if done == len(wanted):
                     return
+            else:
+                damaged = False
     except av.error.FFmpegError as error:
-        raise VideoError(path, f"it is damaged: frame {int(wanted[done])} does not decode.") from error
-    if key and not done:  # the container's seek went too far
-        yield from _read_pyav(path, index, wanted, seek=False)
-        return
-    raise VideoError(path, f"it is damaged: frame {int(wanted[done])} of {index.info.frames} does not decode.")
+        if not key:
+            raise VideoError(path, f"it is damaged: frame {int(wanted[done])} does not decode.") from error
+    if not key:
+        what = "is corrupt" if damaged else f"of {index.info.frames} does not decode"
+        raise VideoError(path, f"it is damaged: frame {int(wanted[done])} {what}.")
 
 
 def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:

@@ -1,43 +1,38 @@
-"""What a video file's packets say about it: size, rate, timestamps, key frames, and which decoder is exact on it."""
+"""What there is to read in a video file: its frames, their size, rate, times and key frames.
+
+Frames are those that the decoder shows, in display order, numbered once. Where a file's packets provably are its frames
+(:mod:`icve.data.video_packets`), which holds for most, they are counted; elsewhere the file is decoded once.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import av
 import numpy as np
+from av.format import Flags
 
-from icve.data.media_paths import foreign_path, media_path
-from icve.printable import is_text
+from icve.data.media_paths import foreign_path
+from icve.data.timeline import display_times
+from icve.data.video_packets import Packet, packets_are_frames
+from icve.data.video_stream import VideoError, open_media, shown_frames, video_stream
 
-# Where decord 0.6 was seen to be frame-exact, with the same pixels as PyAV. Elsewhere it is not: it has no AV1 decoder,
-# miscounts in transport streams, is some frames off after a seek in files whose key frames have leading frames, and
-# takes the row padding of some narrow pictures (16, 24, 48, 72 wide) for channels.
-_DECORD_CODECS = frozenset({"h264", "hevc", "vp9", "mpeg4", "mjpeg", "prores", "ffv1", "png"})
-_DECORD_CONTAINERS = frozenset({"mp4", "matroska"})
+__all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
-
-class VideoError(ValueError):
-    """A video that cannot be read as asked. ``path`` names it, ``reason`` says why in one sentence."""
-
-    def __init__(self, path: str | os.PathLike, reason: str) -> None:
-        super().__init__(str(path), reason)
-        self.path, self.reason = str(path), reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+# How far the rate a container states may be from that of its frames' times, which is taken then.
+_RATE_ERROR = 0.01
+# Packets between a break in a transport stream and the one that FFmpeg marks.
+_NEAR = 4
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's packets say about its video stream, without decoding it.
+    """What a file's video stream shows.
 
     ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
     (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
@@ -66,22 +61,24 @@ class VideoInfo:
 
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
-    """Packets of one file's video stream, in presentation order. ``decoder`` is ``"decord"`` or ``"pyav"``."""
+    """Frames of one file's video stream, in display order."""
 
     info: VideoInfo
-    pts: np.ndarray | None  # (F,) int64 in units of the stream's time base; None where they are missing or not unique
+    pts: np.ndarray | None  # (F,) int64 in units of the stream's time base, ascending; None where the file has no times
     seconds: np.ndarray  # (F,) float64, first frame at 0
     time_base: Fraction  # seconds per unit of pts
     origin: int  # of the file's timeline, in units of pts: where its sound begins, if that is before the picture
     keys: np.ndarray  # positions of key frames
-    decoder: str
+    stamps: np.ndarray | None  # (F,) int64, the decoder's own timestamps; None where they do not tell frames apart
+    stored: tuple[int, int]  # (width, height) as decoded
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Size, rate and length of a video, from its packets (nothing is decoded, except one frame for its rotation).
+    """Size, rate and length of a video, from its packets where these tell them, else from decoding it once.
 
     Raises:
-        VideoError: the file is missing, empty, not a video, without a video stream, or truncated.
+        VideoError: the file is missing, empty, not a video, without a video stream, truncated, damaged where it had to
+            be decoded, or its picture changes size.
     """
     return index_packets(path).info
 
@@ -109,84 +106,102 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
 def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     _check_whole(path, file_size)
     try:
-        with av.open(media_path(path)) as container:
-            if not container.streams.video:
-                raise VideoError(path, "it has no video stream.")
-            stream = container.streams.video[0]
+        with open_media(path) as container:
+            stream = video_stream(container, path)
             # A file cut exactly between two samples demuxes without complaint: compare its index with its size.
             if any(entry.pos + entry.size > file_size for entry in stream.index_entries):
                 raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
-            packets = [_Packet.of(packet) for packet in container.demux(stream) if packet.size]
-            average, time_base, codec = stream.average_rate, stream.time_base, stream.codec_context.codec.canonical_name
+            codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
+            packets = [Packet.of(packet, codec, extradata) for packet in container.demux(stream) if packet.size]
+            average, time_base = stream.average_rate, stream.time_base
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             containers = set(container.format.name.split(","))
+            jumps = float(1 / time_base) if container.format.flags & Flags.ts_discont.value else None
             sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
-        with av.open(media_path(path)) as container:
-            container.streams.video[0].thread_count = 1
-            first = next(container.decode(video=0), None)
+        with open_media(path) as container:
+            first = next(shown_frames(container, video_stream(container, path), path, None), None)
+        if _incomplete(packets, jumps):
+            raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
+        if not packets or first is None:
+            raise VideoError(path, "it is damaged: no frame of it decodes." if packets else "it has no frames.")
+        if packets_are_frames(packets, codec, containers):
+            frames = sorted(_Frame(packet.pts, packet.is_keyframe) for packet in packets if not packet.is_discard)
+        else:
+            frames = _decoded(path)
     except av.error.FFmpegError as error:
         raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
-    if any(packet.is_corrupt for packet in packets):
-        raise VideoError(path, "it is truncated or damaged: a packet is incomplete.")
-    shown = [packet for packet in packets if not packet.is_discard]
-    if not shown or first is None:
+    except VideoError:
+        raise
+    except ValueError as error:  # PyAV's, for a picture size it has no format for
+        raise VideoError(path, "its picture size is not possible.") from error
+    if not frames:
         raise VideoError(path, "it has no frames.")
 
-    times = [packet.pts for packet in shown]
     fps = float(average) if average else 0.0
-    if None in times or len(set(times)) < len(times):
+    stamps = [frame.stamp for frame in frames]
+    pts = display_times(stamps, jumps)
+    if pts is None:
         fps = fps or 25.0
-        pts, seconds = None, np.arange(len(shown)) / fps
-        keys = np.array([0])
+        seconds = np.arange(len(frames)) / fps
     else:
-        order = np.argsort(np.array(times, dtype=np.int64))
-        pts = np.array(times, dtype=np.int64)[order]
         seconds = (pts - pts[0]) * float(time_base)
-        fps = fps or ((len(pts) - 1) / float(seconds[-1]) if len(pts) > 1 else 25.0)
-        keys = np.flatnonzero(np.array([packet.is_keyframe for packet in shown])[order])
+        measured = (len(pts) - 1) / float(seconds[-1]) if len(pts) > 1 else fps or 25.0
+        # Rounded times give a rough rate; containers that state none, or not that of what is shown, are overruled.
+        fps = fps if abs(fps - measured) <= _RATE_ERROR * measured else measured
 
     rotation = round(first.rotation / 90) % 4 * 90
     width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
     origin = min([0 if pts is None else int(pts[0]), *(math.floor(time / time_base) for time in sounds if time >= 0)])
     aspect = 1 / aspect if rotation % 180 else aspect
-    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec, aspect)
-    exact = (
-        codec in _DECORD_CODECS
-        and bool(containers & _DECORD_CONTAINERS)
-        and pts is not None
-        and len(shown) == len(packets)  # decord also counts the frames that an edit list hides
-        and not _has_leading_frames(shown)
-        and all(side % 32 == 0 or side >= 96 for side in (width, height))
-        and is_text(path)  # it takes names as UTF-8 only
-    )
-    return PacketIndex(info, pts, seconds, time_base, origin, keys, "decord" if exact and _has_decord() else "pyav")
+    info = VideoInfo(width, height, fps, len(frames), len(frames) / fps, rotation, codec, aspect)
+    keys = np.array([number for number, frame in enumerate(frames) if frame.is_key], dtype=np.int64)
+    distinct = None not in stamps and len(set(stamps)) == len(stamps)
+    stamps = np.array(stamps, dtype=np.int64) if distinct else None
+    return PacketIndex(info, pts, seconds, time_base, origin, keys, stamps, (first.width, first.height))
 
 
-class _Packet(NamedTuple):
-    """What is kept of a packet; with its bytes, a long film would not fit into memory."""
+class _Frame(NamedTuple):
+    """What is kept of a frame."""
 
-    pts: int | None
-    is_keyframe: bool
-    is_corrupt: bool
-    is_discard: bool
-
-    @classmethod
-    def of(cls, packet: av.Packet) -> _Packet:
-        return cls(packet.pts, packet.is_keyframe, packet.is_corrupt, packet.is_discard)
+    stamp: int | None
+    is_key: bool
 
 
-def _has_leading_frames(packets: Sequence[_Packet]) -> bool:
-    """Whether a frame is decoded after a key frame but shown before it, as in open groups of pictures."""
-    earliest = np.minimum.accumulate([packet.pts for packet in packets][::-1])[::-1]
-    return any(packet.is_keyframe and first < packet.pts for packet, first in zip(packets, earliest, strict=True))
+def _decoded(path: str) -> list[_Frame]:
+    """All frames of a file, decoded once."""
+    frames = []
+    try:
+        with open_media(path) as container:
+            stream = video_stream(container, path)
+            # Much of the time, and none of what is kept.
+            stream.codec_context.options = {"skip_loop_filter": "all"}
+            for frame in shown_frames(container, stream, path, None):
+                frames.append(_Frame(frame.pts, frame.key_frame))
+    except av.error.FFmpegError as error:
+        raise VideoError(path, f"it is damaged: what follows frame {len(frames) - 1} does not decode.") from error
+    return frames
+
+
+def _incomplete(packets: list[Packet], jumps: float | None) -> bool:
+    """Whether a packet is marked as incomplete. Where a clock of so many units per second jumps, two streams were
+    joined, and packets that are whole are marked a few before or after."""
+    for number, packet in enumerate(packets):
+        if not packet.is_corrupt:
+            continue
+        times = [one.dts for one in packets[max(0, number - _NEAR) : number + _NEAR + 1] if one.dts is not None]
+        if jumps is None or all(0 < step <= jumps for step in np.diff(times)):
+            return True
+    return False
 
 
 def _check_whole(path: str, file_size: int) -> None:
-    """Raise where a Matroska or RIFF file states a greater length than it has: FFmpeg reads such a file to its end."""
+    """Raise where a file states a greater length than it has, or has no end: FFmpeg reads it as far as it goes."""
     try:
         with open(path, "rb") as file:
             head = file.read(4096)
+            file.seek(max(0, file_size - 64))
+            tail = file.read()
     except OSError as error:
         raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
     stated = 0
@@ -200,10 +215,7 @@ def _check_whole(path: str, file_size: int) -> None:
             value = int.from_bytes(head[at : at + bytes_of_length], "big") & ((1 << 7 * bytes_of_length) - 1)
             if value != (1 << 7 * bytes_of_length) - 1:
                 stated = at + bytes_of_length + value
+    elif head[:4] == b"GIF8" and not tail.rstrip(b"\0\r\n").endswith(b";"):
+        raise VideoError(path, "it is truncated: the end mark of a GIF is missing.")
     if stated > file_size:
         raise VideoError(path, f"it is truncated: {file_size} of {stated} bytes.")
-
-
-@cache
-def _has_decord() -> bool:
-    return importlib.util.find_spec("decord") is not None

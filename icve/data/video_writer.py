@@ -46,9 +46,12 @@ class VideoWriter:
         sound: str | os.PathLike | None = None,
         sound_range: tuple[float, float | None] = (0.0, None),
     ) -> None:
-        self.rate = Fraction(rate).limit_denominator(1001)
-        if self.rate <= 0:
+        if not rate > 0:
             raise ValueError(f"fps must be positive, not {rate}.")
+        # A time-lapse has less than a frame in 2000 seconds, which no fraction of a small denominator says.
+        self.rate = (
+            Fraction(rate).limit_denominator(1001) if rate >= 1 else 1 / Fraction(1 / rate).limit_denominator(1001)
+        )
         self.path, self.time_base = Path(path), time_base or 1 / self.rate
         self.crf, self.preset, self.frames = crf, preset, 0
         self.sample_aspect = Fraction(sample_aspect).limit_denominator(4096)
