@@ -208,6 +208,7 @@ def _edit(
     keys = {item.id: item_key(item, settings, digest) for item in items}
     todo = [item for item in items if not is_done(item, known, keys, settings, output)]
     failed: list[Outcome] = []
+    noted: list[Outcome] = []
 
     def record(outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -215,8 +216,8 @@ def _edit(
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
-    def tell(item: Item, error: str) -> None:
-        console.print(f"failed: {item.id}: {error}", markup=False, highlight=False, soft_wrap=True)
+    def tell(item: Item, text: str, kind: str = "failed") -> None:
+        console.print(f"{kind}: {item.id}: {text}", markup=False, highlight=False, soft_wrap=True)
 
     work, refused = plan(todo, settings)
     total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)
@@ -237,6 +238,9 @@ def _edit(
                     record(outcome)
                     if outcome.error is not None:
                         tell(outcome.item, outcome.error)
+                    elif outcome.note is not None:
+                        noted.append(outcome)
+                        tell(outcome.item, outcome.note, "note")
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -247,6 +251,7 @@ def _edit(
         "edited": len(todo) - len(failed),
         "failed": len(failed),
         "kept": len(items) - len(todo),
+        "with_notes": len(noted),
         "seconds": round(time.perf_counter() - began, 2),
         **{f"seconds_{kind}": round(value, 2) for kind, value in seconds.seconds.items()},
         "results": str(log.path),

@@ -109,6 +109,7 @@ class Entry:
         # The side-by-side copy first: where the result is in place, everything is.
         for writer in reversed(writers):
             writer.__exit__(None, None, None)
+        self.outcome.note = " ".join(writers[0].notes) or None
 
 
 def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

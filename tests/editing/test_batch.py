@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from icve.data import sound
 from icve.data.video import VideoError, read_frames
 from icve.editing.batch import batch_size_for, edit_items
 from icve.editing.items import Item
 from icve.editing.jobs import Progress, Settings, clip_of
+from icve.editing.results import result_row
+from tests.data.test_sound import process, tones, with_sound
 from tests.tiny import tiny_editor
 
 SAMPLING = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_until": 0.0, "shift": 5.0, "negative_prompt": ""}
@@ -174,6 +177,18 @@ def test_part_of_a_file(editor, make_clip, tmp_path):
     assert len(read_frames(tmp_path / "out" / "rest.mp4")) == 5
     with pytest.raises(VideoError, match="it has 20 frames"):
         clip_of(item(clip, start=15, count=7), settings())
+
+
+def test_sound_that_is_lost_is_a_note_and_no_error(editor, tmp_path, monkeypatch):
+    source = with_sound(tmp_path / "a.mp4", "aac", tones("mono"), "mono")
+    outcome = run(editor, [item(source)], tmp_path / "whole")["a"]
+    assert (outcome.error, outcome.note) == (None, None)
+    monkeypatch.setattr(sound, "start", lambda *_, **__: process("import os; os.abort()"))
+    outcome = run(editor, [item(source)], tmp_path / "out")["a"]
+    assert outcome.error is None
+    assert outcome.note == "The sound is left out: FFmpeg crashes or hangs when it reads it."
+    assert result_row(outcome, settings(), [tmp_path], "key")["note"] == outcome.note
+    assert len(read_frames(tmp_path / "out" / "a.mp4")) == 20
 
 
 def test_batches_fit_a_budget_of_tokens():
