@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 
+from icve.data.picture import upright
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
 from icve.data.video_writer import VideoWriter, write_video
 
@@ -227,7 +228,7 @@ def _read_pyav(
             for count, frame in enumerate(container.decode(stream)):
                 if (count if numbers is None else numbers.get(frame.pts)) != wanted[done]:
                     continue
-                chunk.append(_upright(frame, index.info.rotation))
+                chunk.append(upright(frame, index.info.rotation, index.info.mirrored))
                 done += 1
                 if len(chunk) == most or done == len(wanted):
                     yield np.stack(chunk)
@@ -240,7 +241,3 @@ def _read_pyav(
         yield from _read_pyav(path, index, wanted, seek=False)
         return
     raise VideoError(path, f"it is damaged: frame {int(wanted[done])} of {index.info.frames} does not decode.")
-
-
-def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), k=rotation // 90)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from icve.data.picture import dynamic_range, orientation
+
 # Where decord 0.6 was seen to be frame-exact, with the same pixels as PyAV. Elsewhere it is not: it has no AV1 decoder,
 # miscounts in transport streams, is some frames off after a seek in files whose key frames have leading frames, and
 # takes the row padding of some narrow pictures (16, 24, 48, 72 wide) for channels.
@@ -38,7 +40,9 @@ class VideoInfo:
 
     ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
     (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
-    already applied by :func:`read_frames`. ``sample_aspect`` is width over height of an upright pixel as shown.
+    and ``mirrored`` (left to right, after it) are already applied by :func:`read_frames`. ``sample_aspect`` is width to
+    height of an upright pixel as shown. ``dynamic_range`` is that stored: SDR, or PQ or HLG, of which SDR is made;
+    ``interlaced`` frames are deinterlaced. See :mod:`icve.data.picture`.
     """
 
     width: int
@@ -49,6 +53,9 @@ class VideoInfo:
     rotation: int
     codec: str
     sample_aspect: Fraction = Fraction(1)
+    mirrored: bool = False
+    dynamic_range: str = "SDR"
+    interlaced: bool = False
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -142,17 +149,19 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         fps = fps or ((len(pts) - 1) / float(seconds[-1]) if len(pts) > 1 else 25.0)
         keys = np.flatnonzero(np.array([packet.is_keyframe for packet in shown])[order])
 
-    rotation = round(first.rotation / 90) % 4 * 90
+    rotation, mirrored = orientation(first)
+    look = (mirrored, dynamic_range(first), first.interlaced_frame)
     width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
     origin = min([0 if pts is None else int(pts[0]), *(math.floor(time / time_base) for time in sounds if time >= 0)])
     aspect = 1 / aspect if rotation % 180 else aspect
-    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec, aspect)
+    info = VideoInfo(width, height, fps, len(shown), len(shown) / fps, rotation, codec, aspect, *look)
     exact = (
         codec in _DECORD_CODECS
         and bool(containers & _DECORD_CONTAINERS)
         and pts is not None
         and len(shown) == len(packets)  # decord also counts the frames that an edit list hides
         and not _has_leading_frames(shown)
+        and look == (False, "SDR", False)
         and all(side % 32 == 0 or side >= 96 for side in (width, height))
     )
     return PacketIndex(info, pts, seconds, time_base, origin, keys, "decord" if exact and _has_decord() else "pyav")
