@@ -102,12 +102,10 @@ class _Job:
                     work(*arguments)
                 except _CannotCopy:
                     self.encode.add(index)
-                except OSError as error:
-                    if not isinstance(error, av.error.FFmpegError) or error.errno == errno.ENOSPC:
-                        raise  # the disk, not the sound
-                    self.left_out[index] = f"{names[index]} is left out: {error.strerror}."
-                except (_LeftOut, ValueError, RuntimeError, TypeError) as error:
-                    self.left_out[index] = f"{names[index]} is left out: {error}"
+                except Exception as error:  # whatever it is, it costs no other track
+                    if getattr(error, "errno", None) == errno.ENOSPC:
+                        raise
+                    self.left_out[index] = f"{names[index]} is left out: {reason(error)}"
                 else:
                     return True
                 return False
@@ -129,9 +127,10 @@ class _Job:
             if track.note:
                 self.notes.append(f"{names[index]} {track.note}")
             if track.lost:
+                instead = f"{track.silent:.2f} s are silent" if track.silent >= 0.01 else "are left out"
                 said = f"{track.lost} of {track.packets} packets of {names[index]} do not decode"
-                self.notes.append(f"{said}, and {track.silent:.2f} s are silent instead.")
-            elif track.silent:
+                self.notes.append(f"{said}, and {instead}.")
+            elif track.silent >= 0.01:
                 self.notes.append(f"{track.silent:.2f} s are missing in {names[index]} and are silent.")
         return True
 
@@ -147,19 +146,23 @@ class _Job:
     def _packets(self, file: av.container.InputContainer, sounds: list[av.AudioStream]) -> Iterator[av.Packet]:
         """Packets of the range and a little before it."""
         packets = file.demux(sounds) if sounds else iter(())
+        reached: set[int] = set()  # streams in the range; times that go back after that are those of a joined file
         while True:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as error:
-                self.notes.append(f"the sound ends early, where the file is damaged ({error.strerror}).")
+                self.notes.append(f"the sound ends early, where the file is damaged: {reason(error)}")
                 return
             if packet is None:
                 return
             if not packet.size:  # the end of a track
                 continue
             time = _time(packet)
-            before = time is not None and time + _duration(packet) < self.begin - _PREROLL
-            if not before and (time is None or self.end is None or time < self.end):
+            index = packet.stream.index
+            if index not in reached and time is not None and time + _duration(packet) < self.begin - _PREROLL:
+                continue
+            reached.add(index)
+            if time is None or self.end is None or time < self.end:
                 yield packet
 
 
@@ -179,9 +182,10 @@ class _Copied:
         time, job = _time(packet), self._job
         inside = time is not None and time + _duration(packet) >= job.begin - 1e-6
         if job.decode:
-            if packet.is_corrupt or time is None or (self._next is not None and time > self._next + _MISSING):
+            length = _duration(packet)
+            if packet.is_corrupt or time is None or (self._next and time > self._next + max(_MISSING, 2 * length)):
                 raise _CannotCopy
-            self._next = time + _duration(packet)
+            self._next = time + length if length else None
             try:
                 packet.decode()
             except av.error.FFmpegError as error:
@@ -316,6 +320,12 @@ class _Encoded:
         self.written += _mux(self._job.out, self._stream.encode(frame), _LeftOut)
 
 
+def reason(error: Exception) -> str:
+    """What an error says, as the end of a sentence."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0].rstrip(".") + "."
+
+
 def _time(packet: av.Packet) -> float | None:
     time = packet.dts if packet.pts is None else packet.pts
     return None if time is None else float(time * packet.time_base)
@@ -342,9 +352,8 @@ def _main(arguments: str, seconds: str) -> None:
         signal.alarm(int(seconds))  # ends the process in the middle of C code too
     try:
         result = prepare(*json.loads(arguments))
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        result = {"tracks": 0, "notes": [f"the sound is left out: {reason.rstrip('.')}."]}
+    except Exception as error:
+        result = {"tracks": 0, "notes": [f"the sound is left out: {reason(error)}"]}
     print(json.dumps(result), flush=True)
     os._exit(0)  # nothing is freed any more
 

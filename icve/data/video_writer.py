@@ -150,7 +150,7 @@ class VideoWriter:
 class _Sound:
     """The sound of a file, made ready by another process and muxed up to a given time at each call.
 
-    It never fails: what becomes of it other than expected is said in ``notes``.
+    Whatever happens to it, the picture goes on: it is said in ``notes``. Only a full disk is an error.
     """
 
     def __init__(self, path: str | os.PathLike, begin: float, end: float | None, ready: Path, notes: list[str]) -> None:
@@ -165,15 +165,15 @@ class _Sound:
                 length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)
             self._seconds = _LEAST_SECONDS + length
             self._process = sound.start(*self._range, decode=True, seconds=self._seconds)
-        except (OSError, ValueError) as error:
-            self._leave_out(getattr(error, "strerror", None) or str(error))
+        except Exception as error:
+            self._leave_out(error)
 
     def open(self, container: av.container.OutputContainer) -> None:
         """Wait until the sound is ready, and add its tracks."""
         try:
             self._open(container)
-        except (OSError, ValueError) as error:
-            self._leave_out(getattr(error, "strerror", None) or str(error))
+        except Exception as error:
+            self._leave_out(error)
 
     def _open(self, container: av.container.OutputContainer) -> None:
         if self._process is None:
@@ -183,7 +183,7 @@ class _Sound:
             self._process = sound.start(*self._range, decode=False, seconds=self._seconds)
             result = self._result()
             if result is None:
-                return self._leave_out("FFmpeg crashes or hangs when it reads it")
+                return self._leave_out(RuntimeError("FFmpeg crashes or hangs when it reads it"))
             if not result["notes"]:
                 self._notes.append("The sound is copied unchecked: FFmpeg crashes or hangs when it decodes it.")
         self._notes += [note[0].upper() + note[1:] for note in result["notes"]]
@@ -206,11 +206,11 @@ class _Sound:
                     packet.stream = self._tracks[packet.stream.index]
                     self._container.mux(packet)
                 self._waiting = next(self._packets, None)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             self._waiting = None
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if getattr(error, "errno", None) == errno.ENOSPC:
                 raise  # the picture has no room either
-            self._notes.append(f"The sound ends early: {getattr(error, 'strerror', None) or error}.")
+            self._notes.append(f"The sound ends early: {sound.reason(error)}")
 
     def close(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -230,8 +230,8 @@ class _Sound:
             self._process.communicate()
             return None
 
-    def _leave_out(self, reason: str) -> None:
-        self._notes.append(f"The sound is left out: {reason.rstrip('.')}.")
+    def _leave_out(self, error: Exception) -> None:
+        self._notes.append(f"The sound is left out: {sound.reason(error)}")
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, crf: int = 18) -> None:
