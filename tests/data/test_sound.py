@@ -24,6 +24,7 @@ def tones(layout: str, seconds: float = 2.0) -> np.ndarray:
 
 def with_sound(path, codec, wave, layout, delay=0.0, tracks=1):
     """A video of two seconds with tracks of the sound (n, C) int16, which begins `delay` seconds after the picture."""
+    path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
@@ -143,6 +144,15 @@ def test_missing_packets_shift_nothing(tmp_path):
     notes, ((_, start, wave),) = rewritten(tmp_path, tmp_path / "a.mkv")
     assert notes == ["0.43 s are missing in the sound and are silent."]
     assert abs(start + len(wave) / RATE - 2) < 0.08
+
+
+@pytest.mark.parametrize("codec", ["aac", "mp2"])
+def test_times_that_begin_anew_follow_what_was_before(tmp_path, codec):
+    part = with_sound(tmp_path / "part.ts", codec, tones("mono"), "mono").read_bytes()
+    (tmp_path / "a.ts").write_bytes(part + part)
+    notes, ((_, _, wave),) = rewritten(tmp_path, tmp_path / "a.ts")
+    assert notes == []
+    assert abs(len(wave) / RATE - 4) < 0.15
 
 
 def test_sound_keeps_its_start(tmp_path):
