@@ -31,6 +31,8 @@ _NEIGHBOURS = {
     "TBR": ("BR",),
     "LFE2": ("LFE",),
 }
+_RENAMED = {"DL": "FL", "DR": "FR", "BIL": "FL", "BIR": "FR"}  # stereo of other kinds
+_ORDER = "FL FR FC LFE BL BR FLC FRC BC SL SR TC TFL TFC TFR TBL TBC TBR DL DR WL WR".split()  # FFmpeg's
 _HALF_POWER = 0.5**0.5
 
 
@@ -44,34 +46,45 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
     Raises:
         ValueError: the channels have no known places. The message says so.
     """
-    names = list(names)
-    if len(names) == 1 and not names[0].startswith("AMBI"):
-        return "mono", np.ones((1, 1), np.float32), ""
-    if names and set(names) == {"NONE"}:
+    names, said = list(names), []
+    known = {*LAYOUTS["7.1"], *_NEIGHBOURS, *_RENAMED}
+    if not any(name in known or name.startswith("AMBI") for name in names):
         if len(names) not in _UNNAMED:
-            raise ValueError(f"its {len(names)} channels have no names.")
-        taken = _UNNAMED[len(names)]
-        note = f"has channels without names, which are taken for {' '.join(taken)}."
-        return *channel_mix(taken)[:2], "" if len(names) == 2 else note
-    renamed = {"DL": "FL", "DR": "FR"}
+            raise ValueError(f"its {len(names)} channels have no known places.")
+        names = list(_UNNAMED[len(names)])
+        if len(names) > 2:
+            said.append(f"has channels without names, which are taken for {' '.join(names)}")
+    renamed = _RENAMED
     if not {"BL", "BR"} & set(names):
-        renamed |= {"SL": "BL", "SR": "BR"}  # one pair of surround speakers: 5.1 has it at the side or behind
+        renamed = renamed | {"SL": "BL", "SR": "BR"}  # one pair of surround speakers: 5.1 has it at the side or behind
     places = [(renamed.get(name, name),) for name in names]
+    if len(names) == 1 and names[0] in known:
+        places = [LAYOUTS["mono"]]
     layout = _smallest(places)
     mixed: list[str] = []
     if layout is None:
-        known = set(LAYOUTS["7.1"])
-        mixed = [name for name, (place,) in zip(names, places, strict=True) if place not in known]
-        places = [place if place[0] in known else _NEIGHBOURS.get(place[0], ()) for place in places]
+        kept = set(LAYOUTS["7.1"])
+        mixed = [name for name, (place,) in zip(names, places, strict=True) if place in _NEIGHBOURS]
+        dropped = [name for name, (place,) in zip(names, places, strict=True) if place not in {*kept, *_NEIGHBOURS}]
+        places = [place if place[0] in kept else _NEIGHBOURS.get(place[0], ()) for place in places]
         layout = _smallest(places)
-    if layout is None or not all(places):
-        raise ValueError(f"its {len(names)} channels ({' '.join(names)}) have no known places.")
+        if layout is None:
+            raise ValueError(f"its channels ({' '.join(names)}) have no known places.")
+        said += (
+            [f"becomes {layout}, with these channels mixed into their neighbours: {' '.join(mixed)}"] if mixed else []
+        )
+        said += [f"is without the channels {' '.join(dropped)}, which have no known places"] if dropped else []
     matrix = np.zeros((len(LAYOUTS[layout]), len(names)), np.float32)
     for column, (name, targets) in enumerate(zip(names, places, strict=True)):
         for target in targets:
             matrix[LAYOUTS[layout].index(target), column] = _HALF_POWER if name in mixed else 1.0
-    note = f"becomes {layout}, with these channels mixed into their neighbours: {' '.join(mixed)}." if mixed else ""
-    return layout, matrix, note
+    return layout, matrix, f"{', and '.join(said)}." if said else ""
+
+
+def is_custom(names: Sequence[str]) -> bool:
+    """Whether channels of these names do not stand in FFmpeg's order (which ends otherwise than here: no matter)."""
+    places = [_ORDER.index(name) if name in _ORDER else -1 for name in names]
+    return set(names) != {"NONE"} and (-1 in places or places != sorted(places))
 
 
 def _smallest(places: Sequence[tuple[str, ...]]) -> str | None:

@@ -25,7 +25,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from icve.data.channels import LAYOUTS, channel_mix
+from icve.data.channels import LAYOUTS, channel_mix, is_custom
 
 # What MP4 holds and browsers play; other sound is encoded anew.
 _COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
@@ -193,10 +193,8 @@ class _Copied:
                     raise _CannotCopy from error
         if not inside or packet.is_corrupt:
             return
-        shift = round(job.begin / packet.time_base)
-        packet.pts = packet.dts = (
-            packet.dts if packet.pts is None else packet.pts
-        ) - shift  # one and the same of sound
+        stamp = packet.dts if packet.pts is None else packet.pts  # of sound they are one and the same
+        packet.pts = packet.dts = stamp - round(job.begin / packet.time_base)
         packet.stream = self._stream
         self.written += _mux(job.out, [packet], _CannotCopy)
 
@@ -216,10 +214,10 @@ class _Encoded:
         names = [channel.name for channel in layout.channels]
         self._layout, self._mix, self.note = channel_mix(names)
         self._rate = decoder.sample_rate
-        # What all frames are brought to. PCM decoders take their layout from outside: a plain one, of which PyAV has
-        # nothing to free, stands for what the file says.
+        # What all frames are brought to. Decoders that take their layout from the file are given a plain one in place of
+        # a custom one: of a plain one PyAV has nothing to free.
         self._input = layout.name
-        if decoder.codec.canonical_name.startswith("pcm_"):
+        if decoder.codec.canonical_name.startswith("pcm_") or is_custom(names):
             decoder.options = {"ch_layout": hex((1 << len(names)) - 1)}
             self._input = av.AudioLayout(hex((1 << len(names)) - 1)).name
         self._same: tuple | None = None
@@ -295,9 +293,8 @@ class _Encoded:
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            samples = np.frombuffer(frame.planes[0], np.float32, frame.samples * self._mix.shape[1]).reshape(
-                frame.samples, -1
-            )
+            channels = self._mix.shape[1]
+            samples = np.frombuffer(frame.planes[0], np.float32, frame.samples * channels).reshape(-1, channels)
             drop = min(self._repeated, len(samples))
             self._repeated -= drop
             # The encoder refuses what is no number.
@@ -341,7 +338,7 @@ def _mux(container: av.container.OutputContainer, packets: list[av.Packet], fail
         try:
             container.mux(packet)
         except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if getattr(error, "errno", None) == errno.ENOSPC:
                 raise
             raise failure("MP4 does not take its packets.") from error
     return len(packets)

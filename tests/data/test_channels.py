@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from icve.data.channels import LAYOUTS, channel_mix
+from icve.data.channels import LAYOUTS, channel_mix, is_custom
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -25,7 +25,10 @@ def test_the_layouts_of_aac_are_kept_whatever_the_order_of_their_channels(layout
         ("FL FR FC LFE BL BR TFL TFR", "5.1", "TFL TFR"),
         ("NONE NONE", "stereo", ""),
         ("NONE NONE NONE NONE NONE NONE", "5.1", "without names"),
+        ("USR40 USR41", "stereo", ""),
         ("FL", "mono", ""),
+        ("NONE", "mono", ""),
+        ("DL DR", "stereo", ""),
     ],
 )
 def test_other_layouts_go_into_the_smallest_that_holds_them(names, layout, said):
@@ -40,7 +43,22 @@ def test_other_layouts_go_into_the_smallest_that_holds_them(names, layout, said)
     assert (matrix.sum(0) > 0).all()  # every channel is heard
 
 
-@pytest.mark.parametrize("names", ["", "NONE " * 12, "USR40 USR41", "AMBI0 AMBI1 AMBI2 AMBI3"])
+@pytest.mark.parametrize("names", ["", "NONE " * 12, "AMBI0", "AMBI0 AMBI1 AMBI2 AMBI3"])
 def test_channels_without_a_place_are_refused(names):
     with pytest.raises(ValueError, match=r"channels"):
         channel_mix(names.split())
+
+
+def test_channels_without_a_place_beside_others_are_left_out_and_told():
+    layout, matrix, note = channel_mix(["FL", "FR", "USR40"])
+    assert layout == "stereo"
+    assert np.array_equal(matrix, [[1, 0, 0], [0, 1, 0]])
+    assert "USR40" in note
+
+
+def test_channels_out_of_order_are_known():
+    assert not any(
+        is_custom(names) for names in [*LAYOUTS.values(), ["NONE", "NONE"], ["FL", "FR", "FC", "LFE", "SL", "SR"]]
+    )
+    assert is_custom("FL FR FC LFE SL SR BL BR".split())
+    assert is_custom(["USR40", "USR41"])
