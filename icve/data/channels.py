@@ -32,7 +32,7 @@ _NEIGHBOURS = {
     "LFE2": ("LFE",),
 }
 _RENAMED = {"DL": "FL", "DR": "FR", "BIL": "FL", "BIR": "FR"}  # stereo of other kinds
-_ORDER = "FL FR FC LFE BL BR FLC FRC BC SL SR TC TFL TFC TFR TBL TBC TBR DL DR WL WR".split()  # FFmpeg's
+_ORDER = (*LAYOUTS["5.1"], "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC", "TBR", "DL", "DR")
 _HALF_POWER = 0.5**0.5
 
 
@@ -82,7 +82,7 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
 
 
 def is_custom(names: Sequence[str]) -> bool:
-    """Whether channels of these names do not stand in FFmpeg's order (which ends otherwise than here: no matter)."""
+    """Whether channels of these names may not stand in FFmpeg's order."""
     places = [_ORDER.index(name) if name in _ORDER else -1 for name in names]
     return set(names) != {"NONE"} and (-1 in places or places != sorted(places))
 

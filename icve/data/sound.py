@@ -214,8 +214,8 @@ class _Encoded:
         names = [channel.name for channel in layout.channels]
         self._layout, self._mix, self.note = channel_mix(names)
         self._rate = decoder.sample_rate
-        # What all frames are brought to. Decoders that take their layout from the file are given a plain one in place of
-        # a custom one: of a plain one PyAV has nothing to free.
+        # What all frames are brought to. Decoders that take their layout from the file are given a plain one in place
+        # of a custom one: of a plain one PyAV has nothing to free.
         self._input = layout.name
         if decoder.codec.canonical_name.startswith("pcm_") or is_custom(names):
             decoder.options = {"ch_layout": hex((1 << len(names)) - 1)}

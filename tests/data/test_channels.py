@@ -60,5 +60,5 @@ def test_channels_out_of_order_are_known():
     assert not any(
         is_custom(names) for names in [*LAYOUTS.values(), ["NONE", "NONE"], ["FL", "FR", "FC", "LFE", "SL", "SR"]]
     )
-    assert is_custom("FL FR FC LFE SL SR BL BR".split())
+    assert is_custom(["FL", "FR", "FC", "LFE", "SL", "SR", "BL", "BR"])
     assert is_custom(["USR40", "USR41"])
