@@ -24,6 +24,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.format import Flags
 
 from icve.data.channels import LAYOUTS, channel_mix, is_custom
 
@@ -35,7 +36,9 @@ _PREROLL = 0.25  # seconds decoded before the range: what some decoders need unt
 # packet that does not decode, any difference is.
 _JITTER, _EXACT = 0.03, 0.002
 _MISSING = 0.1  # seconds without a packet, after which a track is not copied: many players play on without a pause
-_RESTART = 1.0  # seconds; times that go back further begin anew, as in joined files
+# Seconds: times that go back further begin anew, as in joined files; those of formats whose clock may jump (transport
+# streams) also where they go on further, as pictures' times do there.
+_RESTART, _JUMP = 1.0, 10.0
 _LONGEST_GAP = 3600.0  # seconds
 
 
@@ -86,12 +89,18 @@ class _Job:
         self.left_out: dict[int, str] = {}  # streams, and why
         self.notes: list[str] = []
         self.tracks = 0
+        self.jumps = False  # whether the format's clock may jump
 
     def done(self) -> bool:
         """Write the file; False where it has to be done again."""
         self.notes = []
         tracks: dict[int, _Copied | _Encoded] = {}
-        with av.open(self.source) as file, av.open(self.target, "w", format="mp4") as self.out:
+        # Titles and comments may be in any encoding.
+        with (
+            av.open(self.source, metadata_errors="replace") as file,
+            av.open(self.target, "w", format="mp4") as self.out,
+        ):
+            self.jumps = bool(file.format.flags & Flags.ts_discont.value)
             sounds = file.streams.audio
             names = {
                 sound.index: f"sound track {n}" if len(sounds) > 1 else "the sound" for n, sound in enumerate(sounds, 1)
@@ -278,7 +287,7 @@ class _Encoded:
         if self._position is None:
             self._position = wanted
         ahead = wanted - self._position
-        if ahead < -_RESTART * self._rate:
+        if ahead < -_RESTART * self._rate or (self._job.jumps and ahead > _JUMP * self._rate):
             self._moved -= ahead
         elif ahead > _LONGEST_GAP * self._rate:
             raise _LeftOut(f"its times jump by {ahead / self._rate:.0f} seconds.")

@@ -159,7 +159,7 @@ class _Sound:
         self._process: subprocess.Popen | None = None
         self._waiting: av.Packet | None = None
         try:
-            with av.open(self._range[0]) as file:
+            with av.open(self._range[0], metadata_errors="replace") as file:
                 if not file.streams.audio:
                     return
                 length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)

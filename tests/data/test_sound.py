@@ -155,6 +155,16 @@ def test_times_that_begin_anew_follow_what_was_before(tmp_path, codec):
     assert abs(len(wave) / RATE - 4) < 0.15
 
 
+def test_titles_that_are_no_utf8_cost_nothing(tmp_path):
+    source = with_sound(tmp_path / "a.mkv", "aac", tones("mono"), "mono")
+    data = source.read_bytes()
+    assert b"Lavf" in data  # the name of the program that wrote it
+    source.write_bytes(data.replace(b"Lavf", b"L\xe9vf"))
+    notes, ((_, _, wave),) = rewritten(tmp_path, source)
+    assert notes == []
+    assert frequencies(wave) == [200]
+
+
 def test_sound_keeps_its_start(tmp_path):
     source = with_sound(tmp_path / "a.mov", "pcm_s16le", tones("mono", 1.0), "mono", delay=0.5)
     notes, ((_, start, wave),) = rewritten(tmp_path, source)
