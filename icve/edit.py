@@ -217,6 +217,7 @@ def _edit(
     keys = {item.id: item_key(item, settings, digest) for item in items}
     todo = [item for item in items if not is_done(item, known, keys, settings, output)]
     failed: list[Outcome] = []
+    noted: list[Outcome] = []
 
     def record(outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -224,10 +225,10 @@ def _edit(
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
-    def tell(item: Item, error: str) -> None:
+    def tell(item: Item, text: str, kind: str = "failed") -> None:
         # As they are: names may hold what looks like markup or the name of an emoji.
-        text = f"failed: {item.id}: {error}"
-        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        line = f"{kind}: {item.id}: {text}"
+        console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     work, refused = plan(todo, settings)
     total = sum(len(clip.spans) * len(of_clip) for clip, of_clip in work)
@@ -248,6 +249,9 @@ def _edit(
                     record(outcome)
                     if outcome.error is not None:
                         tell(outcome.item, outcome.error)
+                    elif outcome.note is not None:
+                        noted.append(outcome)
+                        tell(outcome.item, outcome.note, "note")
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -258,6 +262,7 @@ def _edit(
         "edited": len(todo) - len(failed),
         "failed": len(failed),
         "kept": len(items) - len(todo),
+        "with_notes": len(noted),
         "seconds": round(time.perf_counter() - began, 2),
         **{f"seconds_{kind}": round(value, 2) for kind, value in seconds.seconds.items()},
         "results": str(log.path),

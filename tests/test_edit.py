@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 
 from icve import edit
+from icve.data import sound
 from icve.data.video import VideoWriter, probe, read_frames, timestamps, write_video
 from icve.editing.results import ResultLog
 from tests.browser import probe_page
+from tests.data.test_sound import process, tones, with_sound
 
 
 def run(model, source, output, *options, instruction="make it red") -> int:
@@ -115,6 +117,25 @@ def test_variable_rate_pixel_aspect_and_both_sizes(tiny_model, tmp_path, capsys)
     assert (source.height, source.width, source.sample_aspect) == (64, 128, 1)
     assert (model.height, model.width) == (32, 64) or (model.height, model.width) == (16, 32)
     assert abs(model.displayed[1] / model.displayed[0] - 2) < 0.02
+
+
+def test_lost_sound_is_told_and_costs_no_picture(tiny_model, tmp_path, monkeypatch, capsys):
+    with_sound(tmp_path / "in" / "a.mp4", "aac", tones("mono"), "mono")
+    with_sound(tmp_path / "in" / "b.mov", "pcm_s16le", tones("7.1"), "7.1")
+    start = sound.start
+
+    def crash_on_b(source, *arguments, **options):
+        return process("import os; os.abort()") if "b.mov" in source else start(source, *arguments, **options)
+
+    monkeypatch.setattr(sound, "start", crash_on_b)
+    assert run(tiny_model, tmp_path / "in", tmp_path / "out", "--steps", 1) == 0
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out)
+    assert (summary["edited"], summary["failed"], summary["with_notes"]) == (2, 0, 1)
+    assert "note: b: The sound is left out" in printed.err
+    assert results(tmp_path / "out")["a"]["note"] is None
+    assert "left out" in results(tmp_path / "out")["b"]["note"]
+    assert visible(tmp_path / "out") == ["a.mp4", "b.mp4", "results.jsonl"]
 
 
 def test_side_by_side(tiny_model, make_clip, tmp_path, capsys):

@@ -32,6 +32,8 @@ class Probe(Stage):
         max_fps: highest average frame rate.
         max_gap: longest time between two frames in seconds. Up to eight times the file's usual interval is allowed in
             any case.
+        hdr: whether PQ and HLG are taken; their pictures are tone-mapped to SDR, which is a choice of its own.
+        interlaced: whether interlaced videos are taken; their pictures are deinterlaced, which costs sharpness.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Probe(Stage):
         min_fps: float = 8.0,
         max_fps: float = 130.0,
         max_gap: float = 1.0,
+        hdr: bool = True,
+        interlaced: bool = True,
     ) -> None:
         if min_side < 1 or max_pixels < min_side**2:
             raise ValueError(f"min_side {min_side} must be positive and its square at most max_pixels {max_pixels}.")
@@ -51,6 +55,7 @@ class Probe(Stage):
         self.min_side, self.max_pixels = min_side, max_pixels
         self.min_seconds, self.max_seconds = min_seconds, max_seconds
         self.min_fps, self.max_fps, self.max_gap = min_fps, max_fps, max_gap
+        self.hdr, self.interlaced = hdr, interlaced
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
         return [self._probe(row, work.video(row)) for row in rows]
@@ -65,6 +70,10 @@ class Probe(Stage):
             return Rejected("too short", f"{info.frames} frame")
         if min(info.width, info.height) < self.min_side:
             return Rejected("too small", f"{info.width}x{info.height}, at least {self.min_side} either way wanted")
+        if info.dynamic_range != "SDR" and not self.hdr:
+            return Rejected("HDR", f"{info.dynamic_range}, only SDR wanted")
+        if info.interlaced and not self.interlaced:
+            return Rejected("interlaced", "only progressive frames wanted")
         known = np.isfinite([info.fps, info.duration, *seconds]).all()
         intervals = np.diff(seconds) if known else np.zeros(1)
         if intervals.min() <= 0:

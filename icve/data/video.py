@@ -13,6 +13,7 @@ import av
 import cv2
 import numpy as np
 
+from icve.data.picture import upright
 from icve.data.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
 from icve.data.video_stream import open_media, shown_frames, video_stream
 from icve.data.video_writer import VideoWriter, write_video
@@ -220,7 +221,7 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
                     continue
                 if number > wanted[done] or not reached or damaged:
                     break
-                chunk.append(_upright(frame, index.info.rotation))
+                chunk.append(upright(frame, index.info.rotation, index.info.mirrored))
                 done += 1
                 if len(chunk) == most or done == len(wanted):
                     yield np.stack(chunk)
@@ -235,7 +236,3 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
     if not key:
         what = "is corrupt" if damaged else f"of {index.info.frames} does not decode"
         raise VideoError(path, f"it is damaged: frame {int(wanted[done])} {what}.")
-
-
-def _upright(frame: av.VideoFrame, rotation: int) -> np.ndarray:
-    return np.rot90(frame.to_ndarray(format="rgb24", threads=1), k=rotation // 90)

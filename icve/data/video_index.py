@@ -18,6 +18,7 @@ import numpy as np
 from av.format import Flags
 
 from icve.data.media_paths import foreign_path
+from icve.data.picture import dynamic_range, orientation
 from icve.data.timeline import display_times
 from icve.data.video_packets import Packet, packets_are_frames
 from icve.data.video_stream import VideoError, open_media, shown_frames, video_stream
@@ -36,7 +37,9 @@ class VideoInfo:
 
     ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
     (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
-    already applied by :func:`read_frames`. ``sample_aspect`` is width over height of an upright pixel as shown.
+    and ``mirrored`` (left to right, after it) are already applied by :func:`read_frames`. ``sample_aspect`` is width to
+    height of an upright pixel as shown. ``dynamic_range`` is that stored: SDR, or PQ or HLG, of which SDR is made;
+    ``interlaced`` frames are deinterlaced. See :mod:`icve.data.picture`.
     """
 
     width: int
@@ -47,6 +50,9 @@ class VideoInfo:
     rotation: int
     codec: str
     sample_aspect: Fraction = Fraction(1)
+    mirrored: bool = False
+    dynamic_range: str = "SDR"
+    interlaced: bool = False
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -150,11 +156,12 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
         # Rounded times give a rough rate; containers that state none, or not that of what is shown, are overruled.
         fps = fps if abs(fps - measured) <= _RATE_ERROR * measured else measured
 
-    rotation = round(first.rotation / 90) % 4 * 90
+    rotation, mirrored = orientation(first)
+    look = (mirrored, dynamic_range(first), first.interlaced_frame)
     width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
     origin = min([0 if pts is None else int(pts[0]), *(math.floor(time / time_base) for time in sounds if time >= 0)])
     aspect = 1 / aspect if rotation % 180 else aspect
-    info = VideoInfo(width, height, fps, len(frames), len(frames) / fps, rotation, codec, aspect)
+    info = VideoInfo(width, height, fps, len(frames), len(frames) / fps, rotation, codec, aspect, *look)
     keys = np.array([number for number, frame in enumerate(frames) if frame.is_key], dtype=np.int64)
     distinct = None not in stamps and len(set(stamps)) == len(stamps)
     stamps = np.array(stamps, dtype=np.int64) if distinct else None

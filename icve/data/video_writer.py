@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Iterator
+import subprocess
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +13,9 @@ from types import TracebackType
 import av
 import numpy as np
 
-from icve.data.media_paths import media_path
+from icve.data import sound
 
-# What MP4 holds and browsers play; other sound is encoded anew.
-_COPIED_AUDIO = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
-_AUDIO_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
+_LEAST_SECONDS = 120.0  # for making sound ready, in any case; and as much as the sound itself takes
 
 
 class VideoWriter:
@@ -30,9 +30,13 @@ class VideoWriter:
         crf: x264 quality, 0 (best) to 51.
         preset: x264's; faster ones make larger files of the same quality.
         sample_aspect: width over height of a pixel as shown.
-        sound: file whose sound is copied (every track; tracks MP4 players do not know are encoded as AAC).
+        sound: file whose sound is copied (every track; tracks that MP4 players do not know or that are damaged are
+            encoded as AAC, see :mod:`icve.data.sound`). It never costs the picture.
         sound_range: seconds [from, to) of that file's timeline that are taken, ``from`` being time 0 of this one; None
             for ``to`` is its end.
+
+    Attributes:
+        notes: sentences on what of the sound could not be kept.
     """
 
     def __init__(
@@ -58,10 +62,16 @@ class VideoWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._container = self._stream = None
-        self._sound = None if sound is None else _Sound(sound, *sound_range)
+        self.notes: list[str] = []
+        self._sound_of, self._sound = (sound, sound_range), None
 
     def __enter__(self) -> VideoWriter:
-        self._container = av.open(media_path(self._temporary), "w", format="mp4", options={"movflags": "+faststart"})
+        temporary = str(self._temporary.absolute())  # FFmpeg takes what is before a colon for a protocol
+        self._container = av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"})
+        source, (begin, end) = self._sound_of
+        if source is not None:
+            ready = self._temporary.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
+            self._sound = _Sound(source, begin, end, ready, self.notes)
         return self
 
     def write(self, frames: np.ndarray, times: np.ndarray | None = None) -> None:
@@ -141,77 +151,90 @@ class VideoWriter:
 
 
 class _Sound:
-    """The sound of a file, muxed into another container up to a given time at each call."""
+    """The sound of a file, made ready by another process and muxed up to a given time at each call.
 
-    def __init__(self, path: str | os.PathLike, start: float, end: float | None) -> None:
-        self._start, self._end = start, end
-        self._file = av.open(media_path(path))
-        self._streams = [stream for stream in self._file.streams.audio if stream.codec_context is not None]
-        self._target = None
+    Whatever happens to it, the picture goes on: it is said in ``notes``. Only a full disk is an error.
+    """
+
+    def __init__(self, path: str | os.PathLike, begin: float, end: float | None, ready: Path, notes: list[str]) -> None:
+        self._range, self._ready, self._notes = (os.path.abspath(path), begin, end, str(ready.absolute())), ready, notes
+        self._file: av.container.InputContainer | None = None
+        self._process: subprocess.Popen | None = None
+        self._waiting: av.Packet | None = None
+        try:
+            with av.open(self._range[0], metadata_errors="replace") as file:
+                if not file.streams.audio:
+                    return
+                length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)
+            self._seconds = _LEAST_SECONDS + length
+            self._process = sound.start(*self._range, decode=True, seconds=self._seconds)
+        except Exception as error:
+            self._leave_out(error)
 
     def open(self, container: av.container.OutputContainer) -> None:
-        self._target = container
-        self._tracks = {stream.index: _Track(container, stream) for stream in self._streams}
-        self._packets = self._read()
+        """Wait until the sound is ready, and add its tracks."""
+        try:
+            self._open(container)
+        except Exception as error:
+            self._leave_out(error)
+
+    def _open(self, container: av.container.OutputContainer) -> None:
+        if self._process is None:
+            return
+        result = self._result()
+        if result is None:
+            self._process = sound.start(*self._range, decode=False, seconds=self._seconds)
+            result = self._result()
+            if result is None:
+                return self._leave_out(RuntimeError("FFmpeg crashes or hangs when it reads it"))
+            if not result["notes"]:
+                self._notes.append("The sound is copied unchecked: FFmpeg crashes or hangs when it decodes it.")
+        self._notes += [note[0].upper() + note[1:] for note in result["notes"]]
+        if not result["tracks"]:
+            return
+        self._file = av.open(self._range[3])
+        streams = [stream for stream in self._file.streams.audio if stream.frames]
+        self._tracks = {stream.index: container.add_stream_from_template(stream) for stream in streams}
+        self._container, self._packets = container, self._file.demux(streams)
         self._waiting = next(self._packets, None)
 
     def write(self, until: float | None) -> None:
-        while self._waiting is not None and (until is None or self._waiting[0] <= until):
-            self._target.mux(self._waiting[1])
-            self._waiting = next(self._packets, None)
+        """Mux the sound up to a time in seconds, None for all of it."""
+        try:
+            while self._waiting is not None:
+                packet = self._waiting
+                if packet.dts is not None:
+                    if until is not None and packet.dts * packet.time_base > until:
+                        return
+                    packet.stream = self._tracks[packet.stream.index]
+                    self._container.mux(packet)
+                self._waiting = next(self._packets, None)
+        except Exception as error:
+            self._waiting = None
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise  # the picture has no room either
+            self._notes.append(f"The sound ends early: {sound.reason(error)}")
 
     def close(self) -> None:
-        self._file.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+        if self._file is not None:
+            self._file.close()
+        self._ready.unlink(missing_ok=True)
 
-    def _read(self) -> Iterator[tuple[float, av.Packet]]:
-        """(time, packet) in the order of the file, cut to the range and moved to its start."""
-        if not self._streams:
-            return
-        for packet in self._file.demux(self._streams):
-            encoder = self._tracks[packet.stream.index]
-            if packet.dts is None:  # the end of a track
-                if encoder.resampler is not None:
-                    yield from encoder.flush(self._start)
-                continue
-            time = float((packet.dts if packet.pts is None else packet.pts) * packet.time_base)
-            length = float((packet.duration or 0) * packet.time_base)
-            if time + length < self._start - 1e-6 or (self._end is not None and time >= self._end):
-                continue
-            yield from encoder.take(packet, self._start)
+    def _result(self) -> dict | None:
+        """What the process says; None where it crashed or did not come to an end."""
+        try:
+            printed, _ = self._process.communicate(timeout=self._seconds)
+            return json.loads(printed) if self._process.returncode == 0 else None
+        except (subprocess.TimeoutExpired, ValueError):
+            self._process.kill()
+            self._process.communicate()
+            return None
 
-
-class _Track:
-    """One sound track: its packets copied, or decoded and encoded as AAC."""
-
-    def __init__(self, container: av.container.OutputContainer, stream: av.AudioStream) -> None:
-        self.resampler = None
-        if stream.codec_context.name in _COPIED_AUDIO:
-            self.stream = container.add_stream_from_template(stream)
-            return
-        rate = stream.codec_context.sample_rate
-        self.stream = container.add_stream("aac", rate=rate if rate in _AUDIO_RATES else 48000)
-        self.stream.layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-        self.resampler = av.AudioResampler(format="fltp", layout=self.stream.layout, rate=self.stream.rate)
-
-    def take(self, packet: av.Packet, start: float) -> Iterator[tuple[float, av.Packet]]:
-        if self.resampler is not None:
-            for frame in packet.decode():
-                yield from self._encode(self.resampler.resample(frame), start)
-            return
-        shift = round(start / packet.time_base)
-        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-        packet.stream = self.stream
-        yield float(packet.pts * packet.time_base), packet
-
-    def flush(self, start: float) -> Iterator[tuple[float, av.Packet]]:
-        yield from self._encode([*self.resampler.resample(None), None], start)
-
-    def _encode(self, frames: list[av.AudioFrame | None], start: float) -> Iterator[tuple[float, av.Packet]]:
-        for frame in frames:
-            if frame is not None:
-                frame.pts -= round(start / frame.time_base)
-            for packet in self.stream.encode(frame):
-                yield float(packet.pts * packet.time_base), packet
+    def _leave_out(self, error: Exception) -> None:
+        self._notes.append(f"The sound is left out: {sound.reason(error)}")
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, crf: int = 18) -> None:

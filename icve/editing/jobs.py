@@ -53,12 +53,13 @@ class Settings:
 
 @dataclass
 class Outcome:
-    """What became of an item: ``error`` is None when its file is in place."""
+    """What became of an item: ``error`` is None when its file is in place; ``note`` says what of it was left out."""
 
     item: Item
     clip: Clip | None = None
     error: str | None = None
     seconds: float = 0.0
+    note: str | None = None
 
 
 @dataclass

@@ -89,6 +89,7 @@ def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str
         "seconds": round(outcome.seconds, 3),
         "status": "failed" if outcome.error else "ok",
         "error": outcome.error,
+        "note": outcome.note,
         "key": key,
     }
     if clip is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.video import VideoWriter, iterate_frames, resize_crop
-from icve.data.video_index import index_packets
+from icve.data.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Progress, Settings
 from icve.editing.models import first_sentence
@@ -109,6 +109,15 @@ class Entry:
         # The side-by-side copy first: where the result is in place, everything is.
         for writer in reversed(writers):
             writer.__exit__(None, None, None)
+        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *writers[0].notes]) or None
+
+
+def _differences(info: VideoInfo) -> Iterator[str]:
+    """Sentences on how a result differs from its source by more than the edit."""
+    if info.dynamic_range != "SDR":
+        yield f"The source is {info.dynamic_range}, the result SDR."
+    if info.interlaced:
+        yield "The source is interlaced, the result progressive."
 
 
 def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

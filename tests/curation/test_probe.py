@@ -9,6 +9,7 @@ from icve.curation.stage import Rejected, Workspace
 from icve.data.identity import file_digest
 from icve.data.manifest import ManifestError
 from icve.data.video import VideoError
+from tests.data.test_picture import encode
 
 ANY = {"min_side": 16, "min_seconds": 0}
 
@@ -27,6 +28,19 @@ def test_what_the_file_says_becomes_columns(make_clip):
         "key": "a", "video": "a.mp4", "note": 7, "width": 80, "height": 48, "fps": 10.0, "frames": 12,
         "duration": pytest.approx(1.2), "rotation": 0, "codec": "h264", "digest": file_digest(path),
     }  # fmt: skip
+
+
+def test_hdr_and_interlaced_videos_can_be_refused(tmp_path):
+    frames = np.full((12, 48, 80, 3), 90, np.uint8)
+    tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1}
+    hdr = encode(tmp_path / "hdr.mp4", frames, pixels="yuv420p10le", tags=tags)
+    interlaced = encode(tmp_path / "interlaced.mp4", frames, flags="+ildct+ilme")
+    assert isinstance(run(hdr), dict)
+    assert isinstance(run(interlaced), dict)
+    refused = run(hdr, hdr=False)
+    assert (refused.reason, refused.detail) == ("HDR", "PQ, only SDR wanted")
+    assert run(interlaced, interlaced=False).reason == "interlaced"
+    assert isinstance(run(interlaced, hdr=False), dict)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from icve.data.video import VideoError, read_frames
+from icve.data import sound
+from icve.data.video import VideoError, probe, read_frames
 from icve.editing.batch import batch_size_for, edit_items
 from icve.editing.items import Item
 from icve.editing.jobs import Progress, Settings, clip_of
+from icve.editing.results import result_row
+from tests.data.test_picture import encode
+from tests.data.test_sound import process, tones, with_sound
 from tests.tiny import tiny_editor
 
 SAMPLING = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_until": 0.0, "shift": 5.0, "negative_prompt": ""}
@@ -174,6 +178,30 @@ def test_part_of_a_file(editor, make_clip, tmp_path):
     assert len(read_frames(tmp_path / "out" / "rest.mp4")) == 5
     with pytest.raises(VideoError, match="it has 20 frames"):
         clip_of(item(clip, start=15, count=7), settings())
+
+
+def test_sound_that_is_lost_is_a_note_and_no_error(editor, tmp_path, monkeypatch):
+    source = with_sound(tmp_path / "a.mp4", "aac", tones("mono"), "mono")
+    outcome = run(editor, [item(source)], tmp_path / "whole")["a"]
+    assert (outcome.error, outcome.note) == (None, None)
+    monkeypatch.setattr(sound, "start", lambda *_, **__: process("import os; os.abort()"))
+    outcome = run(editor, [item(source)], tmp_path / "out")["a"]
+    assert outcome.error is None
+    assert outcome.note == "The sound is left out: FFmpeg crashes or hangs when it reads it."
+    assert result_row(outcome, settings(), [tmp_path], "key")["note"] == outcome.note
+    assert len(read_frames(tmp_path / "out" / "a.mp4")) == 20
+
+
+def test_a_result_that_is_sdr_or_progressive_unlike_its_source_says_so(editor, tmp_path):
+    frames = np.full((5, 32, 48, 3), 90, np.uint8)
+    tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 18, "color_range": 1}
+    hdr = encode(tmp_path / "hdr.mp4", frames, pixels="yuv420p10le", tags=tags)
+    interlaced = encode(tmp_path / "interlaced.mp4", frames, flags="+ildct+ilme")
+    outcomes = run(editor, [item(hdr, "hdr"), item(interlaced, "interlaced")], tmp_path / "out")
+    assert outcomes["hdr"].note == "The source is HLG, the result SDR."
+    assert outcomes["interlaced"].note == "The source is interlaced, the result progressive."
+    info = probe(tmp_path / "out" / "hdr.mp4")
+    assert (info.dynamic_range, info.interlaced) == ("SDR", False)
 
 
 def test_batches_fit_a_budget_of_tokens():
