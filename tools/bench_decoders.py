@@ -1,7 +1,6 @@
 """Time what training reads of a video, 33 frames of 720p resized to a bucket, with PyAV and with decord.
 
-    pip install decord                       # no requirement of icve: see docs/benchmarks.md
-    python tools/bench_decoders.py [--rounds 5]
+    python tools/bench_decoders.py [--rounds 5]         # decord comes with icve[test]; see docs/benchmarks.md
 
 One thread each, in turns, in the same process; CPU seconds, medians. Both decode the same frames, which are compared.
 """

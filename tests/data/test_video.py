@@ -266,3 +266,15 @@ def test_size_gives_the_same_as_resizing_afterwards(tmp_path):
     write_video(tmp_path / "a.mp4", moving(20), 8)
     whole = read_frames(tmp_path / "a.mp4")
     assert np.array_equal(read_frames(tmp_path / "a.mp4", size=(40, 40)), resize_crop(whole, (40, 40)))
+
+
+def test_another_decoder_sees_the_same_frames_of_an_ordinary_file(tmp_path):
+    decord = pytest.importorskip("decord", reason="decord publishes no wheel for this platform")
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (20, 12, 16, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+    write_video(tmp_path / "plain.mp4", frames, 8)
+    theirs = decord.VideoReader(str(tmp_path / "plain.mp4"), num_threads=1)
+    ours = read_frames(tmp_path / "plain.mp4")
+    assert len(theirs) == len(ours) == 20
+    difference = np.abs(theirs.get_batch(range(20)).asnumpy().astype(int) - ours)
+    assert difference.max() <= 2
