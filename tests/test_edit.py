@@ -319,15 +319,13 @@ def test_a_folder_of_odd_names_costs_nothing(tiny_model, make_clip, tmp_path, ca
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 7
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_every_name_can_be_printed_in_every_encoding(encoding, tmp_path):
+def test_every_name_can_be_printed_in_ascii(tmp_path):
     (tmp_path / "caf\udce9 – ✓.mp4").write_bytes(b"none")
     command = [sys.executable, "-m", "icve.edit", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
-    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*command, "--instruction", "x"], capture_output=True, env=environment)
     assert done.returncode == 3
-    sign = "– ✓".encode() if encoding == "utf-8" else b"- +"
-    assert b"failed: caf\\xe9 " + sign + b": " in done.stderr
+    assert b"failed: caf\\xe9 - +: " in done.stderr
 
 
 @pytest.mark.multiprocess
