@@ -310,6 +310,8 @@ def straight(path: Path) -> np.ndarray | None:
             shown = False
             frames = []
             for packet in container.demux(stream):
+                if not packet.size and packet.buffer_ptr:
+                    continue
                 try:
                     decoded = packet.decode()
                 except av.error.FFmpegError:

@@ -67,6 +67,8 @@ def shown_frames(
     stream.thread_count = 1
     shown = False
     for packet in container.demux(stream):
+        if not packet.size and packet.buffer_ptr:  # Theora's "as before": no frame, and unlike the last, no end
+            continue
         try:
             frames = packet.decode()
         except av.error.FFmpegError:

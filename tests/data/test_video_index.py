@@ -304,3 +304,26 @@ def test_a_gif_without_its_end_is_truncated(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(VideoError, match="truncated"):
         probe(path)
+
+
+def test_empty_packets_show_nothing(tmp_path, numbered_frames, frame_numbers):
+    write(tmp_path / "whole.mkv", numbered_frames(12), "mpeg4", {"qmax": "2"})
+    with av.open(str(tmp_path / "whole.mkv")) as source, av.open(str(tmp_path / "a.nut"), "w") as file:
+        stream = file.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                if number == 5:
+                    empty = av.Packet(b"")
+                    empty.pts, empty.dts, empty.time_base, empty.stream = (
+                        packet.pts,
+                        packet.dts,
+                        packet.time_base,
+                        stream,
+                    )
+                    packet = empty
+                packet.stream = stream
+                file.mux(packet)
+    with av.open(str(tmp_path / "a.nut")) as file:
+        assert any(not packet.size and packet.pts is not None for packet in file.demux(video=0))
+    numbers = frame_numbers(consistent(tmp_path / "a.nut"))
+    assert numbers == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]
