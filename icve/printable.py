@@ -22,8 +22,8 @@ _SPELLED = str.maketrans(
 def forgive_output() -> None:
     """Let standard output and error print everything, whatever their encoding is.
 
-    Names of files come out with the bytes that they have. Signs that the encoding lacks become plain ones that look
-    alike, or are spelled out, as in ``\\u4e2d``.
+    Signs that the encoding lacks become plain ones that look alike, or are spelled out, as in ``\\u4e2d``; so are bytes
+    in the names of files that are no UTF-8, as in ``caf\\xe9.mp4``, so that whoever reads the output can decode it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -67,29 +67,24 @@ def json_lines(path: Path, errors: str = "strict") -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    if error.encoding.lower().startswith(("utf-16", "utf-32", "utf_16", "utf_32")):
-        return _escaped(error)  # bytes of their own would be no text there
-    out = b""
-    for letter in error.object[error.start : error.end]:
-        if "\udc80" <= letter <= "\udcff":
-            out += bytes([ord(letter) - 0xDC00])  # a byte of a file's name
-            continue
-        plain = letter.translate(_SPELLED)
-        plain = plain if plain.isascii() else letter.encode("ascii", "backslashreplace").decode()
-        out += plain.encode(error.encoding)
-    return out, error.end
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    text, end = _escaped(error)
+    plain = text.translate(_SPELLED)
+    # A handler's answer must itself fit the encoding, which is one of ASCII's at least.
+    return plain if plain.isascii() else plain.encode("ascii", "backslashreplace").decode(), end
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(f"\\x{ord(x) - 0xDC00:02x}" if "\udc80" <= x <= "\udcff" else f"\\u{ord(x):04x}" for x in letters), (
-        error.end
-    )
+    return "".join(map(_escape, letters)), error.end
+
+
+def _escape(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"  # a byte of a file's name
+    return f"\\u{ord(letter):04x}" if "\ud800" <= letter <= "\udfff" else letter
 
 
 codecs.register_error("icve.spelled", _spelled)

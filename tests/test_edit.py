@@ -14,6 +14,7 @@ import pytest
 
 from icve import edit
 from icve.data.video import VideoWriter, probe, read_frames, timestamps, write_video
+from icve.editing.results import ResultLog
 from tests.browser import probe_page
 
 
@@ -167,10 +168,11 @@ def test_options_from_yaml(tiny_model, make_clip, tmp_path, capsys):
         ("side_by_side: 3", "is no value for 'side_by_side' (true or false)"),
         ("- a", "must hold options by name"),
         ("a: [", "is not YAML"),
+        ("steps: 3\n# café".encode("latin-1"), "edit.yaml is not UTF-8 (byte 0xe9 in line 2)"),
     ],
 )
 def test_wrong_yaml(content, message, tmp_path, capsys):
-    (tmp_path / "edit.yaml").write_text(content)
+    (tmp_path / "edit.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     assert edit.main(["--config", str(tmp_path / "edit.yaml")]) == 2
     assert message in capsys.readouterr().err
 
@@ -270,6 +272,39 @@ def test_bad_files_of_every_kind(tiny_model, shared_data, tmp_path, capsys):
         assert np.allclose(timestamps(tmp_path / row["output"]), timestamps(source), atol=2e-3)
         assert (after.height, after.width) == tuple(side + side % 2 for side in before.displayed)
         assert after.rotation == 0
+
+
+def test_a_folder_of_odd_names_costs_nothing(tiny_model, make_clip, tmp_path, capsys, monkeypatch):
+    clip = make_clip("clip.mp4")
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    names = ["12:30:00.mp4", "caf\udce9.mp4", "a\nb.mp4", "x\u2028y.mp4", "[red]z.mp4", "clip.MTS", "clip"]
+    for name in names:
+        shutil.copyfile(clip, raw / name)
+    (raw / "notes.txt").write_text("none")
+    (raw / "[b] :smile: caf\udce9.mp4").write_bytes(b"none")
+    os.symlink("gone.mp4", raw / "broken.mp4")
+    monkeypatch.chdir(tmp_path)
+    arguments = ("raw", "out", "--steps", 1, "--report", 9)
+    assert run(tiny_model, *arguments) == 3
+    printed = capsys.readouterr()
+    summary = json.loads(printed.out.splitlines()[-1])
+    assert (summary["edited"], summary["failed"], summary["left_out"]) == (7, 2, {"not a video": 1})
+    assert "1 file is left out. not a video: 1 (notes.txt)" in printed.err
+    assert "failed: [b] :smile: caf" in printed.err
+    assert "raw/broken.mp4 is a broken link: there is no gone.mp4." in printed.err
+    assert len(ResultLog(out).read()) == 9
+    assert run(tiny_model, *arguments) == 3
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 7
+
+
+def test_every_name_can_be_printed_in_ascii(tmp_path):
+    (tmp_path / "caf\udce9 – ✓.mp4").write_bytes(b"none")
+    command = [sys.executable, "-m", "icve.edit", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "--instruction", "x"], capture_output=True, env=environment)
+    assert done.returncode == 3
+    assert b"failed: caf\\xe9 - +: " in done.stderr
 
 
 @pytest.mark.multiprocess

@@ -19,6 +19,7 @@ from icve.data.edits import PairedEditsDataModule
 from icve.data.latents import LatentCache
 from icve.data.manifest import read_manifest, write_manifest
 from icve.encode import main
+from icve.locks import locked
 from icve.synthetic.masks import save_mask
 from tests.training import conftest as training
 from tests.training.runs import steps
@@ -234,6 +235,20 @@ def test_one_part_is_one_process(encoded):
         assert status == 2
         assert "give every process its own --shard" in err
         assert encoded("--shard", "1/2")[0] == 0
+    assert encoded()[0] == 0
+
+
+def test_without_flock_one_part_is_one_process_all_the_same(encoded, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(encoded.output / ".1of1.lock"):
+        status, _, err = encoded()
+        assert status == 2
+        assert "Another process (process" in err
     assert encoded()[0] == 0
 
 

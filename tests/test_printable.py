@@ -12,9 +12,9 @@ ODD = "✓ ▶ – “x” é 中 \udce9 \ud800"
 @pytest.mark.parametrize(
     ("encoding", "printed"),
     [
-        ("ascii", b'+ > - "x" \\xe9 \\u4e2d \xe9 \\ud800'),
-        ("latin-1", b'+ > - "x" \xe9 \\u4e2d \xe9 \\ud800'),
-        ("utf-8", "✓ ▶ – “x” é 中 ".encode() + b"\xe9 \\ud800"),
+        ("ascii", b'+ > - "x" \\xe9 \\u4e2d \\xe9 \\ud800'),
+        ("latin-1", b'+ > - "x" \xe9 \\u4e2d \\xe9 \\ud800'),
+        ("utf-8", "✓ ▶ – “x” é 中 ".encode() + b"\\xe9 \\ud800"),
         ("utf-16-le", "✓ ▶ – “x” é 中 \\xe9 \\ud800".encode("utf-16-le")),
     ],
 )

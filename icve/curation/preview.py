@@ -25,6 +25,7 @@ from icve.curation.run_folder import INPUTS, StageCount, load_description
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.status import run_counts
 from icve.jobs import counting_bar
+from icve.printable import as_text
 
 PAGE = "preview.html"
 
@@ -114,7 +115,7 @@ def write_preview(run: Path, samples: int = 6, seed: int = 0) -> Path:
         f"{last.shards} of {len(loaded.shards)} shards are through all stages.</p></header>"
         f"<main>{_funnel(loaded)}{''.join(sections)}</main></body></html>"
     )
-    return write_text(run / PAGE, page)
+    return write_text(run / PAGE, as_text(page))
 
 
 def _load(run: Path) -> _Run:

@@ -21,6 +21,7 @@ import numpy as np
 
 from icve.atomic import write_text
 from icve.evaluation.curves import Curve, curve_chart
+from icve.printable import as_text
 
 _READING = (
     "<p class='note'>Success: nearer to the true target than to the source and to four distractor targets. "
@@ -112,7 +113,7 @@ def write_report(
         f"</head><body>{''.join(body)}"
         f"<script>{assets.joinpath('report.js').read_text(encoding='utf-8')}</script></body></html>"
     )
-    return write_text(path, page)
+    return write_text(path, as_text(page))
 
 
 def figures_table(figures: Mapping[str, Any]) -> str:

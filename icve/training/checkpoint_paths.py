@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from icve.training.data_record import DATA_KEY
 from icve.training.micro_steps import STAGE_KEY
 from icve.training.state_files import damage
 
@@ -97,15 +98,24 @@ def _locate(path: Path) -> Path:
 
 
 def read_stage(path: Path) -> dict[str, Any] | None:
-    """{stage, step, batches, micro_steps, seed, precision, data} of a checkpoint folder, or None for plain weights."""
+    """{stage, step, batches, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
     file = path / TRAINER_FILE
     if not file.is_file():
         return None
-    # Memory-mapped: the tensors are not read.
-    contents = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    contents = _contents(file)
     if STAGE_KEY not in contents:
         raise ValueError(f"{file} was not written by this project: it does not name its training stage.")
     return contents[STAGE_KEY]
+
+
+def read_data_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint folder says of the data it was trained on, see `icve.training.data_record`; {} for nothing."""
+    return _contents(path / TRAINER_FILE).get(DATA_KEY, {})
+
+
+def _contents(file: Path) -> dict[str, Any]:
+    # Memory-mapped: the tensors are not read.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
 def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = damage) -> Path:

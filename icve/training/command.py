@@ -23,7 +23,13 @@ from icve.runtime.precision import AUTO, named, training_precision
 from icve.text_files import not_utf8
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.checkpoint_paths import names_itself, read_stage, resolve_checkpoint, saved_checkpoints
+from icve.training.checkpoint_paths import (
+    names_itself,
+    read_data_record,
+    read_stage,
+    resolve_checkpoint,
+    saved_checkpoints,
+)
 from icve.training.checkpoints import Checkpoints
 from icve.training.curriculum import RunLogger, first_step
 from icve.training.data_record import data_changes
@@ -305,7 +311,7 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
-        if changes := data_changes(saved.get("data") or {}, self.datamodule, model.stage):
+        if changes := data_changes(read_data_record(checkpoint), self.datamodule, model.stage):
             rank_zero_info(changes)
         weights = adapted_weights(checkpoint)
         if (weights is None) != (model.lora is None):

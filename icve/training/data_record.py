@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+DATA_KEY = "icve.data"  # entry of trainer.ckpt
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
 
 

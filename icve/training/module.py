@@ -26,7 +26,7 @@ from icve.pipeline import EditPipeline
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
-from icve.training.data_record import data_record
+from icve.training.data_record import DATA_KEY, data_record
 from icve.training.micro_steps import STAGE_KEY, resplit
 from icve.training.model_folder import write_model_folder
 from icve.training.parameter_groups import scale_learning_rates
@@ -364,8 +364,8 @@ class InContextEditingModule(LightningModule):
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
             "precision": str(self.trainer.precision),
-            "data": self._data,
         }
+        checkpoint[DATA_KEY] = self._data
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}

@@ -28,6 +28,29 @@ def test_a_folder_gives_its_videos_in_order_and_nothing_else(tmp_path):
     assert len({item.name for item in items}) == 4
 
 
+def test_names_may_be_anything(tmp_path):
+    for name in ("caf\udce9.mp4", "caf\udce8.mp4", "a\nb.mp4", "x.m2ts"):
+        (tmp_path / name).touch()
+    (tmp_path / "notes.txt").touch()
+    items = read_items(tmp_path, "make it red")
+    assert [item.id for item in items] == ["a\nb", "caf\udce8", "caf\udce9", "x"]
+    assert len({item.name for item in items}) == 4
+    assert all(item.name.isascii() and item.problem is None for item in items)
+    assert items.left_out == {"notes.txt": "not a video"}
+
+
+def test_a_broken_link_has_its_problem(tmp_path):
+    (tmp_path / "a.mp4").symlink_to("gone.mp4")
+    (item,) = read_items(tmp_path, "make it red")
+    assert "is a broken link: there is no gone.mp4." in item.problem
+
+
+def test_half_a_character_in_an_instruction_is_a_problem(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (item,) = read_items(tmp_path / "a.mp4", "make it \ud83d")
+    assert "no text" in item.problem
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "TSV", "parquet"])
 def test_manifests_of_every_kind(tmp_path, suffix):
     rows = [

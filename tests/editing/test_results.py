@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from icve.editing.results import ResultLog
 
 
@@ -22,6 +24,16 @@ def test_a_line_cut_short_by_a_kill_costs_only_itself(tmp_path):
         file.write('{"id": "b", "sta')
     log.add({"id": "c", "status": "ok"})
     assert list(log.read()) == ["a", "c"]
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\u0085b", "a\nb", "caf\udce9", "\ud83d", "中"])
+def test_results_of_every_name_are_found_again(tmp_path, name):
+    log = ResultLog(tmp_path)
+    log.add({"id": name, "status": "ok", "instruction": name})
+    log.add({"id": "other", "status": "ok"})
+    assert log.read()[name]["instruction"] == name
+    log.tidy()
+    assert list(log.read()) == [name, "other"]
 
 
 def test_processes_share_a_file(tmp_path):

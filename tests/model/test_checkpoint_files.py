@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from icve.model.checkpoint_files import SafetensorsShard, TorchShard, open_shards, read_tensors, shard_tensors
+from icve.weight_files import weight_files
 
 
 def read(path, **options):
@@ -33,6 +34,32 @@ def test_tensors_are_aligned_copies_in_the_asked_type(state, tmp_path):
     assert all(value.data_ptr() % 16 == 0 for value in got.values())
     half = read(tmp_path, dtype=torch.float16)
     assert all(torch.equal(half[key], state[key].half()) for key in state)
+
+
+def test_counters_beside_the_weights_are_passed_over(state, tmp_path):
+    counters = {"global_step": torch.tensor(1000), "steps": torch.tensor([3], dtype=torch.int32)}
+    counters |= {"done": torch.tensor(True), "loss": torch.tensor(0.5)}
+    save_file(state | counters, tmp_path / "w.safetensors")
+    torch.save({"state_dict": state | counters | {"epoch": 3, "name": "x"}, "global_step": 7}, tmp_path / "w.pt")
+    for name in ("w.safetensors", "w.pt"):
+        assert read(tmp_path / name).keys() == state.keys()
+    save_file(state | {"a.scale": torch.ones(6, dtype=torch.int8)}, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"a.scale.* is stored as I8"):
+        read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["w.gguf", "w.safetensors", "w.pt", "folder"])
+def test_a_gguf_file_is_named_as_one(tmp_path, name):
+    file = tmp_path / name
+    if name == "folder":
+        file.mkdir()
+        file = file / "w.gguf"
+    file.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises((ValueError, FileNotFoundError), match="is a GGUF file"):
+        read(tmp_path / name)
+    if name == "folder":
+        with pytest.raises(FileNotFoundError, match="is a GGUF file"):
+            weight_files(tmp_path / name)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

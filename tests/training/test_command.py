@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_the_same_stage_resumes_and_another_starts_from_the_weights(fit, caplog)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     saved = torch.load(other / "checkpoints" / "last" / "trainer.ckpt", weights_only=True)
     assert saved["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.0  # the new configuration's
-    begun = {"stage": "next", "step": 1, "batches": 1, "micro_steps": 1, "seed": 0}
+    begun = {"stage": "next", "step": 1, "batches": 1, "micro_steps": 1, "seed": 0, "precision": "32-true"}
     assert read_stage(other / "checkpoints" / "last") == begun
 
 
@@ -110,6 +111,34 @@ def test_an_earlier_run_is_not_overwritten(fit):
     assert status == 2
     assert f"resume it with --ckpt_path {fit.folder}" in message
     assert len(steps(fit.folder)) == 2
+
+
+def test_a_resume_says_what_has_changed_of_the_data(fit, tiny_yaml, caplog):
+    caplog.set_level(logging.INFO)
+    assert fit("--trainer.max_steps", 1)[0] == 0
+    assert fit("--ckpt_path", fit.folder, "--trainer.max_steps", 2)[0] == 0
+    assert "Since the checkpoint" not in caplog.text
+    manifest = Path(yaml.safe_load(tiny_yaml.read_text())["data"]["init_args"]["manifest"])
+    shorter = manifest.with_name("shorter.jsonl")
+    shorter.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
+    changed = [
+        "--data.init_args.manifest",
+        shorter,
+        "--data.init_args.batch_size",
+        1,
+        "--data.init_args.num_workers",
+        1,
+    ]
+    assert fit("--ckpt_path", fit.folder, "--trainer.max_steps", 3, *changed)[0] == 0
+    told = "the training data (from 5 to 4 rows), the batch size (from 2 to 1), the loader workers (from 0 to 1)."
+    assert f"Since the checkpoint have changed: {told}" in caplog.text
+
+
+def test_a_configuration_that_is_not_utf8_is_one_sentence(fit, tiny_yaml):
+    tiny_yaml.write_bytes(tiny_yaml.read_bytes() + "# café\n".encode("latin-1"))
+    status, (message,) = fit()
+    assert status == 2
+    assert f"{tiny_yaml} is not UTF-8 (byte 0xe9 in line" in message
 
 
 def test_its_own_empty_folder_is_a_beginning_and_then_resumed(fit, tiny_yaml, caplog):
