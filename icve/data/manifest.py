@@ -225,11 +225,22 @@ def resolve_path(root: str | os.PathLike, path: str) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, for example
         raise ManifestError(f"The path {path!r} cannot be followed ({error}).") from error
     if not file.is_relative_to(folder) and not any(map(file.is_relative_to, _folders_of_links(folder))):
+        name = shlex.quote(str(_link_target(folder, relative)))
         raise ManifestError(
             f"The path {path!r} leaves the manifest's root {root} through a link, to {file}: if that is right, name "
-            f"the folder it leads into in the environment, as in `{ROOTS}={shlex.quote(str(file.parent))}`."
+            f"the folder it leads into in the environment, as in `{ROOTS}={name}`."
         )
     return folder / relative  # by its own name: what a link leads to need not have its suffix
+
+
+def _link_target(folder: Path, relative: str) -> Path:
+    """The folder that the first link out of ``folder`` leads into: where it is one to a folder, this one."""
+    place = folder
+    for part in Path(relative).parts:
+        place /= part
+        if place.is_symlink() and not (target := place.resolve()).is_relative_to(folder):
+            return target if target.is_dir() else target.parent
+    return place.resolve().parent
 
 
 def _folders_of_links(folder: Path) -> Iterator[Path]:

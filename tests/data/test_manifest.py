@@ -343,6 +343,7 @@ def test_advice_for_columns_and_roots_is_followed(tmp_path, monkeypatch):
     store = tmp_path / "store"
     store.mkdir()
     (store / "a.mp4").touch()
+    (store / "deep").mkdir()
     (tmp_path / "set").mkdir()
     path = tmp_path / "set" / "m.jsonl"
 
@@ -364,7 +365,7 @@ def test_advice_for_columns_and_roots_is_followed(tmp_path, monkeypatch):
 
     (tmp_path / "set" / "linked").symlink_to(store)
     with pytest.raises(ManifestError, match="through a link") as error:
-        resolve_path(path.parent, "linked/a.mp4")
+        resolve_path(path.parent, "linked/deep/a.mp4")
     name, value = re.search("`(.*)`", str(error.value))[1].split("=", 1)
     monkeypatch.setenv(name, *shlex.split(value))
     assert resolve_path(path.parent, "linked/a.mp4").is_file()
