@@ -181,13 +181,18 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
     from icve.editing.models import checked_device, load_editor, resolve_model_folder, shipped_editor
     from icve.editing.released import released_editor
 
+    def say(line: str) -> None:
+        if processes.rank == 0:
+            print(line, file=sys.stderr)
+
     logging.disable_progress_bar()  # of diffusers, for every folder it opens
     if arguments.transformer:
         parts = [Path(arguments.transformer), Path(arguments.base)]
-        pipeline = released_editor(*parts, checked_device(processes.device), arguments.precision, processes.world)
+        device = checked_device(processes.device)
+        pipeline = released_editor(*parts, device, arguments.precision, processes.world, say)
     else:
         parts = [resolve_model_folder(arguments.model or shipped_editor())]
-        pipeline = load_editor(parts[0], processes.device, arguments.precision, processes.world)
+        pipeline = load_editor(parts[0], processes.device, arguments.precision, processes.world, say)
     processes.check(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, parts

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,11 @@ def _foreign(path: Path) -> str | None:
 
 
 def load_editor(
-    path: str | os.PathLike, device: str | None = None, precision: str | None = None, processes: int = 1
+    path: str | os.PathLike,
+    device: str | None = None,
+    precision: str | None = None,
+    processes: int = 1,
+    say: Callable[[str], object] = log.info,
 ) -> EditPipeline:
     """Load the editor of a run, checkpoint or model folder.
 
@@ -65,6 +70,7 @@ def load_editor(
         precision: of the transformer, see :func:`choose_dtype`. None keeps what is stored, except on a CPU, where it
             is float32.
         processes: that edit together.
+        say: called with what was measured to choose the precision, in one line.
 
     Raises:
         FileNotFoundError: if the folder holds no model.
@@ -82,7 +88,7 @@ def load_editor(
     if precision is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else None
     else:
-        dtype = choose_dtype(precision, device, processes, *editor_size(folder))
+        dtype = choose_dtype(precision, device, processes, *editor_size(folder), say=say)
     try:
         transformer = load_transformer(folder, dtype=dtype)
         pipeline = EditPipeline.from_pretrained(folder, transformer=transformer)
@@ -93,11 +99,17 @@ def load_editor(
 
 
 def choose_dtype(
-    precision: str, device: str, processes: int, tokens: int, width: int, stored: torch.dtype | None = None
+    precision: str,
+    device: str,
+    processes: int,
+    tokens: int,
+    width: int,
+    stored: torch.dtype | None = None,
+    say: Callable[[str], object] = log.info,
 ) -> torch.dtype | None:
     """Dtype of an editor's transformer, by :func:`icve.runtime.precision.editing_dtype`, which documents the arguments.
 
-    What was measured is logged.
+    ``say`` is called with what was measured.
     """
     import torch
 
@@ -105,7 +117,7 @@ def choose_dtype(
 
     dtype, line = editing_dtype(precision, torch.device(device).type, processes, tokens, width, stored)
     if line:
-        log.info(line)
+        say(line)
     return dtype
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ from icve.editing.models import choose_dtype, fingerprint, transformer_width
 
 if TYPE_CHECKING:
     from icve.pipeline import EditPipeline
+
+log = logging.getLogger(__name__)
 
 # The clips of the release; its other settings are the pipeline's own defaults.
 CLIP = {"num_frames": 77, "height": 480, "width": 768}
@@ -22,6 +26,7 @@ def released_editor(
     device: str,
     precision: str = "auto",
     processes: int = 1,
+    say: Callable[[str], object] = log.info,
 ) -> EditPipeline:
     """Build the editor with the release's settings.
 
@@ -31,6 +36,7 @@ def released_editor(
         device: where it will run.
         precision: of the transformer, see `icve.editing.models.choose_dtype`; "auto" is bfloat16 on an accelerator.
         processes: that edit together.
+        say: called with what was measured to choose the precision, in one line.
 
     Raises:
         FileNotFoundError: a part is missing; the sentence says where it belongs.
@@ -50,7 +56,7 @@ def released_editor(
     text_encoder = HunyuanTextEncoder(llama=str(paths.llama), clip=str(paths.clip))
     tokens = 2 * (CLIP["height"] // 16) * (CLIP["width"] // 16) * ((CLIP["num_frames"] + 3) // 4)
     width = transformer_width(Path(transformer))
-    dtype = choose_dtype(precision, device, processes, tokens, width, stored=torch.bfloat16)
+    dtype = choose_dtype(precision, device, processes, tokens, width, torch.bfloat16, say)
     dit = load_transformer(transformer, device=device, dtype=dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
     return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | CLIP).to(device)

@@ -72,7 +72,7 @@ def test_a_new_stage_measures_anew(fit, tmp_path, cpu):
     assert read_stage(tmp_path / "next" / "checkpoints" / "last")["precision"] == "32-true"
 
 
-def test_where_16_bits_are_slow_a_fit_and_an_edit_do_no_matrix_work_in_them(fit, tmp_path, cpu, make_clip):
+def test_where_16_bits_are_slow_a_fit_and_an_edit_do_no_matrix_work_in_them(fit, tmp_path, cpu, make_clip, capsys):
     """Optimizer, EMA, validation, previews and export included."""
     cpu(50.0)
     with SixteenBitProducts() as watch:
@@ -85,6 +85,7 @@ def test_where_16_bits_are_slow_a_fit_and_an_edit_do_no_matrix_work_in_them(fit,
     options = ["--model", tmp_path / "run", "--input", clip, "--output", tmp_path / "edited", "--instruction", "edit"]
     with watch:
         assert edit(list(map(str, options))) == 0
+    assert capsys.readouterr().err.count("Precision float32 (auto)") == 1
     assert watch.seen > trained
     assert not watch.found
 
