@@ -40,7 +40,7 @@ from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
-from icve.training.run_size import run_size
+from icve.training.run_size import device_type, run_size
 from icve.training.sharded import ShardedState
 from icve.training.stage_runs import begins_anew, fit_stages, run_folder, stages_of
 from icve.training.stop_signal import StopOnSignal, status
@@ -160,6 +160,9 @@ class TrainingCommand(LightningCLI):
         # Weights of 13 B parameters are not made up to be overwritten: the pretrained ones take their places.
         starts_elsewhere = self._get(self.config, "ckpt_path") is not None
         check_paths(config, starts_elsewhere)
+        if not self._trains_a_curriculum():
+            self._chosen = self._precision()
+            self._settle_frozen_weights(config)
         if self._get(self.config, "model.pretrained") is not None:
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
@@ -174,7 +177,7 @@ class TrainingCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         run = str(run_folder(self.config[self.subcommand]))
-        kwargs["precision"] = self._precision()
+        kwargs["precision"] = self._chosen
         if config.get("logger") in (None, True):
             # A validation by hand has no place in the curves of the run.
             fit = self.subcommand == "fit"
@@ -217,6 +220,12 @@ class TrainingCommand(LightningCLI):
         if begun is not None and named(chosen) != named(begun):
             rank_zero_info(f"The precision changes from {begun}, with which the run began, to {chosen}.")
         return chosen
+
+    def _settle_frozen_weights(self, config: Any) -> None:
+        """Weights under an adapter follow the precision that was chosen, where theirs is left open."""
+        lora = config["model"]["lora"]
+        if lora is not None and lora["weights_dtype"] == AUTO and device_type(config["trainer"]) == "cpu":
+            lora["weights_dtype"] = "bfloat16" if self._chosen.startswith("bf16") else "float32"
 
     def _resumed_stage(self) -> dict[str, Any] | None:
         """What the checkpoint says of the stage that is about to be resumed; None for a new one."""

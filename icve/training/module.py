@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.data.share import data_share
 from icve.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
-from icve.model.lora import LoRA, add_lora
+from icve.model.lora import LoRA, add_lora, frozen_dtype
 from icve.pipeline import EditPipeline
+from icve.runtime.precision import default_device
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
@@ -108,7 +109,9 @@ class InContextEditingModule(LightningModule):
             raise ValueError(
                 f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
             )
-        self.transformer = transformer if lora is None else transformer.to(getattr(torch, lora.weights_dtype))
+        self.transformer = transformer
+        if lora is not None:
+            transformer.to(frozen_dtype(lora, sixteen_bits=default_device() != "cpu"))
         self.lora, self.adapted = lora, None
         # A checkpoint of an adapter does not hold the weights it adapts.
         self.strict_loading = lora is None

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 from icve import cli
 from icve.editing.models import load_editor
 from icve.model import load_transformer
-from icve.model.lora import LORA_FILE
+from icve.model.lora import LORA_FILE, LoRA, frozen_dtype
+from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
+from icve.training import module
 from icve.training.checkpoint_io import CheckpointFolders
 from tests.tiny import tiny_editor
 from tests.training.runs import run_in_turn, steps
@@ -171,3 +173,22 @@ def test_processes_that_share_the_weights_train_the_same_adapter(run, config, tm
 
 def validation_losses(printed: str) -> list[float]:
     return [float(value) for value in re.findall(r"val/loss\s+\S\s+([\d.]+)", printed)]
+
+
+@pytest.mark.parametrize(("ratio", "dtype"), [(50.0, "float32"), (0.2, "bfloat16")])
+def test_frozen_weights_that_are_left_open_follow_the_precision_that_was_measured(
+    config, tmp_path, monkeypatch, ratio, dtype
+):
+    seen = []
+
+    def measured(tokens, width, backward):
+        return precision.MatmulTimes(tokens, width, backward, 1.0, ratio)
+
+    monkeypatch.setattr(precision, "measure_matmuls", measured)
+    monkeypatch.setattr(module, "frozen_dtype", lambda lora, **_: seen.append(lora.weights_dtype) or torch.float32)
+    options = ["--trainer.precision=auto", "--model.lora.weights_dtype=auto", "--trainer.max_steps=1"]
+    assert fit(config, tmp_path / "run", *options) == 0
+    assert seen == [dtype]
+    assert frozen_dtype(LoRA(), sixteen_bits=True) == torch.bfloat16
+    assert frozen_dtype(LoRA(), sixteen_bits=False) == torch.float32
+    assert frozen_dtype(LoRA(weights_dtype="float16"), sixteen_bits=False) == torch.float16
