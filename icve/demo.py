@@ -20,7 +20,7 @@ from typing import Any
 from icve.stages import ForeignFolder, Stages, digest
 
 EPILOG = """examples:
-  icve demo                               everything, into runs/demo: ten to fifteen minutes on two CPU cores
+  icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
   icve demo --output runs/seed1 --seed 1  another world and other weights
   icve demo --videos clips/ --output runs/own     the same, also with your own videos: to learn from and to edit
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
