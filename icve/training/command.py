@@ -84,6 +84,7 @@ class TrainingCommand(LightningCLI):
     status = 0
 
     def __init__(self, args: list[str]) -> None:
+        self._checkpoints: dict[str, Path] = {}
         super().__init__(
             InContextEditingModule,
             LightningDataModule,
@@ -221,6 +222,12 @@ class TrainingCommand(LightningCLI):
             rank_zero_info(f"The precision changes from {begun}, with which the run began, to {chosen}.")
         return chosen
 
+    def _resolved(self, path: str) -> Path:
+        """The checkpoint that a path means; looked for once, so that a damaged one is told of once."""
+        if path not in self._checkpoints:
+            self._checkpoints[path] = resolve_checkpoint(path)
+        return self._checkpoints[path]
+
     def _settle_frozen_weights(self, config: Any) -> None:
         """Weights under an adapter follow the precision that was chosen, where theirs is left open."""
         lora = config["model"]["lora"]
@@ -232,7 +239,7 @@ class TrainingCommand(LightningCLI):
         config = self.config[self.subcommand]
         if self.subcommand != "fit" or config["ckpt_path"] is None or config["resume_mode"] == "weights":
             return None
-        saved = read_stage(resolve_checkpoint(config["ckpt_path"]))
+        saved = read_stage(self._resolved(config["ckpt_path"]))
         return saved if saved and saved["stage"] == config["model"]["stage"] else None
 
     # ---- a curriculum ---------------------------------------------------------------------------------------------
@@ -306,7 +313,7 @@ class TrainingCommand(LightningCLI):
                 rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.pretrained}.")
             model.add_adapter(model.pretrained)
             return None, 0
-        checkpoint = resolve_checkpoint(ckpt_path)
+        checkpoint = self._resolved(ckpt_path)
         self.trainer.strategy.checkpoint_io.fall_back = not names_itself(ckpt_path)
         saved = read_stage(checkpoint)
         if mode == "full" and saved is None:
