@@ -55,7 +55,7 @@ test-all: test test-slow ## every test
 .PHONY: test-changed
 test-changed: export OMP_NUM_THREADS ?= 1
 test-changed: $(VENV)/.linters ## the fast tests that a change touches; the first run is of all, and takes notes
-	$(BIN)/python -m pytest -q -rs --testmon -m '$(FAST)' $(ARGS)
+	$(BIN)/python -m pytest -q -rs --testmon --testmon-forceselect -m '$(FAST)' $(ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.linters ## check formatting and style
