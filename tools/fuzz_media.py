@@ -2,7 +2,7 @@
 
     python tools/fuzz_media.py --count 500               # two processes, minutes
     python tools/fuzz_media.py --count 10000 --seed 0
-    python tools/fuzz_media.py --only 1234 --keep /tmp/a  # one file again, and keep it
+    python tools/fuzz_media.py --only 1234 --keep kept  # one file again, and keep it
 
 Seed S is one file: a container, a codec, a layout of streams and times, and a mutation. Outcomes:
 

@@ -13,6 +13,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# What Arrow raises for a value that Python cannot hold; which of them depends on the type.
+_INEXPRESSIBLE = (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException)
+
 
 def json_value(value: Any) -> str:
     """What JSON has no form for, as text: times in ISO 8601, bytes in base64; ``default`` of ``json.dumps``.
@@ -50,7 +53,7 @@ def column_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
             return [None if not v.is_valid else cell_text(_value(v)) if nested else _text(v) for v in column]
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
+    except _INEXPRESSIBLE:
         return [_value(scalar) for scalar in column]
 
 
@@ -78,7 +81,7 @@ def _text(scalar: pa.Scalar) -> str:
 def _value(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
-    except (ValueError, OverflowError, TypeError, NotImplementedError, pa.ArrowException):
+    except _INEXPRESSIBLE:
         return _text(scalar)
 
 
