@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -123,12 +122,13 @@ def choose_dtype(
 
 def editor_size(folder: Path) -> tuple[int, int]:
     """Source and target tokens of a window, and width of the transformer, of a model folder; as its files say."""
+    from icve.data.buckets import Bucket
     from icve.pipeline import DEFAULTS
 
     index = _read_json(folder / "model_index.json")
     clip = DEFAULTS | {name: value for name, value in (index.get("defaults") or {}).items() if value}
-    tokens = 2 * (clip["height"] // 16) * (clip["width"] // 16) * ((clip["num_frames"] + 3) // 4)
-    return max(1, tokens), transformer_width(folder / "transformer")
+    tokens = Bucket(clip["height"], clip["width"], clip["num_frames"]).tokens
+    return tokens, transformer_width(folder / "transformer")
 
 
 def transformer_width(folder: Path) -> int:
@@ -141,11 +141,12 @@ def transformer_width(folder: Path) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where it is missing or broken: what loads the model says so."""
+    from icve.weight_files import read_json
+
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def checked_device(name: str | None) -> str:

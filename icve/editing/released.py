@@ -46,6 +46,7 @@ def released_editor(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from icve.codec.hunyuan import HunyuanVideoCodec
+    from icve.data.buckets import Bucket
     from icve.model import load_transformer
     from icve.model.base_folders import resolve_base
     from icve.pipeline import DEFAULTS, EditPipeline
@@ -54,7 +55,7 @@ def released_editor(
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))
     text_encoder = HunyuanTextEncoder(llama=str(paths.llama), clip=str(paths.clip))
-    tokens = 2 * (CLIP["height"] // 16) * (CLIP["width"] // 16) * ((CLIP["num_frames"] + 3) // 4)
+    tokens = Bucket(CLIP["height"], CLIP["width"], CLIP["num_frames"]).tokens
     width = transformer_width(Path(transformer))
     dtype = choose_dtype(precision, device, processes, tokens, width, torch.bfloat16, say)
     dit = load_transformer(transformer, device=device, dtype=dtype)
