@@ -27,6 +27,7 @@ import numpy as np
 from av.format import Flags
 
 from icve.data.channels import LAYOUTS, channel_mix, is_custom
+from icve.data.video_stream import open_media
 
 # What MP4 holds and browsers play; other sound is encoded anew.
 _COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
@@ -97,7 +98,7 @@ class _Job:
         tracks: dict[int, _Copied | _Encoded] = {}
         # Titles and comments may be in any encoding.
         with (
-            av.open(self.source, metadata_errors="replace") as file,
+            open_media(self.source) as file,
             av.open(self.target, "w", format="mp4") as self.out,
         ):
             self.jumps = bool(file.format.flags & Flags.ts_discont.value)

@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from icve.data import sound
+from icve.data.video_stream import open_media
 
 _LEAST_SECONDS = 120.0  # for making sound ready, in any case; and as much as the sound itself takes
 
@@ -162,7 +163,7 @@ class _Sound:
         self._process: subprocess.Popen | None = None
         self._waiting: av.Packet | None = None
         try:
-            with av.open(self._range[0], metadata_errors="replace") as file:
+            with open_media(self._range[0]) as file:
                 if not file.streams.audio:
                     return
                 length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)
