@@ -52,7 +52,10 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
         return 0, False
     # Row vectors: (x, y) as stored goes to (a x + c y, b x + d y).
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32, 5).astype(float)
-    mirrored = a * d - b * c < 0
+    area = a * d - b * c
+    if area == 0:  # damaged: it would flatten the picture to a line
+        return 0, False
+    mirrored = area < 0
     if mirrored:
         a = -a
     return round(-np.degrees(np.arctan2(b, a)) / 90) % 4 * 90, bool(mirrored)

@@ -56,6 +56,7 @@ def with_matrix(path, a, b, c, d):
         ((0, -1, 1, 0), lambda p: p.swapaxes(0, 1)[::-1]),
         ((0, 1, 1, 0), lambda p: p.swapaxes(0, 1)),
         ((0, -1, -1, 0), lambda p: p.swapaxes(0, 1)[::-1, ::-1]),
+        ((0, 1, 0, 0), lambda p: p),  # damaged: it would leave nothing of the picture
     ],
 )
 def test_the_whole_display_matrix_is_applied(tmp_path, matrix, shown):
