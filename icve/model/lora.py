@@ -39,8 +39,8 @@ class LoRA:
         alpha: the update is scaled by alpha/rank; None takes the rank (a scale of 1).
         dropout: of the adapter's input, in [0, 1). What is dropped is drawn anew when a run is resumed.
         targets: regular expression that a layer's whole name must match.
-        weights_dtype: of the frozen weights; the adapter is float32. "auto" is bfloat16, and float32 for a run on a CPU
-            that computes in float32.
+        weights_dtype: of the frozen weights; the adapter is float32. "auto" is settled by `icve fit`: bfloat16 on CUDA
+            and where the run computes in it, else float32, and as before where a run is resumed.
 
     Raises:
         ValueError: for values out of range.
@@ -57,17 +57,6 @@ class LoRA:
             raise ValueError(
                 f"LoRA needs a rank of at least 1 and a dropout in [0, 1), not {self.rank}, {self.dropout}."
             )
-
-
-def frozen_dtype(lora: LoRA, sixteen_bits: bool) -> torch.dtype:
-    """Dtype of the weights that an adapter is trained on.
-
-    Args:
-        lora: names it, or leaves it open.
-        sixteen_bits: whether the run computes in 16 bits, or on an accelerator.
-    """
-    open_ = lora.weights_dtype == "auto"
-    return getattr(torch, ("bfloat16" if sixteen_bits else "float32") if open_ else lora.weights_dtype)
 
 
 def add_lora(transformer: nn.Module, lora: LoRA) -> int:

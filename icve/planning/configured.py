@@ -16,6 +16,7 @@ from icve.planning.evaluation import Run, Sized
 from icve.planning.formulas import deviation, tokens
 from icve.planning.frozen import frozen_bytes
 from icve.planning.layouts import Model
+from icve.runtime.precision import named
 from icve.training.configuration import parse_configuration
 
 SPATIAL, TEMPORAL = 8, 4  # pixels and frames of a latent, of every codec so far
@@ -50,7 +51,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     if config.trainer.max_steps < 1:
         raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
     cached = cached or data.get("latents") is not None
-    weight, mixed = _NAMES.get(str(config.trainer.precision), (4, False))
+    weight, mixed = _NAMES.get(named(config.trainer.precision), (4, False))
     model = Model(
         **_parameters(transformer, config.model.optimizer),
         frozen=0 if cached else sum(frozen_bytes(config.model[part]) for part in ("codec", "text_encoder")),

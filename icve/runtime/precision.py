@@ -17,7 +17,7 @@ WORTHWHILE = 1.5
 SLOW = 5.0  # an explicit choice is warned about when matrix products are so many times slower in it
 _FLOPS, _LEAST_ROWS = 2.0e8, 64  # size of a measured product: some milliseconds in float32 on one core
 _PROBE = (64, 256, 256)  # 8 MFLOP: small enough to measure where 16 bits are emulated
-_ROUNDS = 4
+_ROUNDS, _ENOUGH = 4, 0.1  # of a product: so many, or until they have taken so many seconds
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,11 @@ def _seconds(rows: int, inner: int, columns: int, dtype: torch.dtype, backward: 
     x, weight, grad = (
         torch.full(shape, 0.5, dtype=dtype) for shape in ((rows, inner), (columns, inner), (rows, columns))
     )
-    least = float("inf")
+    least, began = float("inf"), time.perf_counter()
     for _ in range(_ROUNDS):
         started = time.perf_counter()
+        if started - began > _ENOUGH:
+            break
         x @ weight.T
         if backward:
             grad @ weight
@@ -100,14 +102,14 @@ def training_precision(requested: str | None, device: str, processes: int, token
     """
     if requested != AUTO:
         requested = str(requested or "32-true")
-        dtype = _DTYPES.get(requested)
-        if device != "cpu" or dtype is None or processes > 1:
+        dtype = _DTYPES.get(named(requested))
+        if device != "cpu" or dtype is None:
             return requested, ""
         times = measure_matmuls(tokens, width, backward=True)
         if times.slowdown(dtype) < SLOW:
             return requested, ""
         other = "32-true" if dtype == torch.bfloat16 else "bf16-mixed"
-        return requested, f"Precision {requested} is slow here: {times}; trainer.precision {other} or auto is faster."
+        return requested, f"Precision {requested} is slow here: {times}; trainer.precision {other} is faster."
     if device == "cuda":
         chosen = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         return chosen, f"Precision {chosen} (auto, on a GPU)."
@@ -120,13 +122,13 @@ def training_precision(requested: str | None, device: str, processes: int, token
     return chosen, f"Precision {chosen} (auto): {times}."
 
 
-_DTYPES = {"32": torch.float32, "32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+_DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "bf16-true": torch.bfloat16}
+_FULL_NAMES = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
 
 
-def named(precision: str) -> str:
-    """Lightning's full name of a precision: "32" is "32-true", "bf16" is "bf16-true"."""
-    name = str(precision)
-    return name if "-" in name else f"{name}-true"
+def named(precision: str | int) -> str:
+    """Lightning's full name of a precision: "32" is "32-true", "bf16" is "bf16-mixed"."""
+    return _FULL_NAMES.get(str(precision), str(precision))
 
 
 def editing_dtype(

@@ -23,6 +23,17 @@ def set_up_threads() -> None:
         os.environ["OMP_NUM_THREADS"] = str(quota)
 
 
+def share_quota(processes: int) -> None:
+    """Divide a container's processors among the processes of a run on this machine, unless the user has set threads."""
+    quota = processor_quota()
+    if processes > 1 and quota is not None and os.environ.get("OMP_NUM_THREADS") == str(quota):
+        import torch
+
+        own = max(1, quota // processes)
+        os.environ["OMP_NUM_THREADS"] = str(own)  # of those that this one starts
+        torch.set_num_threads(own)
+
+
 def processor_quota(cgroup: Path = CGROUP) -> int | None:
     """Processors that a container may use at once, rounded up; None where that is no fewer than it sees."""
     try:

@@ -19,7 +19,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
-from icve.runtime.precision import AUTO, named, training_precision
+from icve.runtime.precision import AUTO
+from icve.runtime.threads import share_quota
 from icve.text_files import not_utf8
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
@@ -40,8 +41,9 @@ from icve.training.monitor import StepProgressBar
 from icve.training.nonfinite import SkipNonFinite
 from icve.training.paths import check_paths
 from icve.training.profile import Profile
-from icve.training.run_size import device_type, run_size
+from icve.training.run_precision import frozen_weights_dtype, run_precision
 from icve.training.sharded import ShardedState
+from icve.training.stage_checks import count_processes
 from icve.training.stage_runs import begins_anew, fit_stages, run_folder, stages_of
 from icve.training.stop_signal import StopOnSignal, status
 from icve.training.trainer import EditTrainer
@@ -162,8 +164,7 @@ class TrainingCommand(LightningCLI):
         starts_elsewhere = self._get(self.config, "ckpt_path") is not None
         check_paths(config, starts_elsewhere)
         if not self._trains_a_curriculum():
-            self._chosen = self._precision()
-            self._settle_frozen_weights(config)
+            self._choose_precision(config)
         if self._get(self.config, "model.pretrained") is not None:
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
@@ -178,7 +179,8 @@ class TrainingCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         run = str(run_folder(self.config[self.subcommand]))
-        kwargs["precision"] = self._chosen
+        kwargs["precision"] = self._precision
+        share_quota(count_processes(config) // int(config.get("num_nodes") or 1))
         if config.get("logger") in (None, True):
             # A validation by hand has no place in the curves of the run.
             fit = self.subcommand == "fit"
@@ -206,41 +208,32 @@ class TrainingCommand(LightningCLI):
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         return trainer
 
-    def _precision(self) -> str:
-        """The precision to compute in: as configured; where that is open, the resumed run's, or what is measured."""
-        config = self.config[self.subcommand]
-        requested = config["trainer"]["precision"]
-        saved = self._resumed_stage()
-        begun = saved.get("precision") if saved else None
-        if requested == AUTO and begun is not None:
-            rank_zero_info(f"Precision {begun}, with which the run began.")
-            return begun
-        chosen, told = training_precision(requested, **run_size(config))
-        if told:
-            rank_zero_info(told)
-        if begun is not None and named(chosen) != named(begun):
-            rank_zero_info(f"The precision changes from {begun}, with which the run began, to {chosen}.")
-        return chosen
-
     def _resolved(self, path: str) -> Path:
         """The checkpoint that a path means; looked for once, so that a damaged one is told of once."""
         if path not in self._checkpoints:
             self._checkpoints[path] = resolve_checkpoint(path)
         return self._checkpoints[path]
 
-    def _settle_frozen_weights(self, config: Any) -> None:
-        """Weights under an adapter follow the precision that was chosen, where theirs is left open."""
+    def _choose_precision(self, config: Any) -> None:
+        """Settle what the configuration leaves open: as the run began, where one is resumed."""
+        path = config["ckpt_path"] if self.subcommand == "fit" else None
+        saved = None if path is None else read_stage(self._resolved(path))
+        begun = saved if self._resumes(saved, config["model"]["stage"]) else {}
+        self._precision = run_precision(config, begun.get("precision"))
         lora = config["model"]["lora"]
-        if lora is not None and lora["weights_dtype"] == AUTO and device_type(config["trainer"]) == "cpu":
-            lora["weights_dtype"] = "bfloat16" if self._chosen.startswith("bf16") else "float32"
+        if lora is not None and lora["weights_dtype"] == AUTO:
+            default = frozen_weights_dtype(config["trainer"], self._precision)
+            lora["weights_dtype"] = begun.get("weights_dtype") or default
 
-    def _resumed_stage(self) -> dict[str, Any] | None:
-        """What the checkpoint says of the stage that is about to be resumed; None for a new one."""
-        config = self.config[self.subcommand]
-        if self.subcommand != "fit" or config["ckpt_path"] is None or config["resume_mode"] == "weights":
-            return None
-        saved = read_stage(self._resolved(config["ckpt_path"]))
-        return saved if saved and saved["stage"] == config["model"]["stage"] else None
+    def _resumes(self, saved: dict[str, Any] | None, stage: str) -> bool:
+        """Whether a checkpoint is resumed, and not only its weights taken.
+
+        Args:
+            saved: what it says of its stage, None where it does not or there is none.
+            stage: to train.
+        """
+        mode = self._get(self.config, "resume_mode")
+        return saved is not None and (mode == "full" or (mode == "auto" and saved["stage"] == stage))
 
     # ---- a curriculum ---------------------------------------------------------------------------------------------
 
@@ -318,7 +311,7 @@ class TrainingCommand(LightningCLI):
         saved = read_stage(checkpoint)
         if mode == "full" and saved is None:
             raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
-        if mode == "weights" or saved is None or (mode == "auto" and saved["stage"] != model.stage):
+        if not self._resumes(saved, model.stage):
             model.load_weights(checkpoint, shared=shared)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
             rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")

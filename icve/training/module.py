@@ -21,9 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.data.share import data_share
 from icve.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
-from icve.model.lora import LoRA, add_lora, frozen_dtype
+from icve.model.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
-from icve.runtime.precision import default_device
 from icve.text.known import pad_texts
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
@@ -111,7 +110,7 @@ class InContextEditingModule(LightningModule):
             )
         self.transformer = transformer
         if lora is not None:
-            transformer.to(frozen_dtype(lora, sixteen_bits=default_device() != "cpu"))
+            transformer.to(torch.float32 if lora.weights_dtype == "auto" else getattr(torch, lora.weights_dtype))
         self.lora, self.adapted = lora, None
         # A checkpoint of an adapter does not hold the weights it adapts.
         self.strict_loading = lora is None
@@ -367,6 +366,7 @@ class InContextEditingModule(LightningModule):
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
             "precision": str(self.trainer.precision),
+            **({"weights_dtype": self.lora.weights_dtype} if self.lora is not None else {}),
         }
         checkpoint[DATA_KEY] = self._data
         checkpoint[SHAPES] = trained_shapes(self.transformer)

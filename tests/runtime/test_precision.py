@@ -82,6 +82,8 @@ def test_an_explicit_precision_is_obeyed_with_a_warning_where_it_is_slow(cpu):
     assert training_precision("bf16-mixed", "cpu", 1, **SIZE) == ("bf16-mixed", "")
     cpu(6.0, 1.0)
     assert "bf16-mixed" in training_precision("32-true", "cpu", 1, **SIZE)[1]
+    cpu(1.0, 6.0)
+    assert "32-true is faster" in training_precision("bf16", "cpu", 2, **SIZE)[1]
 
 
 def test_weights_are_edited_with_as_they_are_stored_on_an_accelerator():
@@ -93,8 +95,8 @@ def test_weights_are_edited_with_as_they_are_stored_on_an_accelerator():
 def test_short_names_mean_lightnings_full_ones():
     assert [named(name) for name in ("32", 16, "bf16", "bf16-mixed")] == [
         "32-true",
-        "16-true",
-        "bf16-true",
+        "16-mixed",
+        "bf16-mixed",
         "bf16-mixed",
     ]
 

@@ -1,8 +1,9 @@
 import os
 
 import pytest
+import torch
 
-from icve.runtime.threads import SPINS, processor_quota, set_up_threads
+from icve.runtime.threads import SPINS, processor_quota, set_up_threads, share_quota
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,24 @@ def test_a_container_gets_as_many_threads_as_processors(monkeypatch):
     monkeypatch.setattr("icve.runtime.threads.processor_quota", lambda: 3)
     set_up_threads()
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, 6), (2, 3), (4, 1), (12, 1)])
+def test_processes_share_the_processors_of_a_container(monkeypatch, processes, threads):
+    monkeypatch.setattr("icve.runtime.threads.processor_quota", lambda: 6)
+    taken = [6]
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    set_up_threads()
+    share_quota(processes)
+    assert taken[-1] == threads
+    assert os.environ["OMP_NUM_THREADS"] == str(threads)
+
+
+def test_processes_do_not_share_what_the_user_has_set(monkeypatch):
+    monkeypatch.setattr("icve.runtime.threads.processor_quota", lambda: 6)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    share_quota(2)
+    assert os.environ["OMP_NUM_THREADS"] == "5"
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 from icve import cli
 from icve.editing.models import load_editor
 from icve.model import load_transformer
-from icve.model.lora import LORA_FILE, LoRA, frozen_dtype
+from icve.model.lora import LORA_FILE, LoRA
 from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.training import module
 from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.checkpoint_paths import read_stage
 from tests.tiny import tiny_editor
 from tests.training.runs import run_in_turn, steps
 
@@ -179,16 +179,20 @@ def validation_losses(printed: str) -> list[float]:
 def test_frozen_weights_that_are_left_open_follow_the_precision_that_was_measured(
     config, tmp_path, monkeypatch, ratio, dtype
 ):
-    seen = []
-
     def measured(tokens, width, backward):
         return precision.MatmulTimes(tokens, width, backward, 1.0, ratio)
 
     monkeypatch.setattr(precision, "measure_matmuls", measured)
-    monkeypatch.setattr(module, "frozen_dtype", lambda lora, **_: seen.append(lora.weights_dtype) or torch.float32)
-    options = ["--trainer.precision=auto", "--model.lora.weights_dtype=auto", "--trainer.max_steps=1"]
-    assert fit(config, tmp_path / "run", *options) == 0
-    assert seen == [dtype]
-    assert frozen_dtype(LoRA(), sixteen_bits=True) == torch.bfloat16
-    assert frozen_dtype(LoRA(), sixteen_bits=False) == torch.float32
-    assert frozen_dtype(LoRA(weights_dtype="float16"), sixteen_bits=False) == torch.float16
+    run = tmp_path / "run"
+    options = ["--trainer.precision=auto", "--model.lora.weights_dtype=auto"]
+    assert fit(config, run, *options, "--trainer.max_steps=1") == 0
+    assert read_stage(run / "checkpoints" / "last")["weights_dtype"] == dtype
+    ratio = 1 / ratio  # resumed on another machine, they stay what they were
+    assert fit(config, run, *options, "--trainer.max_steps=2", f"--ckpt_path={run}") == 0
+    assert read_stage(run / "checkpoints" / "last")["weights_dtype"] == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_weights_are_of_the_dtype_that_is_named(make_module, dtype):
+    wrapped = make_module(lora=LoRA(rank=2, weights_dtype=dtype))
+    assert {parameter.dtype for parameter in wrapped.transformer.parameters()} == {getattr(torch, dtype)}
