@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterable
 
 from icve.data.media_paths import refuse_foreign
-from icve.printable import forgive_output
+from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
@@ -92,8 +92,8 @@ def _train(arguments: list[str]) -> int:
     # Classes named in YAML are found in the working directory, whichever way the command was started.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    from icve.leaving import leave
-    from icve.orphans import end_with_launcher
+    from icve.runtime.orphans import end_with_launcher
+    from icve.runtime.shutdown import leave
 
     end_with_launcher()  # imports take seconds
     from lightning.fabric.utilities.exceptions import MisconfigurationException

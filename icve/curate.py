@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icve.printable import forgive_output
+from icve.runtime.printable import forgive_output
 
 if TYPE_CHECKING:
     from icve.curation.pipeline import Pipeline
@@ -80,7 +80,7 @@ def _run(argv: Sequence[str]) -> int:
     from icve.curation.work import StageBroken
     from icve.data.media_paths import refuse_foreign
     from icve.data.video_folders import left_out_text
-    from icve.jobs import parse_shard
+    from icve.runtime.process_pools import parse_shard
 
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)

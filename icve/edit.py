@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icve.editing.options import parse_options, settings_of
-from icve.orphans import end_with_launcher
-from icve.printable import forgive_output
+from icve.runtime.orphans import end_with_launcher
+from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
@@ -214,7 +214,7 @@ def _edit(
     from icve.editing.jobs import Progress as Seconds
     from icve.editing.models import fingerprint
     from icve.editing.results import ResultLog, is_done, item_key, result_row
-    from icve.jobs import counting_bar
+    from icve.runtime.process_pools import counting_bar
 
     began = time.perf_counter()
     log, seconds = ResultLog(output), Seconds()

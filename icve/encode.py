@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from icve.printable import forgive_output
+from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 EPILOG = """examples:
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from icve.data.media_paths import refuse_foreign
-    from icve.jobs import parse_shard
+    from icve.runtime.process_pools import parse_shard
 
     refuse_foreign([arguments.output, *arguments.config, *overrides])
     part = parse_shard(arguments.shard)
@@ -86,8 +86,8 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from icve.data.encoding import Encoders, encode_pairs, find_work
     from icve.data.latents import LatentCache, ShardWriter
     from icve.data.pairs import PairsDataModule
-    from icve.jobs import counting_bar
     from icve.runtime.precision import default_device
+    from icve.runtime.process_pools import counting_bar
     from icve.training.parts import configured_parts
 
     began = time.perf_counter()

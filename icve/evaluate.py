@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.media_paths import refuse_foreign
-from icve.printable import forgive_output
+from icve.runtime.printable import forgive_output
 
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth

@@ -17,8 +17,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from icve.atomic import write_text
 from icve.data.identity import files_digest
+from icve.runtime.atomic import write_text
 from icve.weight_files import index_tensors, read_json
 
 Precision = Literal["float16", "bfloat16", "float32"]

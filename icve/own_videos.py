@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from icve.atomic import write_text
 from icve.curation.inputs import Inputs, find_inputs
 from icve.curation.pipeline import load_pipeline
 from icve.curation.run_folder import funnel_text
@@ -24,7 +23,8 @@ from icve.data.selection import select
 from icve.data.video import VideoError, read_frames, write_video
 from icve.data.video_folders import left_out_text
 from icve.evaluation.report import Example
-from icve.printable import json_lines
+from icve.runtime.atomic import write_text
+from icve.runtime.printable import json_lines
 from icve.stages import Stages, digest
 from icve.synthetic.masks import save_mask
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
+from icve.runtime.atomic import write_text
 
 
 class ForeignFolder(ValueError):

@@ -19,7 +19,7 @@ from icve.data.edits import PairedEditsDataModule
 from icve.data.latents import LatentCache
 from icve.data.manifest import read_manifest, write_manifest
 from icve.encode import main
-from icve.locks import locked
+from icve.runtime.locks import locked
 from icve.synthetic.masks import save_mask
 from tests.training import conftest as training
 from tests.training.runs import steps

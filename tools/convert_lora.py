@@ -11,8 +11,8 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from icve.atomic import whole_file
 from icve.model.lora import to_comfyui
+from icve.runtime.atomic import whole_file
 
 
 def convert(source: Path, output: Path) -> int:

@@ -11,9 +11,9 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
-from icve.atomic import new_folder
 from icve.model.checkpoint_configs import mismatch
 from icve.model.checkpoint_files import open_shards, read_tensors, shard_tensors
+from icve.runtime.atomic import new_folder
 
 # diffusers' names of the configuration values that both have, and the original's where they differ.
 _SETTINGS = {

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from icve.atomic import whole_file
 from icve.curation.inputs import Inputs
 from icve.data.identity import file_digest
 from icve.data.manifest import resolve_path
-from icve.jobs import counting_bar
-from icve.locks import locked
-from icve.printable import is_text
+from icve.runtime.atomic import whole_file
+from icve.runtime.locks import locked
+from icve.runtime.printable import is_text
+from icve.runtime.process_pools import counting_bar
 
 _READERS = 16  # threads: reading files is mostly waiting
 _COLUMNS = ("input", "size", "modified", "digest")

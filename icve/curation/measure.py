@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from icve.atomic import whole_file
 from icve.curation.stage import Row, Stage, Workspace
 from icve.data.manifest import resolve_path
 from icve.data.video import VideoError, iterate_frames, timestamps
+from icve.runtime.atomic import whole_file
 
 MOSAIC = 16  # side of the tiny picture kept of every frame
 PICTURE = 32  # side of the grey picture kept of every sample

@@ -17,11 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.atomic import whole_file
 from icve.curation.stage import Rejected, Row
 from icve.data.cells import table_rows, to_table
 from icve.data.identity import json_digest
-from icve.printable import as_text
+from icve.runtime.atomic import whole_file
+from icve.runtime.printable import as_text
 
 _KEY = b"icve.part"
 _REJECTION = ("rejected_reason", "rejected_detail", "rejected_transient")

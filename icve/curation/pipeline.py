@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from icve.curation.stage import Stage
 from icve.data.identity import json_digest
-from icve.text_files import not_utf8
+from icve.runtime.text_files import not_utf8
 
 
 class PipelineError(ValueError):

@@ -18,14 +18,14 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from icve.atomic import write_text
 from icve.curation.parts import read_part
 from icve.curation.preview_pictures import Pictures, Strip
 from icve.curation.run_folder import INPUTS, StageCount, load_description
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.status import run_counts
-from icve.jobs import counting_bar
-from icve.printable import as_text
+from icve.runtime.atomic import write_text
+from icve.runtime.printable import as_text
+from icve.runtime.process_pools import counting_bar
 
 PAGE = "preview.html"
 

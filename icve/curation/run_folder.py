@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
 from icve.curation.inputs import Inputs
 from icve.curation.parts import PartInfo, read_info
 from icve.curation.pipeline import Pipeline, StageSpec
 from icve.curation.stage import Workspace
 from icve.data.identity import json_digest
+from icve.runtime.atomic import write_text
 
 RUN_FILE = "run.json"
 INPUTS = "00-inputs"  # folder of the parts with the first rows

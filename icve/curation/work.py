@@ -16,7 +16,7 @@ from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import Run
 from icve.curation.stage import Outcome, Rejected, Row, Stage
 from icve.data.video import VideoError
-from icve.printable import as_text
+from icve.runtime.printable import as_text
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FAILURES = ("error", "timed out", "process died")  # reasons that are nobody's decision

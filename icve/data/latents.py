@@ -35,13 +35,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from icve.atomic import whole_file
 from icve.data.buckets import Bucket
 from icve.data.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
-from icve.locks import AlreadyLocked, locked
-from icve.printable import json_line
+from icve.runtime.atomic import whole_file
+from icve.runtime.locks import AlreadyLocked, locked
+from icve.runtime.printable import json_line
 from icve.text.known import Embedding
 
 Precision = Literal["bfloat16", "float32"]

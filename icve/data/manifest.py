@@ -33,7 +33,7 @@ from icve.data.rows import (
     row_checker,
 )
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
-from icve.printable import json_line
+from icve.runtime.printable import json_line
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, r
 from icve.data.media_paths import foreign_path
 from icve.data.tables import SUFFIXES
 from icve.data.video_folders import broken_link, find_videos, left_out_text
-from icve.jobs import parse_shard
-from icve.printable import is_text
+from icve.runtime.printable import is_text
+from icve.runtime.process_pools import parse_shard
 
 
 class ItemError(ValueError):

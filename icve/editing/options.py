@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from icve.data.media_paths import refuse_foreign
-from icve.text_files import not_utf8
+from icve.runtime.text_files import not_utf8
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.jobs import Settings

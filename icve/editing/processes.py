@@ -202,8 +202,8 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
 
     import torch.distributed as dist
 
-    from icve.leaving import leave
     from icve.model.sequence_parallel import set_sequence_parallel
+    from icve.runtime.shutdown import leave
 
     dist.init_process_group("gloo", timeout=_MEETING)
     waiting_all = dist.new_group(backend="gloo", timeout=_WAITING)

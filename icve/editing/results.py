@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import fsync, write_text
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Settings
-from icve.locks import locked
-from icve.printable import json_line
+from icve.runtime.atomic import fsync, write_text
+from icve.runtime.locks import locked
+from icve.runtime.printable import json_line
 
 
 class ResultLog:

@@ -8,12 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
 from icve.data.manifest import read_manifest
 from icve.data.video import read_frames
 from icve.evaluation.curves import read_curves
 from icve.evaluation.report import Example, Stage, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation
+from icve.runtime.atomic import write_text
 
 _INTRODUCTION = (
     "A small in-context diffusion transformer learned to edit on this machine: first from unpaired clips of the same "

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from icve.atomic import write_text
 from icve.evaluation.curves import Curve, curve_chart
-from icve.printable import as_text
+from icve.runtime.atomic import write_text
+from icve.runtime.printable import as_text
 
 _READING = (
     "<p class='note'>Success: nearer to the true target than to the source and to four distractor targets. "

@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from icve.atomic import write_text
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.video import read_frames, write_video
 from icve.evaluation.intervals import wilson_interval
-from icve.printable import json_line, json_lines
+from icve.runtime.atomic import write_text
+from icve.runtime.printable import json_line, json_lines
 from icve.synthetic.masks import load_mask
 from icve.synthetic.vocabulary import EDIT_TYPES
 

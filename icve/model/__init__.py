@@ -1,8 +1,8 @@
 """The in-context diffusion transformer and its checkpoints."""
 
-from .base_folders import BasePaths, resolve_base
-from .checkpoints import export_transformer, load_transformer
-from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
+from icve.model.base_folders import BasePaths, resolve_base
+from icve.model.checkpoints import export_transformer, load_transformer
+from icve.model.hunyuan_video import HunyuanVideoInContextTransformer3DModel
 
 __all__ = [
     "BasePaths",

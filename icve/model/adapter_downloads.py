@@ -6,8 +6,8 @@ from typing import Any
 
 from diffusers.utils.hub_utils import _get_model_file
 
-from .adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
-from .adapter_settings import CONFIG
+from icve.model.adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
+from icve.model.adapter_settings import CONFIG
 
 
 def local_adapter(

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .adapter_names import bare_names, layers_of, parse
-from .adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
-from .checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
+from icve.model.adapter_names import bare_names, layers_of, parse
+from icve.model.adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
+from icve.model.checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from .key_names import diffusers_layers, has_swapped_halves, layer_patterns
+from icve.model.key_names import diffusers_layers, has_swapped_halves, layer_patterns
 
 # What stands before a layer's name: diffusers, ComfyUI, PEFT, and wrappers of torch.
 _PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sequence_parallel import Shards
+from icve.model.sequence_parallel import Shards
 
 Projections = Sequence[Tensor]
 

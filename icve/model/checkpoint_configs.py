@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .hunyuan_video import HunyuanVideoInContextTransformer3DModel as Model
-from .key_names import is_original
+from icve.model.hunyuan_video import HunyuanVideoInContextTransformer3DModel as Model
+from icve.model.key_names import is_original
 
 PARAMETERS = frozenset(inspect.signature(Model.__init__).parameters) - {"self"}
 

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from icve.atomic import new_folder
-
-from .base_folders import tencent_transformer
-from .checkpoint_configs import PARAMETERS, config_from, mismatch, original_config
-from .checkpoint_files import open_shards, read_tensors, shard_tensors, write_shards
-from .hunyuan_video import HunyuanVideoInContextTransformer3DModel
-from .key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
-from .lora import ADAPTED, adapted_weights, fuse_adapter
+from icve.model.base_folders import tencent_transformer
+from icve.model.checkpoint_configs import PARAMETERS, config_from, mismatch, original_config
+from icve.model.checkpoint_files import open_shards, read_tensors, shard_tensors, write_shards
+from icve.model.hunyuan_video import HunyuanVideoInContextTransformer3DModel
+from icve.model.key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
+from icve.model.lora import ADAPTED, adapted_weights, fuse_adapter
+from icve.runtime.atomic import new_folder
 
 Model = HunyuanVideoInContextTransformer3DModel
 

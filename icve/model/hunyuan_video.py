@@ -22,10 +22,10 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from .attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
-from .modulation import gated_residual, modulated_norm
-from .rope import RotaryRMSNorm, rotary_frequencies
-from .sequence_parallel import shards_of
+from icve.model.attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
+from icve.model.modulation import gated_residual, modulated_norm
+from icve.model.rope import RotaryRMSNorm, rotary_frequencies
+from icve.model.sequence_parallel import shards_of
 
 
 class ConditionEmbedding(nn.Module):

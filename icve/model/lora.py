@@ -17,9 +17,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .adapter_files import LORA_FILE, AdapterSource, LowRank, check_fits, read_adapter
-from .checkpoint_files import all_finite
-from .key_names import has_swapped_halves, original_parts
+from icve.model.adapter_files import LORA_FILE, AdapterSource, LowRank, check_fits, read_adapter
+from icve.model.checkpoint_files import all_finite
+from icve.model.key_names import has_swapped_halves, original_parts
 
 ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."

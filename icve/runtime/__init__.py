@@ -1,1 +1,1 @@
-"""What every command needs of the machine it runs on: precision, devices, threads."""
+"""What every command needs of the machine it runs on: whole files, locks, process pools, precision, threads."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from icve.printable import json_lines
+from icve.runtime.printable import json_lines
 from icve.synthetic.edits import Edit
 from icve.synthetic.instructions import choose_template, instruction
 

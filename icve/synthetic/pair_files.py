@@ -10,7 +10,7 @@ from typing import Any
 
 from icve.data.manifest import write_manifest
 from icve.data.video import write_video
-from icve.jobs import run_jobs
+from icve.runtime.process_pools import run_jobs
 from icve.synthetic.masks import save_mask
 from icve.synthetic.pairs import SPLITS, TURNS, WORLD, Pair, make_pair
 from icve.synthetic.vocabulary import is_held_out

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
 from icve.data.video import write_video
-from icve.jobs import run_jobs
+from icve.runtime.atomic import write_text
+from icve.runtime.process_pools import run_jobs
 from icve.synthetic.pair_files import CRF, Job, make_jobs
 from icve.synthetic.pairs import scene_seed
 from icve.synthetic.raw import plan_raw_video, render_raw_video, scene_log

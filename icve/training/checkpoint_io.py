@@ -18,7 +18,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 
-from icve.atomic import flush
+from icve.runtime.atomic import flush
 from icve.training.background import Background, announce, collect, hand_over, wait_for_all
 from icve.training.checkpoint_paths import TRAINER_FILE, remove_folder, undamaged
 from icve.training.state_dicts import put_back, take_slices

@@ -16,12 +16,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
-from icve.atomic import write_text
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.model.lora import adapted_weights
+from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
+from icve.runtime.text_files import not_utf8
 from icve.runtime.threads import share_quota
-from icve.text_files import not_utf8
 from icve.training.arguments import about_the_class, explain, with_strategy_class
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoint_paths import (

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icve.atomic import write_text
-from icve.printable import json_lines
+from icve.runtime.atomic import write_text
+from icve.runtime.printable import json_lines
 
 
 class Record:

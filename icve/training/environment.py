@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from icve import __version__
-from icve.atomic import write_text
+from icve.runtime.atomic import write_text
 
 FILE = "environment.json"
 PACKAGES = ("torch", "lightning", "deepspeed", "diffusers", "transformers")

@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
-from icve.atomic import write_text
 from icve.data.share import data_share
+from icve.runtime.atomic import write_text
 from icve.training.flops import TrainingFlops, bucket_name
 from icve.training.gradient_norms import transformer_gradient_norms
 from icve.training.loop_times import LoopTimes

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from icve.atomic import whole_file
+from icve.runtime.atomic import whole_file
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from icve.atomic import write_text
+from icve.runtime.atomic import write_text
 from icve.training.checkpoint_paths import read_stage, resolve_checkpoint, saved_checkpoints
 from icve.training.curriculum import CurriculumCallback, Stage
 from icve.training.curriculum_record import Record

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icve.atomic import flush, whole_file
+from icve.runtime.atomic import flush, whole_file
 
 FOLDER = "state"
 CONTENTS = "contents.json"  # of a checkpoint: size and checksum of every file

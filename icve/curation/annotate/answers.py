@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from icve.atomic import whole_file
 from icve.curation.stage import Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
+from icve.runtime.atomic import whole_file
 
 
 @runtime_checkable

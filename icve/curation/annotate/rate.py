@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from icve.locks import locked
+from icve.runtime.locks import locked
 
 _LONGEST = 3600.0  # seconds; a time further ahead is another machine's wrong clock
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from icve.printable import json_lines
+from icve.runtime.printable import json_lines
 
 
 @dataclass(frozen=True)

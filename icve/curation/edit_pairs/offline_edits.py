@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from icve.atomic import whole_file
 from icve.curation.edit_pairs.clean_plate import clean
 from icve.curation.edit_pairs.clip_motion import ClipMotion, clip_motion
 from icve.curation.edit_pairs.copied_object import copy_aside
@@ -16,6 +15,7 @@ from icve.curation.edit_pairs.recolour import BACKGROUNDS, change_background, fo
 from icve.curation.edit_pairs.style_filters import STYLES, apply_style
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.video import read_frames, write_video
+from icve.runtime.atomic import whole_file
 from icve.synthetic.masks import load_mask, save_mask
 
 KINDS = ("remove", "copy", "recolour", "background", "style")

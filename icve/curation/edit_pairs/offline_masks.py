@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from icve.atomic import whole_file
 from icve.curation.colours import PAINTS, UNNAMED, main_colour, to_lab
 from icve.curation.edit_pairs.clip_motion import ClipMotion, clip_motion
 from icve.curation.edit_pairs.cut_out import cut_out
@@ -16,6 +15,7 @@ from icve.curation.edit_pairs.mask_quality import MaskQuality, mask_quality
 from icve.curation.edit_pairs.object_seeds import coloured_seeds, moving_seeds
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.video import read_frames
+from icve.runtime.atomic import whole_file
 from icve.synthetic.masks import save_mask
 
 _CAMERA_FIT = 0.4  # share of the flow that the camera's motion must explain for the rest to mean something

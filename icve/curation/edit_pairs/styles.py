@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
-from icve.atomic import whole_file
 from icve.curation.stage import Outcome, Row, Stage, Workspace
 from icve.data.manifest import Manifest, read_manifest, resolve_path
+from icve.runtime.atomic import whole_file
 
 # What a style pair takes along; free columns of other sets need not have the types that this run's have.
 _COLUMNS = (

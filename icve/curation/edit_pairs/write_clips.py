@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from icve.atomic import whole_file
 from icve.curation.clip_length import check_clip_length
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.buckets import Bucket, choose_bucket
 from icve.data.video import read_frames, sample_indices, timestamps, write_video
+from icve.runtime.atomic import whole_file
 
 
 class WriteClips(Stage):

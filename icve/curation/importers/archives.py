@@ -13,8 +13,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from icve.atomic import whole_file
 from icve.data.manifest import ManifestError, relative_path, resolve_path
+from icve.runtime.atomic import whole_file
 
 _NAME = re.compile(r"(?P<archive>(?P<stem>.+)\.(tar|tgz|tar\.(gz|bz2|xz)))(\.(part)?(?P<part>\d+|[a-z]{2,3}))?")
 _UNREADABLE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.atomic import whole_file
 from icve.curation.importers.open_tables import OpenTable
 from icve.curation.importers.rows import as_text
 from icve.curation.importers.sets import REQUIRED
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import write_part
 from icve.data.tables import Malformed, Record
+from icve.runtime.atomic import whole_file
 
 MANIFEST, REJECTED = "manifest", "rejected"
 

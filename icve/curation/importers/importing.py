@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from icve.atomic import write_text
 from icve.curation.importers.archives import unpack
 from icve.curation.importers.blocks import MANIFEST, REJECTED, digest_of, finished_block, write_block
 from icve.curation.importers.open_tables import OpenTable, blocks, find_tables, open_table
@@ -26,7 +25,8 @@ from icve.curation.importers.sets import REQUIRED, SETS, PairSet
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import ManifestError
 from icve.data.tables import Malformed
-from icve.jobs import counting_bar
+from icve.runtime.atomic import write_text
+from icve.runtime.process_pools import counting_bar
 
 CHECKS = ("none", "exists", "probe")
 

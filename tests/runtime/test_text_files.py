@@ -1,4 +1,4 @@
-from icve.text_files import not_utf8
+from icve.runtime.text_files import not_utf8
 
 
 def test_the_first_wrong_byte_is_named_with_its_line(tmp_path):

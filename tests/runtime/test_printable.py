@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from icve.printable import as_text, forgive_output, is_text, json_line
+from icve.runtime.printable import as_text, forgive_output, is_text, json_line
 
 ODD = "✓ ▶ – “x” é 中 \udce9 \ud800"
 

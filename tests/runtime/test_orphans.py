@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-LAUNCHED = "import sys, time; from icve.orphans import end_with_launcher as f; f(grace=0); time.sleep(100)"
+LAUNCHED = "import sys, time; from icve.runtime.orphans import end_with_launcher as f; f(grace=0); time.sleep(100)"
 LAUNCHER = f"""
 import os, subprocess, sys, time
-from icve.orphans import end_with_launcher
+from icve.runtime.orphans import end_with_launcher
 end_with_launcher()
 for rank in "01":
     launched = subprocess.Popen([sys.executable, "-c", {LAUNCHED!r}], env=os.environ | {{"LOCAL_RANK": rank}})

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icve.jobs import run_jobs
+from icve.runtime.process_pools import run_jobs
 
 
 def square(number: int) -> int:

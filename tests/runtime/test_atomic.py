@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from icve.atomic import new_folder, whole_file, write_text
+from icve.runtime.atomic import new_folder, whole_file, write_text
 
 
 def test_writes_the_text_and_its_folder_and_nothing_else(tmp_path):

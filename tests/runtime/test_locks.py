@@ -8,8 +8,8 @@ import threading
 
 import pytest
 
-from icve import locks
-from icve.locks import AlreadyLocked, locked
+from icve.runtime import locks
+from icve.runtime.locks import AlreadyLocked, locked
 
 fcntl = pytest.importorskip("fcntl")
 

@@ -10,7 +10,7 @@ EXCHANGES = """
 import sys
 import torch
 import torch.distributed as dist
-from icve.leaving import leave
+from icve.runtime.shutdown import leave
 
 store, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
@@ -38,7 +38,7 @@ def test_threads_that_let_go_of_tensors_do_not_abort_it(watched, tmp_path):
 
 
 def test_alone_nothing_is_waited_for(monkeypatch):
-    from icve import leaving
+    from icve.runtime import shutdown as leaving
 
     monkeypatch.setattr(leaving.time, "sleep", lambda seconds: pytest.fail("waits"))
     leaving.leave()
