@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 
-from icve.data.media_paths import refuse_foreign
+from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 

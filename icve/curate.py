@@ -78,8 +78,8 @@ def _run(argv: Sequence[str]) -> int:
     from icve.curation.run_folder import funnel_text
     from icve.curation.runner import run_pipeline
     from icve.curation.work import StageBroken
-    from icve.data.media_paths import refuse_foreign
-    from icve.data.video_folders import left_out_text
+    from icve.data.media.media_paths import refuse_foreign
+    from icve.data.media.video_folders import left_out_text
     from icve.runtime.process_pools import parse_shard
 
     parser = build_parser()

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, processes: Processes) -> int:
-    from icve.data.video_folders import left_out_text
+    from icve.data.media.video_folders import left_out_text
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
 

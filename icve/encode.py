@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from icve.data.media_paths import refuse_foreign
+    from icve.data.media.media_paths import refuse_foreign
     from icve.runtime.process_pools import parse_shard
 
     refuse_foreign([arguments.output, *arguments.config, *overrides])
@@ -83,8 +83,8 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from icve.data.cache.latents import LatentCache, ShardWriter
     from icve.data.encoding import Encoders, encode_pairs, find_work
-    from icve.data.latents import LatentCache, ShardWriter
     from icve.data.pairs import PairsDataModule
     from icve.runtime.precision import default_device
     from icve.runtime.process_pools import counting_bar

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icve.data.media_paths import refuse_foreign
+from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.printable import forgive_output
 
 EPILOG = """examples:

@@ -80,9 +80,9 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
     """The data module that would train on the manifest."""
     import pydoc
 
-    from icve.data.clips import UnpairedClipsDataModule
-    from icve.data.edits import PairedEditsDataModule
+    from icve.data.paired_edits import PairedEditsDataModule
     from icve.data.pairs import PairsDataModule
+    from icve.data.unpaired_clips import UnpairedClipsDataModule
 
     if arguments.config:
         from icve.training.configuration import parse_configuration

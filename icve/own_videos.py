@@ -15,18 +15,18 @@ from icve.curation.pipeline import load_pipeline
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
 from icve.data.buckets import Bucket
-from icve.data.clips import read_clips
-from icve.data.edits import read_edit
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
+from icve.data.masks import save_mask
+from icve.data.media.video import VideoError, read_frames, write_video
+from icve.data.media.video_folders import left_out_text
+from icve.data.paired_edits import read_edit
 from icve.data.pairs import load_pair
 from icve.data.selection import select
-from icve.data.video import VideoError, read_frames, write_video
-from icve.data.video_folders import left_out_text
+from icve.data.unpaired_clips import read_clips
 from icve.evaluation.report import Example
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import json_lines
 from icve.stages import Stages, digest
-from icve.synthetic.masks import save_mask
 
 KINDS = {"clips": ("clip_pairs_demo.yaml", read_clips), "pairs": ("edit_pairs_offline.yaml", read_edit)}
 MOST_SHOWN = 12  # edits kept back from training and shown in the report

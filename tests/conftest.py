@@ -47,7 +47,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture
 def make_clip(tmp_path):
     """Write a video of coarse noise that drifts from frame to frame: make_clip("a.mp4", frames=12, size=(48, 80))."""
-    from icve.data.video import write_video
+    from icve.data.media.video import write_video
 
     def make(name: str, frames: int = 5, size: tuple[int, int] = (32, 32), fps: float = 10, seed: int = 0) -> Path:
         rng = np.random.default_rng(seed)

@@ -12,7 +12,7 @@ import pytest
 from icve import cli, demo
 from icve.curation.work import StageBroken
 from icve.data.manifest import read_manifest, write_manifest
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 
 
 def test_shipped_configurations_are_found_and_others_named(tmp_path):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from icve import edit
-from icve.data import sound
-from icve.data.video import VideoWriter, probe, read_frames, timestamps, write_video
+from icve.data.media import sound
+from icve.data.media.video import VideoWriter, probe, read_frames, timestamps, write_video
 from icve.editing.results import ResultLog
 from tests.browser import probe_page
-from tests.data.test_sound import process, tones, with_sound
+from tests.data.media.test_sound import process, tones, with_sound
 
 
 def run(model, source, output, *options, instruction="make it red") -> int:

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from icve.cli import main as icve
-from icve.data.edits import PairedEditsDataModule
-from icve.data.latents import LatentCache
+from icve.data.cache.latents import LatentCache
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.masks import save_mask
+from icve.data.paired_edits import PairedEditsDataModule
 from icve.encode import main
 from icve.runtime.locks import locked
-from icve.synthetic.masks import save_mask
 from tests.training import conftest as training
 from tests.training.runs import steps
 
@@ -318,7 +318,10 @@ def test_the_videos_are_not_needed_for_training(encode, tiny_yaml, tmp_path, own
         (["--model.codec.init_args.scales", str([2.0] * 16)], "was made with another encoder: scales of its codec is"),
         (["--model.text_encoder.init_args.max_tokens", 3], "max_tokens of its text encoder is 32"),
         (["--data.init_args.fps", 4.0, "--data.init_args.buckets", "[[32, 32, 1]]"], "bucket [32, 32, 5], asked for"),
-        (["--data.class_path", "icve.data.clips.UnpairedClipsDataModule"], "was encoded with reader icve.data.edits"),
+        (
+            ["--data.class_path", "icve.data.unpaired_clips.UnpairedClipsDataModule"],
+            "was encoded with reader icve.data.paired_edits",
+        ),
         (
             ["--data.init_args.latents", "nowhere"],
             "nowhere, which does not exist: make it with icve-encode",

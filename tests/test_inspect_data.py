@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from icve.cli import main
-from icve.data.clips import UnpairedClipsDataModule
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.media.video import write_video
+from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairDataset
-from icve.data.video import write_video
+from icve.data.unpaired_clips import UnpairedClipsDataModule
 from icve.inspection.rows import choose, inspect_rows
 from tests.data.conftest import numbered
 from tests.training.conftest import TINY_YAML

@@ -13,7 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from icve.codec import DCTCodec
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 from icve.flow import sampling_sigmas
 from icve.pipeline import DEFAULTS, EditPipeline, draw_noise
 from icve.text import HashedTextEncoder

@@ -215,7 +215,7 @@ def demo_folder(tmp_path, monkeypatch) -> Path:
     """A working directory that looks as after the demo: its run folder (of an untrained model) and a video."""
     import numpy as np
 
-    from icve.data.video import write_video
+    from icve.data.media.video import write_video
     from tests.tiny import tiny_editor
 
     editor = tiny_editor(guidance_scale=2.0, num_frames=9, height=64, width=64)
@@ -226,7 +226,7 @@ def demo_folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_python_shown_runs(demo_folder):
-    from icve.data.video import probe
+    from icve.data.media.video import probe
 
     shown = [block for name, block in blocks("python") if name == "README.md"]
     assert shown

@@ -36,7 +36,7 @@ from icve.curation.motion import Motion
 from icve.curation.probe import Probe
 from icve.curation.segments import Segments
 from icve.curation.stage import Rejected, Row, Workspace
-from icve.data.video import VideoWriter, iterate_frames, probe
+from icve.data.media.video import VideoWriter, iterate_frames, probe
 
 SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi"}
 DETECTORS = {"adaptive": AdaptiveDetector, "content": ContentDetector}

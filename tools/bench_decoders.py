@@ -16,7 +16,7 @@ import av
 import cv2
 import numpy as np
 
-from icve.data.video import read_frames, resize_crop
+from icve.data.media.video import read_frames, resize_crop
 
 CODECS = {
     "h264": ("libx264", {"preset": "veryfast", "crf": "20"}),

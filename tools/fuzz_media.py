@@ -33,7 +33,7 @@ import cv2
 import numpy as np
 from av.stream import Disposition
 
-from icve.data.video import VideoError, iterate_frames, probe, read_frames
+from icve.data.media.video import VideoError, iterate_frames, probe, read_frames
 
 # Encoders for each container; several names of one are variants: open groups of pictures, no B-frames, gradual refresh.
 H264 = ("h264", "h264-open", "h264-plain", "h264-refresh")

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from icve.data.edit_types import EDIT_TYPES
 from icve.data.manifest import read_manifest
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 from icve.evaluation.synthetic import decode_clip, load_evaluation
-from icve.synthetic.vocabulary import EDIT_TYPES
 
 PAPER, INK, SOFT = (255, 255, 255), (29, 31, 35), (102, 107, 117)
 GAP, MARGIN = 6, 14

@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
 from icve.data.manifest import ManifestError, RejectedRow, read_manifest, resolve_path
-from icve.data.media_paths import foreign_path
-from icve.data.video_folders import broken_link, find_videos, is_video, left_out_text
+from icve.data.media.media_paths import foreign_path
+from icve.data.media.video_folders import broken_link, find_videos, is_video, left_out_text
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import locked
 from icve.runtime.printable import as_text, is_text

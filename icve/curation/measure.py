@@ -10,7 +10,7 @@ import numpy as np
 
 from icve.curation.stage import Row, Stage, Workspace
 from icve.data.manifest import resolve_path
-from icve.data.video import VideoError, iterate_frames, timestamps
+from icve.data.media.video import VideoError, iterate_frames, timestamps
 from icve.runtime.atomic import whole_file
 
 MOSAIC = 16  # side of the tiny picture kept of every frame

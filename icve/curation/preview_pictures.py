@@ -12,10 +12,10 @@ import numpy as np
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.work import FAILURES
 from icve.data.manifest import ManifestError
-from icve.data.video import VideoError, probe, read_frames
-from icve.data.video_stream import open_media, video_stream
+from icve.data.masks import load_mask
+from icve.data.media.video import VideoError, probe, read_frames
+from icve.data.media.video_stream import open_media, video_stream
 from icve.evaluation.report import sprite_sheet
-from icve.synthetic.masks import load_mask
 
 FRAMES = 4  # of a clip
 SIDE = 150  # pixels of a frame's longer side

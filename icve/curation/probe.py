@@ -9,8 +9,8 @@ import numpy as np
 
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.identity import file_digest
-from icve.data.video import VideoError, probe, timestamps
-from icve.data.video_stream import open_media, video_stream
+from icve.data.media.video import VideoError, probe, timestamps
+from icve.data.media.video_stream import open_media, video_stream
 
 _USUAL_INTERVALS = 8  # a pause of fewer frames is a slow stretch of a variable-rate file, not a gap
 

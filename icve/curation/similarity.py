@@ -9,7 +9,7 @@ import numpy as np
 
 from icve.curation.measure import read_signals
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 
 _LOW = 8  # rows and columns of the cosine transform that make the hash
 

@@ -8,7 +8,7 @@ from icve.curation.annotate.usage import total_usage
 from icve.curation.parts import PartInfo, read_info
 from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import INPUTS, StageCount, count_stages, funnel_text, load_description
-from icve.data.video_folders import left_out_text
+from icve.data.media.video_folders import left_out_text
 
 
 def status_text(output: Path) -> str:

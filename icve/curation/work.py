@@ -15,7 +15,7 @@ from icve.curation.parts import PartInfo, read_info, read_part, write_part
 from icve.curation.pipeline import StageSpec
 from icve.curation.run_folder import Run
 from icve.curation.stage import Outcome, Rejected, Row, Stage
-from icve.data.video import VideoError
+from icve.data.media.video import VideoError
 from icve.runtime.printable import as_text
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
-from icve.data.cached_rows import RecordIndex
+from icve.data.cache.cached_rows import RecordIndex
+from icve.data.cache.latents import Embedding, LatentCache, Record, ShardWriter, request_of
+from icve.data.edit_region import region_from_mask
 from icve.data.identity import FileIdentity, json_digest
-from icve.data.latents import LatentCache, Record, ShardWriter, request_of
 from icve.data.manifest import ManifestError
+from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
-from icve.data.video import VideoError, probe, read_frames
-from icve.edit_region import region_from_mask
-from icve.text.known import Embedding
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
-from icve.data.cached_rows import CachedRows, RecordIndex, collate_cached
-from icve.data.latents import LatentCache, LatentsError
+from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
+from icve.data.cache.latents import LatentCache, LatentsError
 from icve.data.loader import PairLoader
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
+from icve.data.masks import load_mask
+from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
 from icve.data.share import data_share
-from icve.data.validation import validation_batches
-from icve.data.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
-from icve.synthetic.masks import load_mask
+from icve.data.validation_batches import validation_batches
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     (id, reason) of pairs found unreadable on the way), ``counted`` (whether it is the pair that was asked for, to be
     counted in a validation), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
     True for a row without one: its edit may be anywhere). With ``cached`` rows they hold what
-    :meth:`icve.data.cached_rows.CachedRows.load` returns instead of pixels.
+    :meth:`icve.data.cache.cached_rows.CachedRows.load` returns instead of pixels.
     """
 
     def __init__(
@@ -181,8 +181,8 @@ class PairsDataModule(LightningDataModule):
     pure function of (seed, step) and the data, however it is split over processes and micro-batches; set
     ``start_batch``, a number of micro-batches, before the loader is built to begin elsewhere than at 0.
 
-    With ``latents``, no video is opened: batches are what :func:`icve.data.cached_rows.collate_cached` makes of a cache
-    of the same pairs, in the same order.
+    With ``latents``, no video is opened: batches are what :func:`icve.data.cache.cached_rows.collate_cached` makes of
+    a cache of the same pairs, in the same order.
 
     A file that cannot be read is reported once with its reason, listed in ``dropped`` and replaced by another pair of
     its bucket, chosen by (seed, n, position).
@@ -284,7 +284,7 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self.train, self.manifest, sampler)
 
     def val_dataloader(self) -> PairLoader | list:
-        """Fixed order, see :func:`icve.data.validation.validation_batches`; as many batches for every process.
+        """Fixed order, see :func:`icve.data.validation_batches.validation_batches`; as many batches for every process.
 
         The batches also have ``counted``, a list of B bool: False for a sample that stands in for another one, or for
         none, and whose loss would count twice.

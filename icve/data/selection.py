@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from icve.data.buckets import Bucket, choose_bucket
 from icve.data.manifest import Manifest, ManifestError, Row, resolve_path
-from icve.data.video import VideoError, VideoInfo, probe
+from icve.data.media.video import VideoError, VideoInfo, probe
 
 _PROBE_THREADS = 8
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from icve.data.video import VideoError
+from icve.data.media.video import VideoError
 from icve.editing.decoding import Decoding
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Outcome, Progress, Settings

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from icve.data.video import VideoError, iterate_frames
+from icve.data.media.video import VideoError, iterate_frames
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Progress
 from icve.editing.models import first_sentence

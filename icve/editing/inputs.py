@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from icve.data.video import probe, read_frames
+from icve.data.media.video import probe, read_frames
 from icve.editing.windows import model_size, padded
 
 VideoInput = Tensor | np.ndarray | str | os.PathLike | Sequence[Any]

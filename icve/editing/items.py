@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, resolve_path
-from icve.data.media_paths import foreign_path
+from icve.data.media.media_paths import foreign_path
+from icve.data.media.video_folders import broken_link, find_videos, left_out_text
 from icve.data.tables import SUFFIXES
-from icve.data.video_folders import broken_link, find_videos, left_out_text
 from icve.runtime.printable import is_text
 from icve.runtime.process_pools import parse_shard
 
@@ -58,8 +58,8 @@ def read_items(
     """Items of an input.
 
     Args:
-        source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.video_folders`); or a manifest
-            (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path``
+        source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.media.video_folders`); or a
+            manifest (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path``
             and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icve.data.video import VideoError
-from icve.data.video_index import VideoInfo, index_packets
+from icve.data.media.video import VideoError
+from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
 from icve.editing.windows import model_size, padded, windows
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from icve.data.media_paths import refuse_foreign
+from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.text_files import not_utf8
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good

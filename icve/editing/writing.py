@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from icve.data.video import VideoWriter, iterate_frames, resize_crop
-from icve.data.video_index import VideoInfo, index_packets
+from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
+from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Progress, Settings
 from icve.editing.models import first_sentence

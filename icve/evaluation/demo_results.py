@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.manifest import read_manifest
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 from icve.evaluation.curves import read_curves
 from icve.evaluation.report import Example, Stage, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icve.data.video import VideoError, iterate_frames, probe
+from icve.data.media.video import VideoError, iterate_frames, probe
 from icve.evaluation.report import Example, write_report
 
 if TYPE_CHECKING:

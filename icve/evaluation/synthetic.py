@@ -29,13 +29,13 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from icve.data.edit_types import EDIT_TYPES
 from icve.data.manifest import read_manifest, resolve_path
-from icve.data.video import read_frames, write_video
+from icve.data.masks import load_mask
+from icve.data.media.video import read_frames, write_video
 from icve.evaluation.intervals import wilson_interval
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import json_line, json_lines
-from icve.synthetic.masks import load_mask
-from icve.synthetic.vocabulary import EDIT_TYPES
 
 PSNR_CAP = 60.0
 """dB. Rounding to 8 bits alone costs 1/12 of a squared level (58.9 dB): nothing above is a difference worth averaging,

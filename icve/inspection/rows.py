@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from icve.data.buckets import Bucket
 from icve.data.manifest import ManifestError, resolve_path
+from icve.data.media.video import VideoError, cover_size, probe, read_frames, timestamps
 from icve.data.pairs import PairsDataModule
 from icve.data.selection import Pair, Selection, select
-from icve.data.video import VideoError, cover_size, probe, read_frames, timestamps
 
 
 @dataclass(frozen=True, eq=False)

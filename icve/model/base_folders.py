@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from icve.data.media_paths import foreign_path
+from icve.data.media.media_paths import foreign_path
 from icve.weight_files import foreign_format
 
 PARTS = ("transformer", "vae", "llama", "clip")

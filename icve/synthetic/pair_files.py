@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.manifest import write_manifest
-from icve.data.video import write_video
+from icve.data.masks import save_mask
+from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
-from icve.synthetic.masks import save_mask
 from icve.synthetic.pairs import SPLITS, TURNS, WORLD, Pair, make_pair
 from icve.synthetic.vocabulary import is_held_out
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 from icve.runtime.atomic import write_text
 from icve.runtime.process_pools import run_jobs
 from icve.synthetic.pair_files import CRF, Job, make_jobs

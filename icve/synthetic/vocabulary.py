@@ -5,7 +5,8 @@ Every name here is a word of the instructions; its look is defined in ``textures
 
 from __future__ import annotations
 
-EDIT_TYPES = ("add", "remove", "replace", "recolour", "background", "style")
+from icve.data.edit_types import EDIT_TYPES
+
 OBJECT_EDITS = EDIT_TYPES[:4]
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-Embedding = tuple[Tensor, Tensor]  # embeddings (L, Dt) without padding, pooled (Dp,)
+from icve.data.cache.latents import Embedding
 
 
 def pad_texts(texts: Sequence[Embedding]) -> tuple[Tensor, Tensor, Tensor]:

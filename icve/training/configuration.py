@@ -4,7 +4,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from icve.data.curriculum import CurriculumDataModule
+from icve.data.curriculum_data import CurriculumDataModule
 from icve.training.command import TrainingCommand
 from icve.training.stage_runs import stages_of
 

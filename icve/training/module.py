@@ -18,8 +18,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.data.share import data_share
-from icve.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.model.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
@@ -152,7 +152,7 @@ class InContextEditingModule(LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One micro-batch: source and target uint8 (B, 3, F, H, W), or latents and texts from a cache
-        (:func:`icve.data.cached_rows.collate_cached`); instruction and id lists of str; weight of its loss in the
+        (:func:`icve.data.cache.cached_rows.collate_cached`); instruction and id lists of str; weight of its loss in the
         step's (1 unless given). Some steps need fewer micro-batches than others: the rest have no samples.
         """
         self.samples = len(batch["id"])

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icve.data.media_paths import foreign_path
+from icve.data.media.media_paths import foreign_path
 
 WEIGHTS = (
     "put HunyuanVideo's text-to-video weights there, in the layout of their diffusers repository (transformer, vae, "

@@ -156,7 +156,7 @@ def test_impossible_channels_are_refused(coefficients, scales):
 
 
 def test_real_clips_have_unit_variance_and_keep_their_look(codec, shared_data):
-    from icve.data.video import read_frames
+    from icve.data.media.video import read_frames
 
     for name, size, least in (("src_seal", (64, 64), 23), ("src_dancers", (240, 384), 23)):
         frames = read_frames(shared_data / "videos" / "sources" / f"{name}.mp4", start=0, count=9, size=size)

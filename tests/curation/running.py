@@ -1,7 +1,7 @@
 """Stages one after the other in this process."""
 
 from icve.curation.stage import Rejected
-from icve.data.video import VideoError
+from icve.data.media.video import VideoError
 
 
 def run_stages(stages, rows, work):

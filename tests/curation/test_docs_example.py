@@ -7,7 +7,7 @@ import pytest
 from icve.curation.inputs import find_inputs
 from icve.curation.pipeline import load_pipeline
 from icve.curation.runner import LocalRunner, run_pipeline
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 @pytest.mark.multiprocess

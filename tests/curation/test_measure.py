@@ -6,7 +6,7 @@ from icve.curation.measure import Measure, measure, read_signals
 from icve.curation.probe import Probe
 from icve.curation.stage import Workspace
 from icve.data.manifest import ManifestError
-from icve.data.video import VideoError, read_frames, write_video
+from icve.data.media.video import VideoError, read_frames, write_video
 
 SIZE = (144, 256)  # what frames are measured at, so that nothing is scaled
 

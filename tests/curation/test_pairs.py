@@ -14,11 +14,11 @@ from icve.curation.segments import Segments
 from icve.curation.similarity import SimilarityBand
 from icve.curation.stage import Rejected, Workspace
 from icve.data.buckets import Bucket
-from icve.data.clips import read_clips
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.media.video import VideoWriter, sample_indices, timestamps, write_video
 from icve.data.pairs import clip_indices, load_pair
 from icve.data.selection import select
-from icve.data.video import VideoWriter, sample_indices, timestamps, write_video
+from icve.data.unpaired_clips import read_clips
 from tests.curation.running import run_stages
 
 VARIABLE = np.cumsum(np.concatenate([[0], np.full(60, 1 / 24), np.full(40, 1 / 12), np.full(30, 1 / 6)]))

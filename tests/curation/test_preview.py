@@ -12,8 +12,8 @@ from icve.curation.parts import write_part
 from icve.curation.preview import write_preview
 from icve.curation.preview_pictures import FRAMES, OUTLINE, SIDE, Pictures, Strip
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import write_video
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
+from icve.data.media.video import write_video
 from tests.browser import probe_page
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & 'quotes' </article>"

@@ -8,8 +8,8 @@ from icve.curation.probe import Probe
 from icve.curation.stage import Rejected, Workspace
 from icve.data.identity import file_digest
 from icve.data.manifest import ManifestError
-from icve.data.video import VideoError
-from tests.data.test_picture import encode
+from icve.data.media.video import VideoError
+from tests.data.media.test_picture import encode
 
 ANY = {"min_side": 16, "min_seconds": 0}
 

@@ -4,7 +4,7 @@ import pytest
 
 from icve.curation.similarity import CLIPSimilarityBand, SimilarityBand, clip_distance, dct_hash
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 def scenery(seed, size=32):
@@ -130,7 +130,7 @@ def test_clip_embeddings_of_the_clips_frames(clip_folder, tmp_path):
     assert same["change"] == pytest.approx(0, abs=1e-5)
     assert other["change"] > 1e-3
 
-    from icve.data.video import read_frames
+    from icve.data.media.video import read_frames
 
     frames = read_frames(tmp_path / "a.mp4", [0, 2, 5])
     inputs = stage.processor(list(frames), return_tensors="pt")

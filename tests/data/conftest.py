@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from icve.data.manifest import write_manifest
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 def numbered(count: int, height: int = 48, width: int = 64, first: int = 0) -> np.ndarray:

@@ -7,7 +7,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from icve.codec import DCTCodec
-from icve.data.encoder_identity import describe_encoder, difference
+from icve.data.cache.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, file_digest, files_digest
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from icve.data import pairs
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
-from icve.data.video import VideoError, write_video
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
+from icve.data.media.video import VideoError, write_video
+from icve.data.paired_edits import PairedEditsDataModule
 
 BUCKETS = [[48, 64, 9], [64, 48, 9]]
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from icve.data import sound
-from icve.data.video import VideoError, probe, read_frames
+from icve.data.media import sound
+from icve.data.media.video import VideoError, probe, read_frames
 from icve.editing.batch import batch_size_for, edit_items
 from icve.editing.items import Item
 from icve.editing.jobs import Progress, Settings, clip_of
 from icve.editing.results import result_row
-from tests.data.test_picture import encode
-from tests.data.test_sound import process, tones, with_sound
+from tests.data.media.test_picture import encode
+from tests.data.media.test_sound import process, tones, with_sound
 from tests.tiny import tiny_editor
 
 SAMPLING = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_until": 0.0, "shift": 5.0, "negative_prompt": ""}

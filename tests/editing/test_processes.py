@@ -16,7 +16,7 @@ import torch.distributed as dist
 from diffusers import FirstBlockCacheConfig, MagCacheConfig
 
 from icve import edit
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 from icve.editing.batch import edit_items
 from icve.editing.estimate import seconds_per_batch
 from icve.editing.items import Item

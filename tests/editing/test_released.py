@@ -8,7 +8,7 @@ import torch
 
 from icve import edit
 from icve.codec.hunyuan_checkpoint import load_vae
-from icve.data.video import probe
+from icve.data.media.video import probe
 from icve.editing.released import diffusers_vae, released_editor
 from icve.model import HunyuanVideoInContextTransformer3DModel, export_transformer
 from icve.pipeline import NEGATIVE_PROMPT

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icve import edit
-from icve.data.video import read_frames, write_video
+from icve.data.media.video import read_frames, write_video
 from icve.editing.models import load_editor, shipped_editor
 from icve.editing.windows import windows
 from icve.evaluation.synthetic import evaluate

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icve.data.manifest import write_manifest
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 from icve.evaluation.demo_results import figures_text, write_results
 from icve.evaluation.synthetic import Evaluation, save_evaluation, summarise
 

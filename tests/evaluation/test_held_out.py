@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from icve.data.manifest import write_manifest
-from icve.data.video import read_frames, write_video
+from icve.data.masks import save_mask
+from icve.data.media.video import read_frames, write_video
 from icve.evaluation.synthetic import evaluate, load_evaluation, save_evaluation
-from icve.synthetic.masks import save_mask
 
 SHAPE = (5, 32, 32, 3)
 

@@ -61,7 +61,7 @@ model:
   instruction_dropout: 0.3
   sampling: {{steps: 2, guidance_scale: 1.0, shift: 1.0, num_frames: 5, height: 32, width: 32}}
 data:
-  class_path: icve.data.edits.PairedEditsDataModule
+  class_path: icve.data.paired_edits.PairedEditsDataModule
   init_args:
     manifest: {manifest}
     buckets: [[32, 32, 5]]

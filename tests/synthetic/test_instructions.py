@@ -3,9 +3,9 @@ from string import Formatter
 import numpy as np
 import pytest
 
+from icve.data.edit_types import EDIT_TYPES
 from icve.synthetic.edits import Edit
 from icve.synthetic.instructions import TEST_TEMPLATES, TRAIN_TEMPLATES, choose_template, instruction
-from icve.synthetic.vocabulary import EDIT_TYPES
 
 
 def words(templates: dict[str, tuple[str, ...]]) -> set[str]:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from icve.data.manifest import read_manifest
-from icve.data.video import probe, read_frames
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
+from icve.data.media.video import probe, read_frames
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.synthetic.pairs import TURNS, make_pair
 

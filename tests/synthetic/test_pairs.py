@@ -4,11 +4,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from icve.data.edit_types import EDIT_TYPES
 from icve.synthetic.edits import apply_edit
 from icve.synthetic.instructions import TEST_TEMPLATES, TRAIN_TEMPLATES
 from icve.synthetic.pairs import MIN_CHANGED, TURNS, make_pair, scene_seed
 from icve.synthetic.render import render
-from icve.synthetic.vocabulary import EDIT_TYPES, is_held_out
+from icve.synthetic.vocabulary import is_held_out
 
 
 @pytest.fixture(scope="module")

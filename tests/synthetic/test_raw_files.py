@@ -1,6 +1,6 @@
 import pytest
 
-from icve.data.video import probe
+from icve.data.media.video import probe
 from icve.synthetic.events import read_events
 from icve.synthetic.raw import plan_raw_video, scene_log
 from icve.synthetic.raw_files import synthesize_raw

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 @pytest.fixture(scope="module")

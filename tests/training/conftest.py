@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from icve.codec.dct import DCTCodec
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 from icve.model import HunyuanVideoInContextTransformer3DModel
 from icve.text.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
@@ -69,7 +69,7 @@ def cut(batch, *indices):
 
 
 def cached_texts(module, batch):
-    """The batch with what icve.data.cached_rows adds to it."""
+    """The batch with what icve.data.cache.cached_rows adds to it."""
     encoded = [module.text_encoder.encode([words]) for words in batch["instruction"]]
     nothing, _, no_pooled = module.text_encoder.encode([""])
     texts = {"text": [row[0][0] for row in encoded], "pooled": torch.cat([row[2] for row in encoded])}
@@ -208,7 +208,7 @@ model:
   edit_weight: 2.0
   sampling: {{steps: 2, guidance_scale: 1.0, shift: 1.0, num_frames: 5, height: 32, width: 32}}
 data:
-  class_path: icve.data.edits.PairedEditsDataModule
+  class_path: icve.data.paired_edits.PairedEditsDataModule
   init_args:
     manifest: {manifest}
     val_manifest: {manifest}

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.codec.dct import DCTCodec
-from icve.data.validation import validation_batches
+from icve.data.validation_batches import validation_batches
 from icve.text.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.ema import EMA

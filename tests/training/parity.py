@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from icve.codec.dct import DCTCodec
-from icve.data.edits import PairedEditsDataModule
+from icve.data.paired_edits import PairedEditsDataModule
 from icve.model.lora import LoRA
 from icve.text.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icve.data.edits import PairedEditsDataModule
+from icve.data.paired_edits import PairedEditsDataModule
 from icve.training.checkpoints import Checkpoints
 from icve.training.monitor import TrainingMonitor
 from tests.training.runs import fit, steps, strategy

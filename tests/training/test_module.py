@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 
-from icve.edit_region import region_from_mask
+from icve.data.edit_region import region_from_mask
 from icve.flow import flow_loss, interpolate
 from icve.training.module import InContextEditingModule
 from icve.training.randomness import generator

@@ -71,7 +71,7 @@ def two_stages(tiny_manifest, tmp_path):
         held_out.write_text("\n".join(rows[-count:]) + "\n")
         options = {**config["data"]["init_args"], "val_manifest": str(held_out), "root": str(tiny_manifest.parent)}
         parts[name] = {**config["data"], "init_args": options}
-    config["data"] = {"class_path": "icve.data.curriculum.CurriculumDataModule", "init_args": {"stages": parts}}
+    config["data"] = {"class_path": "icve.data.curriculum_data.CurriculumDataModule", "init_args": {"stages": parts}}
     config["model"] |= {"stage": "curriculum", "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.0}}}
     config["trainer"]["val_check_interval"] = 1
     del config["trainer"]["max_steps"]

@@ -12,7 +12,7 @@ from icve.curation.annotate.changes import Change, find_change
 from icve.curation.annotate.sampling import clip_moments
 from icve.curation.annotate.wording import camera_wording, change_wording
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.video import probe, read_frames
+from icve.data.media.video import probe, read_frames
 
 _MOMENTS = 5  # frames looked at in each clip
 _MIN_SEEN = 0.6  # least share of the view that all of them must show for an object's change to be looked for

@@ -13,7 +13,7 @@ from icve.curation.annotate.prompts import BANNED, change_prompt, clean, instruc
 from icve.curation.annotate.sampling import clip_moments
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
-from icve.data.video import VideoError, probe, read_frames
+from icve.data.media.video import VideoError, probe, read_frames
 
 
 class ModelAnnotator(AskingStage):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from icve.data.video import VideoError, timestamps
+from icve.data.media.video import VideoError, timestamps
 
 
 def clip_moments(file: Path, start: int | None, frames: int | None, count: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
 
 
 class MaskArea(Stage):

@@ -11,8 +11,8 @@ from icve.curation.edit_pairs.edits import EDITS
 from icve.curation.edit_pairs.frames import clip_of, spread
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Question, VisionLanguageModel
-from icve.data.video import VideoError
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
+from icve.data.media.video import VideoError
 
 LEAST_WORDS, MOST_WORDS = 6, 100
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from icve.curation.stage import Outcome, Row, Stage, Workspace
-from icve.synthetic.masks import load_mask, save_mask
+from icve.data.masks import load_mask, save_mask
 
 
 def dilate(mask: np.ndarray, radius: float) -> np.ndarray:

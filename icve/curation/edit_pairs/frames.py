@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from icve.curation.stage import Row, Workspace
-from icve.data.video import VideoError, probe, read_frames
+from icve.data.media.video import VideoError, probe, read_frames
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from icve.curation.edit_pairs.frames import clip_of
 from icve.curation.edit_pairs.model_folders import model_folder
 from icve.curation.stage import Outcome, Row, Stage, Workspace
-from icve.data.video import VideoError, write_video
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
+from icve.data.media.video import VideoError, write_video
 
 if TYPE_CHECKING:
     from icve.curation.edit_pairs.vace import Vace

@@ -12,7 +12,7 @@ from icve.curation.edit_pairs.answers import parse_json
 from icve.curation.edit_pairs.frames import clip_of, spread
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
-from icve.data.video import probe
+from icve.data.media.video import probe
 
 PROMPT = """Each picture shows one moment of a video twice: as it was on the left, and after an edit on the right.
 The edit was asked for with these words: "{instruction}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from icve.curation.edit_pairs.frames import clip_of, spread
 from icve.curation.edit_pairs.model_folders import model_folder
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
 
 
 class Masks(Stage):
     """Grounding DINO finds the phrase on a few frames; SAM 2 follows the best of these boxes through the clip.
 
-    Reads `source_path` and `object`; writes `masks/<key>.npz` (as `icve.synthetic.masks.save_mask`), `mask_path` and
+    Reads `source_path` and `object`; writes `masks/<key>.npz` (as `icve.data.masks.save_mask`), `mask_path` and
     `mask_score` (the detector's, 0..1). A phrase found on none of the frames is rejected as "object not found".
 
     Args:

@@ -14,9 +14,9 @@ from icve.curation.edit_pairs.offline_wording import STYLE_PHRASES, indefinite, 
 from icve.curation.edit_pairs.recolour import BACKGROUNDS, change_background, found_elsewhere, recolour, strong_colour
 from icve.curation.edit_pairs.style_filters import STYLES, apply_style
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.video import read_frames, write_video
+from icve.data.masks import load_mask, save_mask
+from icve.data.media.video import read_frames, write_video
 from icve.runtime.atomic import whole_file
-from icve.synthetic.masks import load_mask, save_mask
 
 KINDS = ("remove", "copy", "recolour", "background", "style")
 

@@ -14,9 +14,9 @@ from icve.curation.edit_pairs.cut_out import cut_out
 from icve.curation.edit_pairs.mask_quality import MaskQuality, mask_quality
 from icve.curation.edit_pairs.object_seeds import coloured_seeds, moving_seeds
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.video import read_frames
+from icve.data.masks import save_mask
+from icve.data.media.video import read_frames
 from icve.runtime.atomic import whole_file
-from icve.synthetic.masks import save_mask
 
 _CAMERA_FIT = 0.4  # share of the flow that the camera's motion must explain for the rest to mean something
 _COLUMNS = ("mask_path", "mask_area", "mask_leftover", "object", "object_colour", "object_kind")
@@ -52,7 +52,7 @@ class OfflineMasks(Stage):
     model for the whole clip. Only masks that keep to all limits are used: without knowing what things are, a doubtful
     mask is worth nothing.
 
-    Reads `source_path`, `source_frames`, `width`, `height`. Writes `masks/<key>.npz` (`icve.synthetic.masks`) and the
+    Reads `source_path`, `source_frames`, `width`, `height`. Writes `masks/<key>.npz` (`icve.data.masks`) and the
     columns `mask_path`, `mask_area` (median share of the frame), `mask_leftover` (`MaskQuality.leftover`), `object` (a
     phrase: "the red object", "the moving object"), `object_colour` ("" where it has several) and `object_kind`
     ("moving", "coloured"). Without a clear thing these are None and `no_object` says why, so that the clip may still be

@@ -7,8 +7,8 @@ import numpy as np
 
 from icve.curation.edit_pairs.frames import Clip, clip_of
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.video import VideoError, probe
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
+from icve.data.media.video import VideoError, probe
 
 _SPECKLES = np.ones((3, 3), np.uint8)
 

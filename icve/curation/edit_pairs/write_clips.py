@@ -9,7 +9,7 @@ import numpy as np
 from icve.curation.clip_length import check_clip_length
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.buckets import Bucket, choose_bucket
-from icve.data.video import read_frames, sample_indices, timestamps, write_video
+from icve.data.media.video import read_frames, sample_indices, timestamps, write_video
 from icve.runtime.atomic import whole_file
 
 

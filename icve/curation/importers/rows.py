@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from icve.curation.importers.edit_types import edit_type
 from icve.curation.importers.open_tables import OpenTable
 from icve.curation.importers.pair_files import PairFiles
 from icve.curation.importers.sets import OPTIONAL_FILES, REQUIRED, PairSet
 from icve.curation.stage import Rejected, Row
 from icve.data.cells import cell_text
+from icve.data.edit_types import edit_type
 from icve.data.manifest import resolve_path
+from icve.data.media.video import VideoError, probe
 from icve.data.rows import content_id, instruction_problem
 from icve.data.tables import Malformed, Record
-from icve.data.video import VideoError, probe
 
 # What the import finds out itself, so that no column of a set is mapped to it.
 MEASURED = frozenset(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from icve.curation.importers.edit_types import task_name
+from icve.data.edit_types import task_name
 from icve.data.tables import SUFFIXES, Record
 
 REQUIRED = ("source_path", "target_path", "instruction")

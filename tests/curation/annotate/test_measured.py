@@ -13,7 +13,7 @@ from icve.curation.annotate.changes import Change
 from icve.curation.annotate.measured import MeasuredAnnotator
 from icve.curation.annotate.prompts import instruction_check
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import read_frames, write_video
+from icve.data.media.video import read_frames, write_video
 
 HEIGHT, WIDTH = 180, 320
 RED, GREEN, BLUE, GRAY = (205, 35, 30), (40, 160, 60), (40, 70, 210), (128, 128, 128)

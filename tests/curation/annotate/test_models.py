@@ -16,7 +16,7 @@ from icve.curation.pipeline import PipelineError, load_pipeline
 from icve.curation.stage import Rejected, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 from icve.data.manifest import ManifestError
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 from tests.curation.annotate.http_endpoint import Endpoint, Reply, completion
 
 

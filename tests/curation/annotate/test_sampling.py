@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icve.curation.annotate.sampling import clip_moments
-from icve.data.video import VideoError, timestamps
+from icve.data.media.video import VideoError, timestamps
 
 
 def test_moments_are_the_middles_of_equal_parts(make_clip):

@@ -7,7 +7,7 @@ import numpy as np
 
 from icve.curation.stage import Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 class Scripted(VisionLanguageModel):

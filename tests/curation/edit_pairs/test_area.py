@@ -3,7 +3,7 @@ import pytest
 
 from icve.curation.edit_pairs.area import MaskArea
 from icve.curation.stage import Rejected
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
 from tests.curation.edit_pairs.scripted import workspace
 
 

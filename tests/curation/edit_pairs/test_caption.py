@@ -4,8 +4,8 @@ import pytest
 from icve.curation.edit_pairs.caption import MaskedCaption, check_caption
 from icve.curation.edit_pairs.edits import EDITS
 from icve.curation.stage import Rejected
-from icve.data.video import VideoError, read_frames
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
+from icve.data.media.video import VideoError, read_frames
 from tests.curation.edit_pairs.scripted import Scripted, clip_row, moving_square, workspace
 
 GOOD = "A grey wall grows lighter to the right under even light."

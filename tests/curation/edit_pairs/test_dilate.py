@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from icve.curation.edit_pairs.dilate import DilateMask, dilate
-from icve.synthetic.masks import load_mask, save_mask
+from icve.data.masks import load_mask, save_mask
 from tests.curation.edit_pairs.scripted import workspace
 
 

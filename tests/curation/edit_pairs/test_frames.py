@@ -3,7 +3,7 @@ import pytest
 
 from icve.curation.edit_pairs.frames import clip_of, spread
 from icve.data.manifest import ManifestError
-from icve.data.video import VideoError, read_frames
+from icve.data.media.video import VideoError, read_frames
 from tests.curation.edit_pairs.scripted import clip_row, workspace
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from icve.curation.edit_pairs.inpaint import Inpaint, paste, soft_edge
-from icve.data.video import VideoError, read_frames
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
+from icve.data.media.video import VideoError, read_frames
 from tests.curation.edit_pairs.scripted import clip_row, moving_square, workspace
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from icve.curation.edit_pairs.judge import Judge, check_marks, parse_marks
 from icve.curation.stage import Rejected
-from icve.data.video import read_frames, write_video
+from icve.data.media.video import read_frames, write_video
 from tests.curation.edit_pairs.scripted import Scripted, clip_row, moving_square, workspace
 
 FULL = '{"instruction": 5, "quality": 5}'

@@ -4,10 +4,10 @@ import pytest
 from icve.curation.edit_pairs.offline_edits import KINDS, OfflineEdits
 from icve.curation.edit_pairs.style_filters import STYLES
 from icve.curation.stage import Rejected, Workspace
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import content_id, read_manifest, write_manifest
-from icve.data.video import read_frames, write_video
-from icve.synthetic.masks import load_mask, save_mask
+from icve.data.masks import load_mask, save_mask
+from icve.data.media.video import read_frames, write_video
+from icve.data.paired_edits import PairedEditsDataModule
 from tests.curation.edit_pairs.disc_clips import disc_clip
 
 

@@ -6,8 +6,8 @@ from icve.curation.edit_pairs.clip_motion import clip_motion
 from icve.curation.edit_pairs.mask_quality import mask_quality
 from icve.curation.edit_pairs.offline_masks import OfflineMasks
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import write_video
-from icve.synthetic.masks import load_mask
+from icve.data.masks import load_mask
+from icve.data.media.video import write_video
 from tests.curation.edit_pairs.disc_clips import disc_clip, overlap, texture
 
 

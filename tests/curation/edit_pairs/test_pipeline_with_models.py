@@ -18,8 +18,8 @@ from icve.curation.edit_pairs.silhouette import BlackSilhouette
 from icve.curation.edit_pairs.styles import MergeStyles
 from icve.curation.pipeline import load_pipeline
 from icve.curation.stage import Rejected
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import write_manifest
+from icve.data.paired_edits import PairedEditsDataModule
 from tests.curation.edit_pairs.scripted import Scripted, clip_row, moving_square, workspace
 
 STAGES = [

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from icve.curate import main
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.paired_edits import PairedEditsDataModule
 
 
 class Endpoint(BaseHTTPRequestHandler):

@@ -3,8 +3,8 @@ import pytest
 
 from icve.curation.edit_pairs.silhouette import BlackSilhouette
 from icve.curation.stage import Rejected
-from icve.data.video import VideoError, write_video
-from icve.synthetic.masks import save_mask
+from icve.data.masks import save_mask
+from icve.data.media.video import VideoError, write_video
 from tests.curation.edit_pairs.scripted import clip_row, moving_square, workspace
 
 BLACK = (4, 4, 4)

@@ -6,7 +6,7 @@ import pytest
 from icve.curation.edit_pairs import styles
 from icve.curation.edit_pairs.styles import MergeStyles, link
 from icve.data.manifest import ManifestError, write_manifest
-from icve.data.video import read_frames
+from icve.data.media.video import read_frames
 from tests.curation.edit_pairs.scripted import moving_square, workspace, write_video
 
 OWN = [{"key": "a", "edit_type": "remove"}, {"key": "b", "edit_type": "add"}]

@@ -5,7 +5,7 @@ import pytest
 
 from icve.curation.edit_pairs.write_clips import WriteClips, clips_of
 from icve.curation.stage import Rejected, Workspace
-from icve.data.video import VideoWriter, probe, read_frames, write_video
+from icve.data.media.video import VideoWriter, probe, read_frames, write_video
 
 
 def numbered(frames, height=48, width=80):

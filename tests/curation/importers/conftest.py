@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from icve.data.video import write_video
+from icve.data.media.video import write_video
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 from icve.curation.importers import import_set, open_tables
 from icve.data.buckets import Bucket
-from icve.data.edits import PairedEditsDataModule
 from icve.data.manifest import ManifestError
+from icve.data.paired_edits import PairedEditsDataModule
 from tests.curation.importers.reports import checked, rejections, rows_of
 
 

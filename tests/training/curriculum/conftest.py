@@ -27,7 +27,7 @@ def curriculum(config, tmp_path_factory):
         callback = {"class_path": "icve.training.curriculum.CurriculumCallback", "init_args": {"stages": stages}}
         own["trainer"]["callbacks"].insert(0, callback)
         parts = {name: stage_data(config, name) for name in NAMES} | (data or {})
-        own["data"] = {"class_path": "icve.data.curriculum.CurriculumDataModule", "init_args": {"stages": parts}}
+        own["data"] = {"class_path": "icve.data.curriculum_data.CurriculumDataModule", "init_args": {"stages": parts}}
         path = tmp_path_factory.mktemp("curriculum") / "curriculum.yaml"
         path.write_text(yaml.safe_dump(own))
         return path

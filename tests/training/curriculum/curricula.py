@@ -34,7 +34,11 @@ def stage_data(config, name, **options):
     """Configuration of a stage's data module."""
     data = yaml.safe_load(config)["data"]
     data["init_args"] |= {"batch_size": 1 if name == "edits" else 2, **options}
-    kind = "icve.data.edits.PairedEditsDataModule" if name == "edits" else "icve.data.clips.UnpairedClipsDataModule"
+    kind = (
+        "icve.data.paired_edits.PairedEditsDataModule"
+        if name == "edits"
+        else "icve.data.unpaired_clips.UnpairedClipsDataModule"
+    )
     return {**data, "class_path": kind}
 
 

@@ -1,0 +1,1 @@
+"""Latents and text embeddings that were encoded before training, and which manifest they belong to."""

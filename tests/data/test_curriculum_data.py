@@ -1,0 +1,53 @@
+import types
+
+import pytest
+from lightning.pytorch import LightningDataModule
+
+from icve.data.curriculum_data import CurriculumDataModule
+
+
+class Numbers(LightningDataModule):
+    """Endless batches from `start_batch` on, times `factor`."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.start_batch, self.stages = factor, 0, []
+
+    def setup(self, stage):
+        self.stages.append(stage)
+
+    def train_dataloader(self):
+        return (self.factor * number for number in range(self.start_batch, 99))
+
+    def val_dataloader(self):
+        return [-self.factor]
+
+
+def in_stage(name):
+    return types.SimpleNamespace(lightning_module=types.SimpleNamespace(stage=name))
+
+
+def test_the_stage_of_the_model_chooses_the_data():
+    parts = {"clips": Numbers(10), "edits": Numbers(100)}
+    data = CurriculumDataModule(parts)
+    data.trainer = in_stage("edits")
+    data.setup("fit")
+    data.start_batch = 3
+    assert next(data.train_dataloader()) == 300
+    assert data.val_dataloader() == [-100]
+    assert (parts["clips"].stages, parts["edits"].stages) == ([], ["fit"])
+    data.trainer = in_stage("clips")
+    assert data.start_batch == 0
+    assert next(data.train_dataloader()) == 0
+    assert data.latent_cache is None
+    parts["clips"].latent_cache = "cache"
+    assert data.latent_cache == "cache"
+
+
+def test_what_is_missing_is_named():
+    data = CurriculumDataModule({"clips": Numbers(1)})
+    data.trainer = in_stage("sft")
+    with pytest.raises(ValueError, match="no stage 'sft', only clips"):
+        data.setup("fit")
+    with pytest.raises(ValueError, match="at least one stage"):
+        CurriculumDataModule({})
