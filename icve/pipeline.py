@@ -15,19 +15,21 @@ import torch.distributed as dist
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 # diffusers resolves the components named in a folder only among modules that are imported already.
-import icve.codec
-import icve.model
-import icve.text  # noqa: F401
+import icve.models.hunyuan_video.codec
+import icve.models.hunyuan_video.text
+import icve.models.hunyuan_video.transformer
+import icve.models.weightless.dct
+import icve.models.weightless.hashed  # noqa: F401
 from icve.editing.inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
-from icve.frozen import FrozenComponent
-from icve.model.adapter_downloads import local_adapter
-from icve.model.adapter_files import AdapterSource, check_fits, read_adapter
-from icve.model.lora import peft_adapter
-from icve.model.sequence_parallel import shards_of
+from icve.models.adapters.downloads import local_adapter
+from icve.models.adapters.files import AdapterSource, check_fits, read_adapter
+from icve.models.frozen import FrozenComponent
+from icve.models.lora import peft_adapter
+from icve.models.sequence_parallel import shards_of
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -52,10 +54,10 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
     """Instruction-based video editing in context: the transformer sees the source's clean latents while it denoises.
 
     Args:
-        codec: `encode`/`decode` between pixels and latents, see `icve.codec.dct.DCTCodec`.
-        text_encoder: `encode(list[str])`, see `icve.text.hashed.HashedTextEncoder`.
+        codec: `encode`/`decode` between pixels and latents, see `icve.models.weightless.dct.DCTCodec`.
+        text_encoder: `encode(list[str])`, see `icve.models.weightless.hashed.HashedTextEncoder`.
         scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
-        transformer: in-context DiT, called as `icve.model.HunyuanVideoInContextTransformer3DModel`.
+        transformer: in-context DiT, called as `icve.models.hunyuan_video.transformer` says.
         objective: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
             steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
@@ -86,6 +88,18 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
         self.register_to_config(objective=objective, defaults=dict(defaults or {}))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # diffusers takes every class in a folder that is called as one of its pipelines for a part of that pipeline.
+        part = getattr(value, "_orig_mod", value)  # of a compiled one
+        module = type(part).__module__
+        if (
+            isinstance(part, nn.Module)
+            and name in self.config
+            and not module.startswith(("diffusers.", "transformers."))
+        ):
+            self.register_to_config(**{name: (module, type(part).__name__)})
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EditPipeline":
         """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder."""
@@ -103,8 +117,8 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         """Load an adapter of the transformer, switchable through diffusers' methods (`set_adapters`, `fuse_lora` ...).
 
         Args:
-            pretrained_model_name_or_path_or_dict: a file or folder of any layout that `icve.model.adapter_files` reads,
-                the tensors of one by name, or the name of a repository on the Hub.
+            pretrained_model_name_or_path_or_dict: a file or folder of any layout that `icve.models.adapters.files`
+                reads, the tensors of one by name, or the name of a repository on the Hub.
             adapter_name, hotswap: as in diffusers.
             **kwargs: `weight_name` and `subfolder` of a folder or repository; of a repository what diffusers takes.
 
@@ -139,8 +153,8 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
 
         Args:
             save_directory: the folder.
-            embed: copy the weights of frozen parts (`icve.frozen`) into it, for an editor that is given away or moved
-                to another machine; otherwise the folder only names the folders they were read from.
+            embed: copy the weights of frozen parts (`icve.models.frozen`) into it, for an editor that is given away or
+                moved to another machine; otherwise the folder only names the folders they were read from.
             **kwargs: as in diffusers.
         """
         super().save_pretrained(save_directory, **kwargs)
@@ -318,7 +332,7 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
     ) -> Tensor:
         """What the transformer does of an edit: Euler integration in float32, whatever precision the transformer has.
 
-        Processes that share tokens (`icve.model.sequence_parallel`) call it together, with the same arguments; they
+        Processes that share tokens (`icve.models.sequence_parallel`) call it together, with the same arguments; they
         start from the first one's noise.
 
         Args:

@@ -11,7 +11,7 @@ import yaml
 
 from icve.cli import main
 from icve.data.manifest import write_manifest
-from icve.model import load_transformer
+from icve.models.loading import load_transformer
 from icve.training import stage_runs
 from icve.training.command import TrainingCommand
 from icve.training.stage_checks import check_batches

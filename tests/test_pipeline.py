@@ -12,11 +12,11 @@ from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
-from icve.codec import DCTCodec
 from icve.data.media.video import write_video
 from icve.flow import sampling_sigmas
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.pipeline import DEFAULTS, EditPipeline, draw_noise
-from icve.text import HashedTextEncoder
 from tests.tiny import tiny_editor
 
 
@@ -212,9 +212,9 @@ def test_numbers_that_disagree_are_refused(pipeline):
 def test_folder_round_trip(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
-    assert index["codec"] == ["icve.codec.dct", "DCTCodec"]
-    assert index["text_encoder"] == ["icve.text.hashed", "HashedTextEncoder"]
-    assert index["transformer"] == ["icve.model.hunyuan_video", "HunyuanVideoInContextTransformer3DModel"]
+    assert index["codec"] == ["icve.models.weightless.dct", "DCTCodec"]
+    assert index["text_encoder"] == ["icve.models.weightless.hashed", "HashedTextEncoder"]
+    assert index["transformer"] == ["icve.models.hunyuan_video.transformer", "HunyuanVideoInContextTransformer3DModel"]
     assert index["defaults"]["steps"] == 3
     loaded = quiet(EditPipeline.from_pretrained(tmp_path))
     assert loaded.default("shift") == 5.0

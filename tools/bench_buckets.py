@@ -19,7 +19,7 @@ from itertools import accumulate, count, pairwise
 from statistics import fmean
 
 from icve.data.buckets import Bucket, BucketBatchSampler, StepSizes
-from icve.model.sequence_parallel import split_sizes
+from icve.models.sequence_parallel import split_sizes
 from icve.planning.report import table
 
 BUCKETS = (

@@ -77,7 +77,7 @@ def step_seconds(size: dict, steps: int, batch: int) -> float:
     import torch
     import yaml
 
-    from icve.model import HunyuanVideoInContextTransformer3DModel
+    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
     from icve.training.optimizers import MuonAdamW
 
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]

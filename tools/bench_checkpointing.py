@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import torch
 
-from icve.model import HunyuanVideoInContextTransformer3DModel
-from icve.planning.counting import LiveBytes
+from icve.models.counting import LiveBytes
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.training.checkpointing import Checkpointing
 
 MODES = {

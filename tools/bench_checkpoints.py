@@ -21,7 +21,8 @@ from pathlib import Path
 
 import torch
 
-from icve.model import HunyuanVideoInContextTransformer3DModel, export_transformer, load_transformer
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.loading import export_transformer, load_transformer
 
 LIMIT = 1.2  # largest shards
 

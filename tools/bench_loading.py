@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from icve.codec import DCTCodec
 from icve.data.cache.latents import LatentCache, ShardWriter
 from icve.data.encoding import Encoders, encode_pairs, find_work
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairsDataModule
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.text import HashedTextEncoder
 from icve.training.parts import configured_parts
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from bench_checkpointing import Step
 
-from icve.model import sequence_parallel
+from icve.models import sequence_parallel
 
 
 class AtOnce(torch.autograd.Function):

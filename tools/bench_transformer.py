@@ -16,7 +16,7 @@ import torch
 from diffusers import HunyuanVideoTransformer3DModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.model import HunyuanVideoInContextTransformer3DModel
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 
 
 def saved_bytes(run) -> int:

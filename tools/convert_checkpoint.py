@@ -14,9 +14,8 @@ from pathlib import Path
 
 import torch
 
-from icve.codec.hunyuan_checkpoint import export_vae, load_vae
-from icve.model import export_transformer, load_transformer
-from icve.model.checkpoints import byte_count
+from icve.models.hunyuan_video.codec_checkpoint import export_vae, load_vae
+from icve.models.loading import byte_count, export_transformer, load_transformer
 
 DTYPES = ("bfloat16", "float16", "float32")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from icve.model.lora import to_comfyui
+from icve.models.lora import to_comfyui
 from icve.runtime.atomic import whole_file
 
 

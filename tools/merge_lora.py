@@ -9,9 +9,9 @@ format and needs peft no more.
 import argparse
 from pathlib import Path
 
-from icve.model import export_transformer, load_transformer
-from icve.model.adapter_files import read_adapter
-from icve.model.lora import fuse_adapter
+from icve.models.adapters.files import read_adapter
+from icve.models.loading import export_transformer, load_transformer
+from icve.models.lora import fuse_adapter
 
 
 def merge(model: Path, lora: Path, output: Path, layout: str = "diffusers", scale: float = 1.0) -> None:

@@ -59,8 +59,8 @@ def read_items(
 
     Args:
         source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.media.video_folders`); or a
-            manifest (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns ``source_path``
-            and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
+            manifest (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns
+            ``source_path`` and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.

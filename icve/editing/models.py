@@ -49,7 +49,7 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
 
 
 def _foreign(path: Path) -> str | None:
-    from icve.weight_files import foreign_format
+    from icve.models.weight_files import foreign_format
 
     return foreign_format(path)
 
@@ -80,7 +80,7 @@ def load_editor(
     import torch
     from safetensors import SafetensorError
 
-    from icve.model import load_transformer
+    from icve.models.loading import load_transformer
     from icve.pipeline import EditPipeline
 
     device = checked_device(device)
@@ -141,7 +141,7 @@ def transformer_width(folder: Path) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object, empty where it is missing or broken: what loads the model says so."""
-    from icve.weight_files import read_json
+    from icve.models.weight_files import read_json
 
     try:
         return read_json(path)

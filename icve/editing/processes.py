@@ -202,7 +202,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
 
     import torch.distributed as dist
 
-    from icve.model.sequence_parallel import set_sequence_parallel
+    from icve.models.sequence_parallel import set_sequence_parallel
     from icve.runtime.shutdown import leave
 
     dist.init_process_group("gloo", timeout=_MEETING)

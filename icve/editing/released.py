@@ -32,7 +32,7 @@ def released_editor(
 
     Args:
         transformer: ICVE weights in any layout that `load_transformer` knows.
-        base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.model.base_folders.resolve_base`).
+        base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.models.base_folders.resolve_base`).
         device: where it will run.
         precision: of the transformer, see `icve.editing.models.choose_dtype`; "auto" is bfloat16 on an accelerator.
         processes: that edit together.
@@ -45,12 +45,12 @@ def released_editor(
     import torch
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    from icve.codec.hunyuan import HunyuanVideoCodec
     from icve.data.buckets import Bucket
-    from icve.model import load_transformer
-    from icve.model.base_folders import resolve_base
+    from icve.models.base_folders import resolve_base
+    from icve.models.hunyuan_video.codec import HunyuanVideoCodec
+    from icve.models.hunyuan_video.text import HunyuanTextEncoder
+    from icve.models.loading import load_transformer
     from icve.pipeline import DEFAULTS, EditPipeline
-    from icve.text.hunyuan import HunyuanTextEncoder
 
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))
@@ -67,7 +67,7 @@ def diffusers_vae(folder: Path) -> Path:
     """An autoencoder's folder in diffusers' layout: itself, or a copy converted once into the user's cache."""
     if any(folder.glob("*.safetensors")):
         return folder
-    from icve.codec.hunyuan_checkpoint import export_vae, load_vae
+    from icve.models.hunyuan_video.codec_checkpoint import export_vae, load_vae
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     converted = cache / "icve" / f"vae-{fingerprint(folder)}"

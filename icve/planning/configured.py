@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from icve.data.buckets import Bucket
-from icve.model import HunyuanVideoInContextTransformer3DModel
-from icve.planning.counting import Sample, build_on_meta, count
+from icve.models.counting import Sample, build_on_meta, count
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.planning.evaluation import Run, Sized
 from icve.planning.formulas import deviation, tokens
 from icve.planning.frozen import frozen_bytes

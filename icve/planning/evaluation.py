@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from icve.data.buckets import Bucket
-from icve.planning.counting import Counts
+from icve.models.counting import Counts
 from icve.planning.layouts import STRATEGIES, Layout, Memory, Model, communication, layouts, memory
 
 _MOST_GPUS = 4096  # looked at when more are needed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icve.planning.counting import Counts, Sample
+from icve.models.counting import Counts, Sample
 
 
 def parameters(config: Mapping[str, Any]) -> float:

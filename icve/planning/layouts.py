@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
-from icve.planning.counting import Counts
+from icve.models.counting import Counts
 
 # What Lightning's DeepSpeed strategy sets: numbers in a bucket of gradients, and of gathered parameters.
 BUCKET = 200_000_000

@@ -16,8 +16,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
-from icve.model import HunyuanVideoInContextTransformer3DModel
-from icve.model.lora import adapted_weights
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.lora import adapted_weights
 from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
 from icve.runtime.text_files import not_utf8

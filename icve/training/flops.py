@@ -1,9 +1,9 @@
-"""FLOPs of training steps, counted by running the transformer on the meta device (see icve.planning.counting)."""
+"""FLOPs of training steps, counted by running the transformer on the meta device (see icve.models.counting)."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from icve.planning.counting import Sample, training_flops
+from icve.models.counting import Sample, training_flops
 from icve.planning.formulas import forward_flops, tokens
 
 

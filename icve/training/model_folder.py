@@ -11,8 +11,8 @@ from diffusers import ModelMixin
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from icve.model.checkpoint_files import write_shards
-from icve.model.lora import save_lora
+from icve.models.checkpoint_files import write_shards
+from icve.models.lora import save_lora
 from icve.pipeline import EditPipeline
 from icve.training.state_files import AVERAGE, WEIGHTS, StateFiles
 

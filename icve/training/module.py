@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.data.share import data_share
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
-from icve.model.lora import LoRA, add_lora
+from icve.models.known_texts import pad_texts
+from icve.models.lora import LoRA, add_lora
 from icve.pipeline import EditPipeline
-from icve.text.known import pad_texts
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
 from icve.training.data_record import DATA_KEY, data_record
@@ -64,7 +64,7 @@ class InContextEditingModule(LightningModule):
         sampling: defaults of the saved model.
         seed: of noise, noise level and dropout.
         pretrained: weights that `icve fit` starts the stage from when no --ckpt_path is given; any layout that
-            `icve.model.load_transformer` knows.
+            `icve.models.loading.load_transformer` knows.
         lora: train an adapter of these weights instead of the weights themselves (parameter-efficient); checkpoints
             then hold the adapter and the place of the weights it belongs to.
         checkpointing: what the blocks keep for the backward pass, and what they compute again.

@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from icve.data.share import data_share
-from icve.text.known import KnownTexts
+from icve.models.known_texts import KnownTexts
 from icve.training.gif import gif_summary
 from icve.training.randomness import generator
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from icve.model import load_transformer
+from icve.models.loading import load_transformer
 from icve.training.state_dicts import PREFIX, SHAPES
 
 

@@ -2,7 +2,7 @@
 
 Processes are numbered so that those of a group are neighbours: with 8 processes and groups of 4, ranks 0-3 share one
 part of the batch and ranks 4-7 the other. Gradients are averaged over all processes, which is exact (see
-`icve.model.sequence_parallel`), so a strategy for data parallelism needs nothing but these groups.
+`icve.models.sequence_parallel`), so a strategy for data parallelism needs nothing but these groups.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from icve.model.sequence_parallel import set_sequence_parallel
+from icve.models.sequence_parallel import set_sequence_parallel
 
 
 def count_groups(processes: int, size: int) -> int:

@@ -6,9 +6,9 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from icve.codec import DCTCodec
 from icve.data.cache.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, file_digest, files_digest
+from icve.models.weightless.dct import DCTCodec
 
 
 def test_a_file_is_known_by_its_content(tmp_path):
@@ -100,7 +100,7 @@ def test_other_weights_settings_and_classes_are_told(make):
     assert why(one, two) == "its text encoder had other weights"
     assert why(make(), make().half()) == "its text encoder had other weights"
     assert "layers of its text encoder is 1 and the configuration's is 2" in why(make(), make(layers=2))
-    assert "is icve.codec.dct.DCTCodec and the configuration's is" in why(DCTCodec(), make())
+    assert "is icve.models.weightless.dct.DCTCodec and the configuration's is" in why(DCTCodec(), make())
     two = make()
     two.clip.config.layer_norm_eps = 0.5
     assert "clip.layer_norm_eps of its text encoder" in why(make(), two)

@@ -22,7 +22,7 @@ from icve.editing.estimate import seconds_per_batch
 from icve.editing.items import Item
 from icve.editing.jobs import Settings, plan
 from icve.editing.processes import LostProcess, Processes, ToldToAll
-from icve.model.sequence_parallel import set_sequence_parallel
+from icve.models.sequence_parallel import set_sequence_parallel
 from tests.tiny import tiny_editor
 
 SIZES = {"a": (5, (32, 32)), "b": (14, (47, 81)), "c": (9, (46, 34)), "d": (1, (64, 32)), "e": (7, (32, 32))}

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from icve import edit
-from icve.codec.hunyuan_checkpoint import load_vae
 from icve.data.media.video import probe
 from icve.editing.released import diffusers_vae, released_editor
-from icve.model import HunyuanVideoInContextTransformer3DModel, export_transformer
+from icve.models.hunyuan_video.codec_checkpoint import load_vae
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.loading import export_transformer
 from icve.pipeline import NEGATIVE_PROMPT
 from tests.tiny_hunyuan import save_tiny_hunyuan
 

@@ -39,7 +39,7 @@ trainer:
 model:
   stage: faults
   transformer:
-    class_path: icve.model.HunyuanVideoInContextTransformer3DModel
+    class_path: icve.models.hunyuan_video.transformer.HunyuanVideoInContextTransformer3DModel
     init_args:
       num_attention_heads: 2
       attention_head_dim: 16
@@ -51,9 +51,9 @@ model:
       pooled_projection_dim: 10
       guidance_embeds: false
   codec:
-    class_path: icve.codec.dct.DCTCodec
+    class_path: icve.models.weightless.dct.DCTCodec
   text_encoder:
-    class_path: icve.text.hashed.HashedTextEncoder
+    class_path: icve.models.weightless.hashed.HashedTextEncoder
     init_args: {{text_dim: 12, pooled_dim: 10}}
   optimizer:
     class_path: torch.optim.AdamW

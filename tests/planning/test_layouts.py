@@ -3,7 +3,7 @@ import pydoc
 import pytest
 import torch
 
-from icve.planning.counting import Counts
+from icve.models.counting import Counts
 from icve.planning.layouts import STRATEGIES, Layout, Model, communication, layouts, memory
 
 P = 1000
@@ -81,7 +81,10 @@ def test_state_of_an_optimizer_is_counted(path):
     from tests.training.conftest import tiny_transformer
 
     real = tiny_transformer()
-    part = {"class_path": "icve.model.HunyuanVideoInContextTransformer3DModel", "init_args": dict(real.config)}
+    part = {
+        "class_path": "icve.models.hunyuan_video.transformer.HunyuanVideoInContextTransformer3DModel",
+        "init_args": dict(real.config),
+    }
     part["init_args"] = {k: v for k, v in part["init_args"].items() if not k.startswith("_")}
     counted = _parameters(transformer_arguments(part), {"class_path": path, "init_args": {"lr": 1e-3}})
     optimizer = pydoc.locate(path)(real.named_parameters(), lr=1e-3)

@@ -109,7 +109,7 @@ def test_result_has_no_two_objects_alike(train, test):
 
 def test_fine_texture_limits_the_codec(test):
     torch = pytest.importorskip("torch")
-    from icve.codec.dct import DCTCodec
+    from icve.models.weightless.dct import DCTCodec
 
     codec = DCTCodec()
     video = torch.from_numpy(np.stack([pair.target for pair in test])).permute(0, 4, 1, 2, 3) / 127.5 - 1.0

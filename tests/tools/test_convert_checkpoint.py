@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from safetensors.torch import load_file
 
-from icve.model import load_transformer
+from icve.models.loading import load_transformer
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, LlamaModel
 
-from icve.model import load_transformer
+from icve.models.loading import load_transformer
 
 
 @pytest.fixture(scope="module")

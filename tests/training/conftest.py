@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from icve.codec.dct import DCTCodec
 from icve.data.media.video import write_video
-from icve.model import HunyuanVideoInContextTransformer3DModel
-from icve.text.hashed import HashedTextEncoder
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
 from icve.training.optimizers import MuonAdamW
@@ -184,7 +184,7 @@ model:
   stage: tiny
   seed: ${{seed_everything}}
   transformer:
-    class_path: icve.model.HunyuanVideoInContextTransformer3DModel
+    class_path: icve.models.hunyuan_video.transformer.HunyuanVideoInContextTransformer3DModel
     init_args:
       num_attention_heads: 2
       attention_head_dim: 8
@@ -196,9 +196,9 @@ model:
       pooled_projection_dim: 10
       guidance_embeds: false
   codec:
-    class_path: icve.codec.dct.DCTCodec
+    class_path: icve.models.weightless.dct.DCTCodec
   text_encoder:
-    class_path: icve.text.hashed.HashedTextEncoder
+    class_path: icve.models.weightless.hashed.HashedTextEncoder
     init_args: {{text_dim: 12, pooled_dim: 10}}
   optimizer:
     class_path: icve.training.optimizers.MuonAdamW

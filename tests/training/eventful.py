@@ -16,9 +16,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from icve.codec.dct import DCTCodec
 from icve.data.validation_batches import validation_batches
-from icve.text.hashed import HashedTextEncoder
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.ema import EMA
 from icve.training.module import InContextEditingModule, Sampling

@@ -11,10 +11,10 @@ import lightning.pytorch as L
 import torch
 import torch.distributed as dist
 
-from icve.codec.dct import DCTCodec
 from icve.data.paired_edits import PairedEditsDataModule
-from icve.model.lora import LoRA
-from icve.text.hashed import HashedTextEncoder
+from icve.models.lora import LoRA
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
 from icve.training.module import InContextEditingModule

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icve.model import HunyuanVideoInContextTransformer3DModel
-from icve.model.lora import LoRA, add_lora
-from icve.model.sequence_parallel import sequence_parallel
-from icve.planning.counting import LiveBytes
+from icve.models.counting import LiveBytes
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.lora import LoRA, add_lora
+from icve.models.sequence_parallel import sequence_parallel
 from icve.training.checkpointing import KEPT, Checkpointing
-from tests.model import test_sequence_parallel as parallel
-from tests.model.conftest import TINY, batch, randomised
+from tests.models import test_sequence_parallel as parallel
+from tests.models.conftest import TINY, batch, randomised
 
 NONE = Checkpointing()
 MODES = {
@@ -158,7 +158,7 @@ def share_tokens(rank: int, size: int, store: str) -> None:
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 def test_processes_that_share_tokens_exchange_once(tmp_path):
-    """That sharing tokens gives what one process does, tests/model/test_sequence_parallel.py shows without a mode."""
+    """That sharing tokens gives what one process does, tests/models/test_sequence_parallel.py shows without a mode."""
     torch.multiprocessing.spawn(share_tokens, args=(2, str(tmp_path / "store")), nprocs=2)
 
 

@@ -199,7 +199,7 @@ def test_validate_tells_the_losses(fit, capsys):
         (["--data.init_args.manifest", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--model.density.kind", "normal"], "model.density.kind"),
         (["--model.instruction_dropout", "2"], "instruction_dropout must be in [0, 1]"),
-        (["--model.codec", "icve.codec.dct.DCTCode"], "DCTCode"),
+        (["--model.codec", "icve.models.weightless.dct.DCTCode"], "DCTCode"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
         (["sft.yaml"], "a configuration is given with -c"),
         (["--modell.stage", "x"], "did you mean 'model.stage'?"),

@@ -8,9 +8,9 @@ import yaml
 from safetensors import safe_open
 
 from icve.cli import main
-from icve.codec import HunyuanVideoCodec
+from icve.models.hunyuan_video.codec import HunyuanVideoCodec
+from icve.models.hunyuan_video.text import HunyuanTextEncoder
 from icve.pipeline import EditPipeline
-from icve.text import HunyuanTextEncoder
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA
@@ -109,8 +109,11 @@ def test_cached_latents_never_read_the_codec(module, make_trainer, make_data):
 def configure(tiny_yaml, base) -> None:
     config = yaml.safe_load(tiny_yaml.read_text())
     config["model"]["transformer"]["init_args"] |= {"text_embed_dim": TEXT_DIM, "pooled_projection_dim": POOLED_DIM}
-    codec = {"class_path": "icve.codec.hunyuan.HunyuanVideoCodec", "init_args": {"pretrained": base["vae"]}}
-    text = {"class_path": "icve.text.hunyuan.HunyuanTextEncoder"}
+    codec = {
+        "class_path": "icve.models.hunyuan_video.codec.HunyuanVideoCodec",
+        "init_args": {"pretrained": base["vae"]},
+    }
+    text = {"class_path": "icve.models.hunyuan_video.text.HunyuanTextEncoder"}
     config["model"] |= {"codec": codec, "text_encoder": text | {"init_args": {"llama": base["llama"]}}}
     config["model"]["text_encoder"]["init_args"] |= {"clip": base["clip"], "dtype": "bfloat16"}
     tiny_yaml.write_text(yaml.safe_dump(config))

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from icve import cli
 from icve.editing.models import load_editor
-from icve.model import load_transformer
-from icve.model.lora import LORA_FILE, LoRA
+from icve.models.loading import load_transformer
+from icve.models.lora import LORA_FILE, LoRA
 from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.checkpoint_io import CheckpointFolders

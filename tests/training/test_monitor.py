@@ -4,7 +4,7 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.evaluation.curves import read_curves
-from icve.model import sequence_parallel
+from icve.models import sequence_parallel
 from icve.training import loop_times, monitor
 from icve.training.checkpoints import Checkpoints
 from icve.training.flops import TrainingFlops

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from icve.cli import main
-from icve.model import load_transformer
+from icve.models.loading import load_transformer
 from icve.training.command import TrainingCommand
 from icve.training.module import InContextEditingModule
 from icve.training.paths import check_paths

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icve.codec import DCTCodec
 from icve.data.cache.cached_rows import RecordIndex
 from icve.data.cache.latents import LatentCache, Record, ShardWriter
 from icve.data.edit_region import region_from_mask
@@ -18,7 +17,8 @@ from icve.data.encoding import Encoders, encode_pairs, find_work
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.paired_edits import PairedEditsDataModule
-from icve.text import HashedTextEncoder
+from icve.models.weightless.dct import DCTCodec
+from icve.models.weightless.hashed import HashedTextEncoder
 
 BUCKETS = [[48, 64, 9], [64, 48, 9]]
 

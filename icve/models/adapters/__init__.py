@@ -1,0 +1,1 @@
+"""Adapters (LoRA) as they are published: their files, key layouts and settings."""

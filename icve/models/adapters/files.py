@@ -1,0 +1,321 @@
+"""Read an adapter (LoRA) from any file: every layer's two matrices and their scale, by diffusers' names, all checked.
+
+A layer's weight W grows by scale · B·A, with A (rank, in) and B (out, rank). Layouts differ in names
+(`adapter_names`), in where the scale stands (an `.alpha` per layer, settings in the header or beside, or nowhere: 1),
+and in that query, key, value (and a single-stream block's MLP input) are one layer in the original naming.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from icve.models.adapters.key_layouts import bare_names, layers_of, parse
+from icve.models.adapters.settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
+from icve.models.checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
+
+log = logging.getLogger(__name__)
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_EIGHT_BITS = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+AdapterSource = str | Path | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one layer, scale · up·down.
+
+    Args:
+        down: A, (rank, in), for the patch embedding (rank, in, t, h, w); floating point of 16 to 64 bits.
+        up: B, (out, rank).
+        scale: what multiplies the product.
+        keys: the file's names of the two, for messages.
+    """
+
+    down: Tensor
+    up: Tensor
+    scale: float
+    keys: tuple[str, str]
+
+    def change(self, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+        """scale · up·down with the shape of the layer's weight."""
+        down, up = self.down.to(device, dtype), self.up.to(device, dtype)
+        return (self.scale * (up @ down.flatten(1))).reshape(len(up), *down.shape[1:])
+
+
+def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
+    """Read an adapter of any known layout; nothing of it depends on a model, which `check_fits` compares it with.
+
+    Args:
+        source: a safetensors or torch file, a folder with one, or the tensors of a file by name. Files with PEFT's
+            names, and those that are alone in their folder, take the settings of the adapter_config.json beside them.
+
+    Returns:
+        layers by diffusers' names. Text encoders' layers are left out, with a warning.
+
+    Raises:
+        FileNotFoundError: there is no adapter.
+        ValueError: a damaged file; another kind of adapter (DoRA, LoHa ...); names that HunyuanVideo does not have, or
+            without their other half; shapes that contradict each other; values that are not finite. The file and the
+            first key are named.
+    """
+    if isinstance(source, Mapping):
+        return _layers(source, None, "given")
+    file = adapter_file(Path(source))
+    where = f"'{file}'"
+    tensors, header = _contents(file)
+    settings = settings_in_header(header, where)
+    # In a folder of several adapters, the adapter_config.json is of the one with PEFT's names.
+    if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(file.parent)) == 1):
+        settings = settings_beside(file)
+    return _layers(tensors, settings, where)
+
+
+def adapter_file(path: Path) -> Path:
+    """The file of an adapter that a file, a folder or a run's folder is.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the folder holds several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no adapter at {path}.")
+    for folder in (path, path / "checkpoints" / "last"):
+        for name in (LORA_FILE, *PEFT_FILES):
+            if (folder / name).is_file():
+                return folder / name
+    files = _weight_files(path)
+    if not files:
+        raise FileNotFoundError(f"There is no adapter at {path / LORA_FILE}, nor another one in its folder.")
+    if len(files) > 1:
+        raise ValueError(f"'{path}' holds {len(files)} files that may be an adapter: name one, as '{files[0]}'.")
+    return files[0]
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
+
+
+def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: AdapterSource) -> None:
+    """Raise a ValueError that names the first layer of an adapter that the transformer lacks or has in another size."""
+    where = "given" if isinstance(source, Mapping) else f"'{source}'"
+    another = f"The adapter {where} belongs to another model: "
+    modules = dict(transformer.named_modules())
+    for name, layer in adapter.items():
+        module = modules.get(name)
+        if not isinstance(weight := getattr(module, "weight", None), Tensor) or weight.ndim < 2:
+            raise ValueError(f"{another}there is no layer {name!r} here, of {layer.keys[0]!r}.")
+        for key, value, given, own, side in (
+            (layer.keys[0], layer.down, layer.down.shape[1:], weight.shape[1:], "inputs"),
+            (layer.keys[1], layer.up, layer.up.shape[:1], weight.shape[:1], "outputs"),
+        ):
+            if given != own:
+                size = " x ".join(map(str, own))
+                raise ValueError(f"{another}{key!r} is {tuple(value.shape)}, the layer here has {size} {side}.")
+
+
+class _StoredTensors(Mapping):
+    """The tensors of a safetensors file, each read when it is asked for: a file may turn out to be a whole model."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        with self._errors():
+            self._stored = safe_open(file, framework="pt")
+            self._keys = list(self._stored.keys())
+            self.header: dict[str, str] = self._stored.metadata() or {}
+
+    def __getitem__(self, key: str) -> Tensor:
+        with self._errors():
+            return self._stored.get_tensor(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (SafetensorError, OSError) as error:
+            raise ValueError(damaged(self.file, "safetensors", error)) from error
+
+
+def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Tensors by name and the header of a file."""
+    if file.stat().st_size == 0:
+        raise ValueError(f"'{file}' is empty: copy or download it again.")
+    if not is_torch_file(file):
+        stored = _StoredTensors(file)
+        return stored, stored.header
+    contents = torch_contents(file)
+    tensors = unnest(contents, file, ema=False)
+    if tensors is not contents and (key := next((key for key in contents if "alpha" in str(key)), None)):
+        raise ValueError(
+            f"The adapter '{file}' keeps {key!r} beside its tensors, which is not read: save every layer's alpha among "
+            "the tensors, as LAYER.alpha, or the adapter as a PEFT folder."
+        )
+    return tensors, {}
+
+
+def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
+    halves, alphas = _parts(tensors, where)
+    if settings is None and not alphas and (key := _peft_key(tensors)):
+        advice = 'put it beside the weights, or one with {"r": RANK, "lora_alpha": SCALE x RANK}'
+        if where == "given":
+            advice = "give the folder instead of its tensors"
+        raise ValueError(
+            f"The adapter {where} has PEFT's names ({key!r}), whose scale stands in a file {CONFIG} that is not there: "
+            f"{advice}."
+        )
+    adapter: dict[str, LowRank] = {}
+    for layer, pair in halves.items():
+        key = next(iter(pair.values()))
+        if len(pair) == 1:
+            absent = "lora_B (lora_up)" if "down" in pair else "lora_A (lora_down)"
+            raise ValueError(f"The adapter {where} has {key!r} without its {absent}: copy or download it again.")
+        down, up = (_matrix(pair[part], tensors[pair[part]], where) for part in ("down", "up"))
+        up = up.flatten(1)
+        if down.ndim > 2 and down[0, 0].numel() == 1:  # a linear layer's as a convolution of one pixel
+            down = down.flatten(1)
+        rank = len(down)
+        if rank != up.shape[1] or rank == 0:
+            raise ValueError(
+                f"The adapter {where} is damaged: {pair['down']!r} is {tuple(down.shape)} and {pair['up']!r} "
+                f"{tuple(up.shape)}, which have no rank in common."
+            )
+        scale = 1.0
+        if layer in alphas:
+            scale = alphas.pop(layer)[1] / rank
+        elif settings is not None:
+            try:
+                scale = settings.scale(bare_names(layer), rank)
+            except ValueError as error:
+                raise ValueError(f"The adapter {where} contradicts its settings: {pair['down']!r} {error}.") from error
+        for name, part in _split(layer, LowRank(down, up, scale, (pair["down"], pair["up"])), where).items():
+            if name in adapter:
+                raise ValueError(
+                    f"The adapter {where} has the layer {name!r} twice: {adapter[name].keys[0]!r} and {key!r}."
+                )
+            adapter[name] = part
+    if alphas:
+        key = next(iter(alphas.values()))[0]
+        raise ValueError(f"The adapter {where} has {key!r} without its matrices: copy or download it again.")
+    return adapter
+
+
+def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, str]], dict[str, tuple[str, float]]]:
+    """Keys of both matrices by the file's layers, and (key, alpha) by the same."""
+    halves: dict[str, dict[str, str]] = {}
+    alphas: dict[str, tuple[str, float]] = {}
+    text, unknown = [], []
+    for key in tensors:
+        try:
+            part, layer = parse(str(key))
+        except ValueError as kind:
+            raise ValueError(
+                f"The adapter {where} is {kind} ({key!r}); only plain LoRA is read: merge it where it was trained and "
+                "load the merged weights, or train a plain LoRA."
+            ) from None
+        if part == "alpha":
+            alphas[layer] = (key, _alpha(key, tensors[key], where))
+        elif part == "text encoder":
+            text.append(key)
+        elif part == "unknown":
+            unknown.append(key)
+        elif part in halves.setdefault(layer, {}):
+            raise ValueError(f"The adapter {where} has two adapters of one layer: {halves[layer][part]!r} and {key!r}.")
+        else:
+            halves[layer][part] = key
+    if not halves:
+        found = (
+            "it is empty" if not tensors else f"{next(iter(unknown or tensors))!r} is no LoRA weight in a known layout"
+        )
+        if text and not unknown:
+            found = f"{text[0]!r} is of a text encoder, which is not adapted here"
+        raise ValueError(f"The adapter {where} holds no LoRA weights of a transformer: {found}.")
+    if unknown:
+        raise ValueError(
+            f"The adapter {where} holds {unknown[0]!r}, which is no part of a LoRA: remove what is not, or take the "
+            "file as it was trained."
+        )
+    if text:
+        log.warning("The adapter %s also adapts a text encoder (%r, %d in all): left out.", where, text[0], len(text))
+    return halves, alphas
+
+
+def _alpha(key: str, value: Any, where: str) -> float:
+    number = float(value) if isinstance(value, int | float) or (_is_tensor(value) and value.numel() == 1) else math.nan
+    if not math.isfinite(number) or number == 0:
+        raise ValueError(f"{key!r} of the adapter {where} is no finite number other than 0: copy or download it again.")
+    return number
+
+
+def _matrix(key: str, value: Any, where: str) -> Tensor:
+    if _is_tensor(value) and value.layout != torch.strided:
+        raise ValueError(f"{key!r} of the adapter {where} is a sparse tensor, where a matrix belongs: save it dense.")
+    if not _is_tensor(value) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
+        kind = str(value.dtype).removeprefix("torch.") if _is_tensor(value) else type(value).__name__
+        raise ValueError(
+            f"{key!r} of the adapter {where} is stored as {kind}, where floating point numbers belong: give the "
+            "adapter before it was quantised."
+        )
+    if value.dtype in _EIGHT_BITS:
+        value = value.float()
+    if value.ndim < 2:
+        raise ValueError(f"{key!r} of the adapter {where} is {tuple(value.shape)}, where a matrix belongs.")
+    if not all_finite(value):
+        raise ValueError(
+            f"{key!r} of the adapter {where} has NaN or infinite values: the file is damaged or its training had "
+            "diverged, so take an earlier one."
+        )
+    return value.detach().clone()  # not mapped from its file, where it is unaligned
+
+
+def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
+    """diffusers' layers of one of the file's: each has the whole A and its own rows of B."""
+    try:
+        names, swapped = layers_of(layer)
+    except KeyError:
+        name = list(bare_names(layer))[-1]
+        raise ValueError(
+            f"The adapter {where} belongs to another model: there is no layer {name!r} here, of {whole.keys[0]!r}."
+        ) from None
+    width, rows = whole.down.shape[1], len(whole.up)
+    if len(names) > 1:
+        # Query, key and value are as wide as their input; what is left is the MLP's.
+        rest = rows - 3 * width
+        if (rest <= 0) if len(names) == 4 else rest:
+            raise ValueError(
+                f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows, which does not fit "
+                f"{len(names)} layers of {width} inputs."
+            )
+        pieces = whole.up.split([width] * 3 + [rest] * (len(names) == 4))
+        return {name: replace(whole, up=piece) for name, piece in zip(names, pieces, strict=True)}
+    if swapped:
+        if rows % 2:
+            raise ValueError(f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows.")
+        whole = replace(whole, up=torch.cat(whole.up.chunk(2)[::-1]))
+    return {names[0]: whole}
+
+
+def _peft_key(tensors: Mapping[str, Any]) -> str | None:
+    return next((key for key in tensors if str(key).startswith("base_model.model.")), None)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)

@@ -1,0 +1,129 @@
+"""What the keys of an adapter's file say: which layer of the transformer, and which part of its adapter.
+
+Trainers write the same matrices under many names. A key is a prefix of the trainer, the layer (diffusers' name, the
+original one, the original one as ComfyUI spells it, or either of the first two with underscores for dots), and the
+part: the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from icve.models.hunyuan_video.key_names import diffusers_layers, has_swapped_halves, layer_patterns
+
+# What stands before a layer's name: diffusers, ComfyUI, PEFT, and wrappers of torch.
+_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.")
+# Kohya's and musubi's, OneTrainer's, LyCORIS' and HunyuanVideo-I2V's, before a name with underscores for dots.
+_FLAT_PREFIX = re.compile(r"lora_(?:unet_|transformer_)?|lycoris_|hunyuan_video_(?:[a-z0-9]+_)?lora_", re.IGNORECASE)
+_TEXT_ENCODER = re.compile(
+    r"(?:base_model\.model\.)?(?:text_encoders?(?:_\d)?|text_model|te\d?|clip(?:_[lg])?|llama|llm|llava|t5xxl)\."
+    r"|lora_(?:te\d?|text_encoder(?:_?\d)?)_"
+)
+_PART = re.compile(
+    r"(?P<layer>.+)\.(?:(?P<down>lora_A|lora_down|lora(?:_linear_layer)?\.down)|lora_B|lora_up"
+    r"|lora(?:_linear_layer)?\.up)"
+    r"(?:\.(?!(?:weight|bias)(?:\.|$))[A-Za-z_]\w*)?(?:\.weight)?"  # between them may stand PEFT's adapter name
+)
+_ALPHA = re.compile(r"(?P<layer>.+)\.(?:lora_)?alpha")
+_OTHER_KINDS = {
+    "DoRA": re.compile(r".+\.(?:dora_scale|lora_magnitude_vector|magnitude)(?:\.|$)"),
+    "LoHa": re.compile(r".+\.hada_"),
+    "LoKr": re.compile(r".+\.lokr_"),
+    "OFT": re.compile(r".+\.b?oft_"),
+    "a LoRA with a matrix between its two": re.compile(r".+\.lora_mid(?:\.|$)"),
+    "a LoRA with a bias": re.compile(r".+\.lora_(?:[AB]|up|down)(?:\.\w+)?\.bias$"),
+    "an adapter that stores a weight's whole change": re.compile(r".+\.(?:diff|diff_b|set_weight)$"),
+}
+# The original names as ComfyUI's own model has them. Not read with underscores for dots: there they are Flux's.
+_COMFYUI = (
+    ("_attn_qkv.", "_attn.qkv."),
+    ("_attn_proj.", "_attn.proj."),
+    ("_mod.linear.", "_mod.lin."),
+    (".modulation.linear.", ".modulation.lin."),
+    ("mlp.fc1.", "mlp.0."),
+    ("mlp.fc2.", "mlp.2."),
+    ("_in.mlp.0.", "_in.in_layer."),
+    ("_in.mlp.2.", "_in.out_layer."),
+    ("t_embedder.mlp.0.", "t_embedder.in_layer."),
+    ("t_embedder.mlp.2.", "t_embedder.out_layer."),
+    ("c_embedder.linear_1.", "c_embedder.in_layer."),
+    ("c_embedder.linear_2.", "c_embedder.out_layer."),
+)
+
+
+class Key(NamedTuple):
+    """What a key says: of which layer (as the file names it) it is which part; text encoders' layers are not named."""
+
+    part: Literal["down", "up", "alpha", "text encoder", "unknown"]
+    layer: str = ""
+
+
+def parse(key: str) -> Key:
+    """Read one key of a file.
+
+    Raises:
+        ValueError: the key belongs to another kind of adapter than LoRA; the text is the kind's name.
+    """
+    if _TEXT_ENCODER.match(key):
+        return Key("text encoder")
+    for kind, pattern in _OTHER_KINDS.items():
+        if pattern.match(key):
+            raise ValueError(kind)
+    if match := _ALPHA.fullmatch(key):
+        return Key("alpha", match["layer"])
+    if match := _PART.fullmatch(key):
+        return Key("down" if match["down"] else "up", match["layer"])
+    return Key("unknown")
+
+
+def bare_names(layer: str) -> Iterator[str]:
+    """A layer's name as it stands in a file, then without one prefix after the other."""
+    yield layer
+    while prefix := next((prefix for prefix in _PREFIXES if layer.startswith(prefix)), None):
+        layer = layer.removeprefix(prefix)
+        yield layer
+
+
+def layers_of(layer: str) -> tuple[list[str], bool]:
+    """diffusers' layers that a layer named in a file is made of, in the order of its rows.
+
+    Returns:
+        their names, and whether the halves of its rows are exchanged in diffusers' layer.
+
+    Raises:
+        KeyError: a layer that no HunyuanVideo transformer has.
+    """
+    for name in bare_names(layer):
+        for known in (name, _from_comfyui(name)):
+            try:
+                return diffusers_layers(known), has_swapped_halves(known)
+            except KeyError:
+                continue
+    for start in {match.end() for match in [_FLAT_PREFIX.match(layer), re.match("lora_", layer)] if match}:
+        for pattern, name in _FLAT.items():
+            if match := pattern.fullmatch(layer, start):
+                name = name.replace("#", match[1] if match.groups() else "")
+                return diffusers_layers(name), has_swapped_halves(name)
+    raise KeyError(layer)
+
+
+def _from_comfyui(name: str) -> str:
+    match = re.match(r"(.*?blocks\.)(\d+)(\..*)", name)
+    pattern = f"{match[1]}#{match[3]}" if match else name
+    original = _COMFYUI_NAMES.get(pattern, pattern)
+    return original.replace("#", match[2]) if match else original
+
+
+def _comfyui_spelling(pattern: str) -> str:
+    pattern += "."
+    for original, spelling in _COMFYUI:
+        pattern = pattern.replace(original, spelling)
+    return pattern.removesuffix(".")
+
+
+_COMFYUI_NAMES = {_comfyui_spelling(pattern): pattern for pattern in layer_patterns("original")}
+_FLAT = {
+    re.compile(r"(\d+)".join(re.escape(piece.replace(".", "_")) for piece in pattern.split("#"))): pattern
+    for naming in ("original", "diffusers")
+    for pattern in layer_patterns(naming)
+}

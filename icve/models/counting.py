@@ -1,0 +1,242 @@
+"""FLOPs and bytes of one training pass, counted by running the real transformer on the meta device.
+
+Tensors there have shapes but no memory, so the 13B model at 50 000 tokens takes milliseconds. Blocks of one kind are
+identical: models of one and of two blocks are run, and their difference is what every further block adds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.sequence_parallel import sequence_parallel
+
+Model = HunyuanVideoInContextTransformer3DModel
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sizes of one training sample: latent frames, height and width of source and of target, and text tokens."""
+
+    frames: int
+    height: int
+    width: int
+    text: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One sample through the transformer and back; a multiplication with an addition is two FLOPs.
+
+    Attributes:
+        forward: FLOPs of the forward pass.
+        backward: FLOPs of the backward pass, without what is computed again.
+        recompute: FLOPs of the second forward pass of checkpointed blocks.
+        saved: bytes that wait for the backward pass when the forward pass has ended, parameters excluded.
+        peak: most bytes alive at any moment of both passes; parameters and their gradients excluded.
+    """
+
+    forward: float
+    backward: float
+    recompute: float
+    saved: float
+    peak: float
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Attention as a GPU's fused kernel: the meta device would take the one that stores every score.
+
+    By exchanging torch's function, and not by a mode of torch's: those are off while checkpointed blocks are computed
+    again.
+    """
+    original = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda *qkv, **_: torch.ops.aten._scaled_dot_product_flash_attention(*qkv)[0]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that operations made and that are still alive, and the most there were."""
+
+    def __init__(self, ignored: set[int]) -> None:
+        super().__init__()
+        self.live = self.most = 0
+        self._known = ignored  # addresses of storages
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_iter(result):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._known:
+                    self._known.add(storage._cdata)
+                    self.live += storage.nbytes()
+                    weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.live)
+        return result
+
+    def _freed(self, address: int, size: int) -> None:
+        self._known.discard(address)
+        self.live -= size
+
+
+def build_on_meta(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Model:
+    """The transformer with shapes only."""
+    with torch.device("meta"):
+        model = Model(**config)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def count(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    """Counts of a transformer for one sample, without and with checkpointing (every block keeps its input only).
+
+    Args:
+        config: arguments of the transformer.
+        sample: its sizes.
+        dtype: of parameters and activations.
+    """
+    hashable = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(config.items()))
+    return _count(hashable, sample, dtype)
+
+
+@lru_cache
+def _count(arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    config = dict(arguments)
+    depths = {"num_layers": 20, "num_single_layers": 40} | {k: config[k] for k in _KINDS if k in config}
+    kinds = [kind for kind in _KINDS if depths[kind]]
+    none = dict.fromkeys(_KINDS, 0)
+    one = {kind: run(config | none | {kind: 1}, sample, dtype) for kind in kinds}
+    two = {kind: run(config | none | {kind: 2}, sample, dtype) for kind in kinds}
+    return {
+        on: _extrapolated(
+            {kind: depths[kind] for kind in kinds},
+            {kind: counts[on] for kind, counts in one.items()},
+            {kind: counts[on] for kind, counts in two.items()},
+        )
+        for on in (False, True)
+    }
+
+
+def _extrapolated(depths: Mapping[str, int], one: Mapping[str, Counts], two: Mapping[str, Counts]) -> Counts:
+    """Counts of a model with these depths from those of models with one and with two blocks of one kind."""
+
+    def total(name: str, depths: Mapping[str, int]) -> float:
+        """One block of the last kind, and what each of the others adds."""
+        last = list(depths)[-1]
+        added = (
+            (depth - (kind == last)) * (getattr(two[kind], name) - getattr(one[kind], name))
+            for kind, depth in depths.items()
+        )
+        return getattr(one[last], name) + sum(added)
+
+    # The most is alive when the backward pass begins with the last block of a kind: what all blocks before it saved,
+    # and that block's own work. Single-stream blocks come last; when double-stream ones begin, theirs is freed.
+    peaks = []
+    for position, kind in enumerate(depths):
+        until = dict(list(depths.items())[: position + 1])
+        peaks.append(total("saved", until) + one[kind].peak - one[kind].saved)
+    return Counts(*(total(name, depths) for name in ("forward", "backward", "recompute", "saved")), max(peaks))
+
+
+_KINDS = ("num_layers", "num_single_layers")  # in the order the blocks run
+
+
+def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    """The same counts from running exactly this model."""
+    model = build_on_meta(config, dtype)
+    inputs = _inputs(model, sample, dtype)
+    for parameter in model.parameters():  # a finished gradient is counted with the parameters
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    plain = _pass(model, inputs)
+    model.enable_gradient_checkpointing()
+    kept = _pass(model, inputs)
+    again = kept.backward - plain.backward
+    return {False: plain, True: replace(kept, backward=plain.backward, recompute=again)}
+
+
+def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
+    """A pass forward and back; what is computed again is in `backward`."""
+    known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
+    saved: dict[int, tuple[int, Tensor]] = {}  # by storage, kept alive so that its address is not used again
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            saved[storage._cdata] = storage.nbytes(), tensor
+        return tensor
+
+    flops = FlopCounterMode(display=False)
+    with torch.device("meta"), _fused_attention(), flops:
+        with saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = model(**inputs).sum()
+        forward, kept = flops.get_total_flops(), sum(size for size, _ in saved.values())
+        saved.clear()
+        loss.backward()
+        del loss
+    # A pass of its own: the FLOP counter keeps tensors alive that checkpointed blocks compute again.
+    with torch.device("meta"), _fused_attention(), LiveBytes(known) as memory:
+        model(**inputs).sum().backward()
+    return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
+
+
+def training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+    """FLOPs of one sample's forward and backward pass, where nothing is computed again.
+
+    Args:
+        config: all arguments of the transformer.
+        sample: its sizes.
+    """
+    one = dict.fromkeys(_KINDS, 1)
+    first = _training_flops({**config, **one}, sample)
+    further = {kind: _training_flops({**config, **one, kind: 2}, sample) - first for kind in _KINDS}
+    return first + sum((config[kind] - 1) * flops for kind, flops in further.items())
+
+
+def _training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+    """The same from running exactly this model."""
+    model = build_on_meta(config)
+    # All of a sample's tokens, also where a run counts that shares them among processes.
+    with sequence_parallel(None), torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
+        model(**_inputs(model, sample, torch.float32)).sum().backward()
+    return flops.get_total_flops()
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _inputs(model: Model, sample: Sample, dtype: torch.dtype) -> dict[str, Tensor | None]:
+    """Inputs of one sample, whose text tokens are all valid."""
+    config = model.config
+    with torch.device("meta"):
+        latents = torch.empty(1, config.in_channels, sample.frames, sample.height, sample.width, dtype=dtype)
+        return {
+            "hidden_states": latents,
+            "source_hidden_states": torch.empty_like(latents),
+            "timestep": torch.empty(1),
+            "encoder_hidden_states": torch.empty(1, sample.text, config.text_embed_dim, dtype=dtype),
+            "pooled_projections": torch.empty(1, config.pooled_projection_dim, dtype=dtype),
+            "guidance": torch.empty(1) if config.guidance_embeds else None,
+        }
+
+
+def _tensors(inputs: Mapping[str, Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in inputs.values() if tensor is not None]

@@ -1,0 +1,1 @@
+"""HunyuanVideo: the in-context transformer, its codec and text encoders, and the layouts of their checkpoints."""

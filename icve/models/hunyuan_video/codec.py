@@ -1,0 +1,197 @@
+"""HunyuanVideo's causal video VAE as a codec: pixels to latents of about unit variance, and back.
+
+Shapes: B batch, C = 16 latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from icve.models.frozen import FrozenComponent, Precision, check_folder
+from icve.models.weight_files import fill, model_files, read_json
+
+
+class HunyuanVideoCodec(FrozenComponent, ModelMixin, ConfigMixin):
+    """diffusers' `AutoencoderKLHunyuanVideo`, frozen: `mode()` of the posterior times the scaling factor.
+
+    Args:
+        pretrained: folder with the VAE's config.json and safetensors (`vae` of a diffusers HunyuanVideo folder).
+        dtype: precision of the weights and of the computation; None is float16 (the release's), float32 on a CPU.
+        tile_size: side in pixels of the spatial tiles in which larger videos are encoded and decoded; None: one tile.
+        tile_stride: distance in pixels between their beginnings; tiles are blended where they overlap.
+        tile_frames: frames of a temporal tile (the first frame comes on top); longer videos are tiled in time.
+        tile_frame_stride: distance in frames between their beginnings.
+        chunk_frames: at most so many frames of one tile, over the items of a batch, go through the network at once
+            (at least one item does): it bounds the memory whatever the batch. One item after another by default.
+
+    Tiling is part of what a latent is: the defaults are the released editor's. diffusers' own would tile every 16
+    frames. Weights are read at the first use.
+
+    Raises:
+        FileNotFoundError: the folder, its config.json or its weights are not there.
+        ValueError: it holds another model or a damaged file, or an argument is out of range.
+    """
+
+    FOLDERS = ("pretrained",)
+
+    @register_to_config
+    def __init__(
+        self,
+        pretrained: str,
+        dtype: Precision | None = None,
+        tile_size: int | None = 256,
+        tile_stride: int = 192,
+        tile_frames: int = 64,
+        tile_frame_stride: int = 48,
+        chunk_frames: int = 65,
+    ):
+        super().__init__()
+        vae = check_folder(
+            pretrained,
+            "HunyuanVideoCodec.pretrained",
+            ["AutoencoderKLHunyuanVideo"],
+            "the folder with the HunyuanVideo VAE's config.json and safetensors, as `vae` of its diffusers release",
+        )
+        self.begin(dtype, pretrained=pretrained)
+        self.latent_channels: int = vae.get("latent_channels", 16)
+        self.spatial_factor: int = vae.get("spatial_compression_ratio", 8)
+        self.temporal_factor: int = vae.get("temporal_compression_ratio", 4)
+        self._channel_rms: Tensor | None = None
+        space, time = self.spatial_factor, self.temporal_factor
+        for names, sizes, unit in (
+            ("tile_size and tile_stride", (tile_size or tile_stride, tile_stride), space),
+            ("tile_frames and tile_frame_stride", (tile_frames, tile_frame_stride), time),
+        ):
+            if sizes[1] <= 0 or sizes[1] > sizes[0] or sizes[0] % unit or sizes[1] % unit:
+                raise ValueError(
+                    f"{names} of HunyuanVideoCodec must be positive multiples of {unit}, the stride not the larger, "
+                    f"got {sizes[0]} and {sizes[1]}."
+                )
+        if chunk_frames < 1:
+            raise ValueError(f"chunk_frames of HunyuanVideoCodec must be at least 1, got {chunk_frames}.")
+
+    def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+        """`vae`, tiled as configured."""
+        config, folder = self.config, Path(self.config.pretrained)
+        with init_empty_weights(include_buffers=False):
+            vae = AutoencoderKLHunyuanVideo.from_config(read_json(folder / "config.json"))
+        fill(vae, folder, "encoder.conv_in.conv.weight", dtype, device)
+        vae.enable_tiling(
+            tile_sample_min_height=config.tile_size,
+            tile_sample_min_width=config.tile_size,
+            tile_sample_min_num_frames=config.tile_frames,
+            tile_sample_stride_height=config.tile_stride,
+            tile_sample_stride_width=config.tile_stride,
+            tile_sample_stride_num_frames=config.tile_frame_stride,
+        )
+        vae.use_tiling = config.tile_size is not None  # of space; time is always tiled
+        return {"vae": vae}
+
+    def files(self, name: str) -> list[Path]:
+        return model_files(Path(self.config.pretrained))
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Pixels to latents.
+
+        Args:
+            video: (B, 3, F, H, W) floating point in [-1, 1], F = 4k+1, H and W multiples of 8, on the codec's device.
+
+        Returns:
+            (B, 16, k+1, H/8, W/8) in the dtype of `video`, about unit variance.
+
+        Raises:
+            ValueError: for another shape or an integer dtype.
+        """
+        if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
+            raise ValueError(
+                f"HunyuanVideoCodec.encode needs a floating point video (B, 3, F, H, W) in [-1, 1], "
+                f"got {video.dtype} {tuple(video.shape)}."
+            )
+        frames, height, width = video.shape[2:]
+        space, time = self.spatial_factor, self.temporal_factor
+        if frames % time != 1 or height % space or width % space or not height or not width:
+            raise ValueError(
+                f"HunyuanVideoCodec.encode needs {time}k+1 frames and a height and width that are multiples of "
+                f"{space}, got {frames} frames of {height}x{width}."
+            )
+
+        def network(chunk: Tensor) -> Tensor:
+            mode = self.vae.encode(chunk.to(self.vae.dtype)).latent_dist.mode()
+            return (mode.float() * self.vae.config.scaling_factor).to(video.dtype)
+
+        return self._in_chunks(network, video, frames)
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels.
+
+        Args:
+            latents: (B, 16, T, h, w) floating point, on the codec's device.
+
+        Returns:
+            (B, 3, 4(T-1)+1, 8h, 8w) in the dtype of `latents`, not clamped to [-1, 1].
+
+        Raises:
+            ValueError: for another number of dimensions or channels.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.is_floating_point():
+            raise ValueError(
+                f"HunyuanVideoCodec.decode needs floating point latents (B, {self.latent_channels}, T, h, w), "
+                f"got {latents.dtype} {tuple(latents.shape)}."
+            )
+
+        def network(chunk: Tensor) -> Tensor:
+            unscaled = chunk.float() / self.vae.config.scaling_factor
+            return self.vae.decode(unscaled.to(self.vae.dtype)).sample.to(latents.dtype)
+
+        return self._in_chunks(network, latents, self.temporal_factor * (latents.shape[2] - 1) + 1)
+
+    def _in_chunks(self, network: Callable[[Tensor], Tensor], batch: Tensor, frames: int) -> Tensor:
+        """The network's output of a batch of clips of so many frames, as many items at a time as are allowed."""
+        self.prepare(batch.device)
+        items = max(1, self.config.chunk_frames // min(frames, self.config.tile_frames + 1))
+        with torch.autocast(batch.device.type, enabled=False):
+            return torch.cat([network(chunk) for chunk in batch.split(items)])
+
+    @property
+    def channel_rms(self) -> Tensor:
+        """(C,) float32: how much a unit of each latent channel moves the pixels, measured once on the decoder."""
+        if self._channel_rms is None:
+            self._channel_rms = measure_channel_rms(self, self.execution_device())
+        return self._channel_rms
+
+
+def measure_channel_rms(codec: ModelMixin, device: torch.device, step: float = 0.1) -> Tensor:
+    """Root of the summed squares by which one latent's unit change moves the pixels, per channel.
+
+    Measured around white noise of unit variance (always the same), in a latent frame that covers several video
+    frames: signs of size `step` at all its positions, whose effects add up like independent ones.
+
+    Args:
+        codec: any with `latent_channels` and `decode`.
+        device: where it decodes.
+        step: small, so that the decoder is nearly linear in it.
+
+    Returns:
+        (C,) float32.
+    """
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, codec.latent_channels, 2, 8, 8, generator=generator).to(device)
+    signs = (torch.randint(0, 2, (8, 8), generator=generator) * 2.0 - 1.0).to(device)
+    still = codec.decode(z)
+    rms = []
+    for channel in range(codec.latent_channels):
+        moved = z.clone()
+        moved[0, channel, 1] += step * signs
+        rms.append(((codec.decode(moved) - still) / step).square().sum().div(signs.numel()).sqrt())
+    return torch.stack(rms)

@@ -1,0 +1,159 @@
+"""HunyuanVideo's text conditioning: hidden states of a LLaMA for every token, and CLIP's pooled text.
+
+Shapes: B batch, L tokens of the longest text in the batch, Dt width of the LLaMA, Dp width of CLIP.
+"""
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer, LlamaModel, PretrainedConfig
+
+from icve.models.frozen import FrozenComponent, Precision, check_folder
+from icve.models.weight_files import fill, model_files
+
+SKIPPED_LAYERS = 2  # of the LLaMA: hidden_states[-3] is what the third last layer puts out
+CLIP_TOKENS = 77
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+
+
+class HunyuanTextEncoder(FrozenComponent, ModelMixin, ConfigMixin):
+    """Third hidden state from the end of a LLaMA, without the final norm, and the pooled text of CLIP-L; frozen.
+
+    The text goes in as it is: ICVE drops the descriptive prompt template of HunyuanVideo T2V. Neither padding nor the
+    rest of the batch changes an embedding, as attention is causal and texts are padded on the right.
+
+    Args:
+        llama: folder with config.json, safetensors and tokenizer.json of a LLaMA, or of a LLaVA on top of one (of
+            which only the language model is read): `text_encoder` of a HunyuanVideo folder. The tokenizer may also be
+            beside it, in `tokenizer`.
+        clip: the same of CLIP's text model, or of a whole CLIP: `text_encoder_2`, and `tokenizer_2`.
+        dtype: precision of the weights and of the computation; None is float16 (the release's), float32 on a CPU.
+        max_tokens: longer texts are cut to so many LLaMA tokens.
+
+    The LLaMA's last two layers contribute nothing to that hidden state: they are neither read nor run. Weights are
+    read at the first use.
+
+    Raises:
+        FileNotFoundError: a folder, its config.json, weights or tokenizer are not there.
+        ValueError: it holds another model or a damaged file, or an argument is out of range.
+    """
+
+    FOLDERS = ("llama", "clip")
+
+    @register_to_config
+    def __init__(
+        self,
+        llama: str,
+        clip: str,
+        dtype: Precision | None = None,
+        max_tokens: int = 256,
+    ):
+        super().__init__()
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens of HunyuanTextEncoder must be at least 1, got {max_tokens}.")
+        owner = "HunyuanTextEncoder.llama"
+        hint = "the folder with the LLaMA's config.json, safetensors and tokenizer.json, `text_encoder` of HunyuanVideo"
+        config = check_folder(llama, owner, ["llama", "llava"], hint)
+        config = config.get("text_config", config)
+        if config.get("model_type", "llama") != "llama":
+            raise ValueError(f"{owner}: the language model in '{llama}' is a {config['model_type']}; give {hint}.")
+        if config.get("num_hidden_layers", 32) < SKIPPED_LAYERS:
+            raise ValueError(f"{owner}: the LLaMA in '{llama}' has no third hidden state from the end; give {hint}.")
+        hint = "the folder with CLIP-L's config.json, safetensors and tokenizer, `text_encoder_2` of HunyuanVideo"
+        check_folder(clip, "HunyuanTextEncoder.clip", ["clip_text_model", "clip"], hint)
+        self.begin(dtype, llama=llama, clip=clip)
+        self._tokenizers = {name: self._read_tokenizer(name) for name in self.FOLDERS}
+
+    def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+        """`language_model`, the LLaMA without its last layers and norm, and `pooled_model`, CLIP's."""
+        folders = {name: Path(self.config[name]) for name in self.FOLDERS}
+        configs = {name: _text_config(folder) for name, folder in folders.items()}
+        configs["llama"].num_hidden_layers -= SKIPPED_LAYERS
+        with init_empty_weights(include_buffers=False):
+            language_model, pooled_model = LlamaModel(configs["llama"]), CLIPTextModel(configs["clip"])
+        language_model.norm = nn.Identity()
+        fill(language_model, folders["llama"], "embed_tokens.weight", dtype, device)
+        fill(pooled_model, folders["clip"], "embeddings.token_embedding.weight", dtype, device)
+        return {"language_model": language_model, "pooled_model": pooled_model}
+
+    def files(self, name: str) -> list[Path]:
+        tokenizer = [self._tokenizer_folder(name) / file for file in TOKENIZER_FILES]
+        return [*model_files(Path(self.config[name])), *(file for file in tokenizer if file.is_file())]
+
+    def _tokenizer_folder(self, name: str) -> Path:
+        folder = Path(self.config[name])
+        beside = folder.parent / {"llama": "tokenizer", "clip": "tokenizer_2"}[name]
+        for place in (folder, beside):
+            if (place / "tokenizer.json").is_file() or (name == "clip" and (place / "merges.txt").is_file()):
+                return place
+        raise FileNotFoundError(
+            f"HunyuanTextEncoder.{name}: there is no tokenizer in '{folder}' or '{beside}'; put the tokenizer.json "
+            "that belongs to the model there."
+        )
+
+    def _read_tokenizer(self, name: str) -> Tokenizer:
+        folder = self._tokenizer_folder(name)
+        # tokenizer.json is the tokenizer itself. transformers' classes rebuild it from its vocabulary instead, and
+        # LlamaTokenizer, which HunyuanVideo's folders name, then splits LLaMA-3's bytes wrongly.
+        file = folder / "tokenizer.json"
+        if file.is_file():
+            try:
+                tokenizer = Tokenizer.from_file(str(file))
+            except Exception as error:  # the library raises nothing more special
+                raise ValueError(
+                    f"HunyuanTextEncoder.{name}: '{file}' is no whole tokenizer ({error}); copy or download it again."
+                ) from error
+        else:  # diffusers saves CLIP's as vocabulary and merges
+            tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.config.max_tokens if name == "llama" else CLIP_TOKENS)
+        return tokenizer
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed texts.
+
+        Args:
+            texts: B texts; "" is valid.
+
+        Returns:
+            embeddings (B, L, Dt), zero where padded;
+            mask (B, L) bool, True for tokens, right padded, at least one per text;
+            pooled (B, Dp). All on the encoder's device, floating ones in its precision.
+
+        Raises:
+            ValueError: if `texts` is a single string or empty.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError("HunyuanTextEncoder.encode needs a list of at least one string.")
+        device = self.execution_device()
+        self.prepare(device)
+        with torch.autocast(device.type, enabled=False):
+            ids, mask = self._tokens("llama", texts, device)
+            # Causal, hence without a mask: no token attends to the padding on its right.
+            hidden = self.language_model(input_ids=ids, use_cache=False).last_hidden_state
+            ids, _ = self._tokens("clip", texts, device)
+            pooled = self.pooled_model(input_ids=ids).pooler_output
+        return hidden.masked_fill(~mask[..., None], 0), mask, pooled
+
+    def _tokens(self, name: str, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Ids (B, L) and mask (B, L) of texts, padded with their last token."""
+        rows = [encoding.ids for encoding in self._tokenizers[name].encode_batch(list(texts))]
+        rows = [row or [0] for row in rows]  # a tokenizer that begins no text makes nothing of ""
+        length = max(map(len, rows))
+        ids = torch.tensor([row + row[-1:] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
+        return ids.to(device), mask.to(device)
+
+
+def _text_config(folder: Path) -> PretrainedConfig:
+    """The library's configuration of a text model, or of the text part of a model of images and text."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return getattr(config, "text_config", config)

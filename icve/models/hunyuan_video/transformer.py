@@ -1,0 +1,390 @@
+"""The in-context HunyuanVideo diffusion transformer (ICVE): a text-to-video DiT that also sees a source video.
+
+The source's clean tokens and the target's noised tokens go through the same weights and carry the same 3-D positions;
+only their modulation differs: the target (and the text) is modulated at its timestep t, the source at timestep 0. One
+attention sees the packed sequence [source | target | text]. Parameter and configuration names are those of diffusers'
+`HunyuanVideoTransformer3DModel`, so its checkpoints load unchanged. Facts: methods §1.1. Processes may share its tokens
+(`sequence_parallel`).
+
+Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N tokens, L text tokens, D width.
+"""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import FeedForward
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from icve.models.attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
+from icve.models.modulation import gated_residual, modulated_norm
+from icve.models.rope import RotaryRMSNorm, rotary_frequencies
+from icve.models.sequence_parallel import shards_of
+
+
+class ConditionEmbedding(nn.Module):
+    """vec(t) = time(t) + pooled text [+ guidance]: (B, D) vectors that modulate every block."""
+
+    def __init__(self, width: int, pooled_dim: int, guidance_embeds: bool):
+        super().__init__()
+        self.time_proj = Timesteps(num_channels=256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.timestep_embedder = TimestepEmbedding(256, width)
+        self.text_embedder = PixArtAlphaTextProjection(pooled_dim, width, act_fn="silu")
+        self.guidance_embedder = TimestepEmbedding(256, width) if guidance_embeds else None
+
+    def forward(self, timestep: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """timestep (B,), pooled (B, Dp), guidance (B,) -> vec(timestep) and vec(0), each (B, D)."""
+        common = self.text_embedder(pooled)
+        if self.guidance_embedder is not None:
+            common = common + self.guidance_embedder(self.time_proj(guidance).to(pooled.dtype))
+        times = torch.cat([timestep, torch.zeros_like(timestep[:1])])
+        embedded = self.timestep_embedder(self.time_proj(times).to(pooled.dtype))
+        return embedded[:-1] + common, embedded[-1:] + common
+
+
+class Attention(nn.Module):
+    """Projections of a joint attention; a text stream has its own where `text_stream`, and shares them otherwise."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, text_stream: bool):
+        super().__init__()
+        inner = heads * head_dim
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, inner) for _ in range(3))
+        self.norm_q, self.norm_k = (RotaryRMSNorm(head_dim, eps=1e-6) for _ in range(2))
+        if text_stream:
+            self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(width, inner) for _ in range(3))
+            self.norm_added_q, self.norm_added_k = (RotaryRMSNorm(head_dim, eps=1e-6) for _ in range(2))
+            self.to_out = nn.ModuleList([nn.Linear(inner, width)])
+            self.to_add_out = nn.Linear(inner, width)
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+    def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> normalised and rotated query and key, and value: each (B, N, H, D/H)."""
+        query, key, value = (self.split_heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
+        return self.norm_q(query, rope), self.norm_k(key, rope), value
+
+    def project_text(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for a text stream with projections of its own."""
+        linears = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
+        query, key, value = (self.split_heads(linear(x)) for linear in linears)
+        return self.norm_added_q(query, rope), self.norm_added_k(key, rope), value
+
+
+class Modulation(nn.Module):
+    """SiLU and a linear layer: condition vectors (B, D) -> `count` vectors (B, D) each. Zero at the start."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.count = count
+        self.linear = nn.Linear(width, count * width)
+
+    def forward(self, *conditions: Tensor) -> list[Tensor]:
+        """One (B, D) condition per segment -> `count` tensors (B, segments, D)."""
+        return self.linear(F.silu(torch.stack(conditions, dim=1))).chunk(self.count, dim=-1)
+
+
+class DoubleStreamBlock(nn.Module):
+    """Video and text each with their own weights, meeting in one attention. Source and target share the video's."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, mlp_ratio: float):
+        super().__init__()
+        self.norm1 = Modulation(width, 6)
+        self.norm1_context = Modulation(width, 6)
+        self.attn = Attention(width, heads, head_dim, text_stream=True)
+        self.ff = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
+        self.ff_context = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        temb_source: Tensor,
+        rope: Tensor,
+        layout: PackedLayout,
+    ) -> tuple[Tensor, Tensor]:
+        """hidden_states (B, source|target, D), encoder_hidden_states (B, L, D) -> the same two."""
+        x, text = hidden_states, encoder_hidden_states
+        segments = (layout.source, layout.target)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.norm1(temb_source, temb)
+        c_shift1, c_scale1, c_gate1, c_shift2, c_scale2, c_gate2 = self.norm1_context(temb)
+
+        normed = modulated_norm(x, shift1, scale1, segments)
+        attention = joint_attention(*self.attn.project(normed, rope[: layout.visual]), layout)
+        words = modulated_norm(text, c_shift1, c_scale1, (layout.text,))
+        attention.attend(*self.attn.project_text(words, rope[layout.visual :]))
+
+        text = gated_residual(text, self.attn.to_add_out(attention.text()), c_gate1, (layout.text,))
+        words = self.ff_context(modulated_norm(text, c_shift2, c_scale2, (layout.text,)))
+        text = gated_residual(text, words, c_gate2, (layout.text,))
+        x = gated_residual(x, self.attn.to_out[0](attention.video()), gate1, segments)
+        return gated_residual(x, self.ff(modulated_norm(x, shift2, scale2, segments)), gate2, segments), text
+
+
+class SingleStreamBlock(nn.Module):
+    """Video and text through the same weights; attention and MLP side by side on the same normalised input."""
+
+    def __init__(self, width: int, heads: int, head_dim: int, mlp_ratio: float):
+        super().__init__()
+        self.attn = Attention(width, heads, head_dim, text_stream=False)
+        self.norm = Modulation(width, 3)
+        self.proj_mlp = nn.Linear(width, int(width * mlp_ratio))
+        self.proj_out = nn.Linear(heads * head_dim + int(width * mlp_ratio), width)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        temb: Tensor,
+        temb_source: Tensor,
+        rope: Tensor,
+        layout: PackedLayout,
+    ) -> tuple[Tensor, Tensor]:
+        """hidden_states (B, source|target, D), encoder_hidden_states (B, L, D) -> the same two."""
+        x = torch.cat([hidden_states, encoder_hidden_states], dim=1)
+        segments = (layout.source, layout.target + layout.text)
+        shift, scale, gate = self.norm(temb_source, temb)
+
+        normed = modulated_norm(x, shift, scale, segments)
+        attention = joint_attention(*self.attn.project(normed, rope), layout)
+        mlp = self.proj_mlp(normed)
+        attention.attend()
+        mlp = F.gelu(mlp, approximate="tanh")
+        x = gated_residual(x, self.proj_out(torch.cat([attention.packed(), mlp], dim=-1)), gate, segments)
+        return x[:, : layout.visual], x[:, layout.visual :]
+
+
+class RefinerBlock(nn.Module):
+    """Self-attention among the text tokens, gated by the timestep and the mean of the text."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float):
+        super().__init__()
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = nn.ModuleDict(
+            {"to_q": nn.Linear(width, width), "to_k": nn.Linear(width, width), "to_v": nn.Linear(width, width)}
+            | {"to_out": nn.ModuleList([nn.Linear(width, width)])}
+        )
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.ff = FeedForward(width, mult=mlp_ratio, activation_fn="linear-silu")
+        self.norm_out = Modulation(width, 2)
+
+    def forward(self, text: Tensor, temb: Tensor, layout: PackedLayout) -> Tensor:
+        gate1, gate2 = self.norm_out(temb)
+        normed = self.norm1(text)
+        qkv = (self.attn[name](normed).unflatten(-1, (self.heads, -1)) for name in ("to_q", "to_k", "to_v"))
+        text = text + gate1 * self.attn["to_out"][0](packed_attention(*qkv, layout).flatten(2))
+        return text + gate2 * self.ff(self.norm2(text))
+
+
+class TokenRefiner(nn.Module):
+    """Projects text states to the model's width and refines them (two blocks in the released model)."""
+
+    def __init__(self, text_dim: int, width: int, heads: int, layers: int, mlp_ratio: float):
+        super().__init__()
+        self.time_text_embed = ConditionEmbedding(width, text_dim, guidance_embeds=False)
+        self.proj_in = nn.Linear(text_dim, width)
+        self.token_refiner = nn.ModuleDict(
+            {"refiner_blocks": nn.ModuleList(RefinerBlock(width, heads, mlp_ratio) for _ in range(layers))}
+        )
+
+    def forward(self, text: Tensor, timestep: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        """text (B, L, Dt), valid in the first `lengths[i]` tokens; timestep (B,) -> (B, L, D)."""
+        counts = torch.tensor(lengths, device=text.device)[:, None]
+        valid = torch.arange(text.shape[1], device=text.device) < counts
+        mean = (text.float() * valid[..., None]).sum(1) / counts
+        temb, _ = self.time_text_embed(timestep, mean.to(text.dtype))
+        text = self.proj_in(text)
+        layout = packed_layout(0, 0, lengths, text.device, text.dtype)
+        for block in self.token_refiner["refiner_blocks"]:
+            text = block(text, temb, layout)
+        return text
+
+
+class PatchEmbed(nn.Module):
+    """Latents (B, C, T, h, w) -> tokens (B, N, D), one per patch, row-major in (t, h, w)."""
+
+    def __init__(self, channels: int, width: int, patch: tuple[int, int, int]):
+        super().__init__()
+        self.proj = nn.Conv3d(channels, width, kernel_size=patch, stride=patch)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.proj(latents).flatten(2).transpose(1, 2)
+
+
+class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
+    """Velocity of the noised target, given the clean source and the instruction (ICVE, methods §1.1–1.2).
+
+    The arguments are diffusers' `HunyuanVideoTransformer3DModel`'s; the defaults are HunyuanVideo's 13B. A freshly
+    built model is initialised as a DiT: modulations and the last projection start at zero, so every block starts as
+    the identity and the output as zero.
+
+    Args:
+        in_channels, out_channels: latent channels.
+        num_attention_heads, attention_head_dim: width D is their product.
+        num_layers, num_single_layers, num_refiner_layers: double-stream, single-stream and text-refiner blocks.
+        mlp_ratio: MLP width over D.
+        patch_size, patch_size_t: latent pixels per token along each side, and latent frames per token.
+        qk_norm: "rms_norm", the only kind HunyuanVideo has.
+        guidance_embeds: whether a guidance value is embedded (distilled checkpoints).
+        text_embed_dim, pooled_projection_dim: widths of the text encoders' outputs.
+        rope_theta, rope_axes_dim: rotary base, and head channels per (t, h, w) axis; they sum to attention_head_dim.
+
+    Raises:
+        ValueError: rope_axes_dim does not sum to attention_head_dim, or qk_norm is not "rms_norm".
+    """
+
+    _supports_gradient_checkpointing = True
+    _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]
+    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock", "PatchEmbed", "TokenRefiner"]
+    _repeated_blocks: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 16,
+        out_channels: int = 16,
+        num_attention_heads: int = 24,
+        attention_head_dim: int = 128,
+        num_layers: int = 20,
+        num_single_layers: int = 40,
+        num_refiner_layers: int = 2,
+        mlp_ratio: float = 4.0,
+        patch_size: int = 2,
+        patch_size_t: int = 1,
+        qk_norm: str = "rms_norm",
+        guidance_embeds: bool = True,
+        text_embed_dim: int = 4096,
+        pooled_projection_dim: int = 768,
+        rope_theta: float = 256.0,
+        rope_axes_dim: tuple[int, int, int] = (16, 56, 56),
+    ) -> None:
+        super().__init__()
+        if sum(rope_axes_dim) != attention_head_dim or any(dim % 2 for dim in rope_axes_dim):
+            raise ValueError(f"rope_axes_dim {tuple(rope_axes_dim)} must be even and sum to {attention_head_dim}.")
+        if qk_norm != "rms_norm":
+            raise ValueError(f"qk_norm must be 'rms_norm', not {qk_norm!r}.")
+        heads, head_dim = num_attention_heads, attention_head_dim
+        width = heads * head_dim
+        self.patch = (patch_size_t, patch_size, patch_size)
+
+        self.x_embedder = PatchEmbed(in_channels, width, self.patch)
+        self.context_embedder = TokenRefiner(text_embed_dim, width, heads, num_refiner_layers, mlp_ratio)
+        self.time_text_embed = ConditionEmbedding(width, pooled_projection_dim, guidance_embeds)
+        self.transformer_blocks = nn.ModuleList(
+            DoubleStreamBlock(width, heads, head_dim, mlp_ratio) for _ in range(num_layers)
+        )
+        self.single_transformer_blocks = nn.ModuleList(
+            SingleStreamBlock(width, heads, head_dim, mlp_ratio) for _ in range(num_single_layers)
+        )
+        self.norm_out = Modulation(width, 2)
+        self.proj_out = nn.Linear(width, patch_size_t * patch_size**2 * out_channels)
+        self.gradient_checkpointing = False
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                nn.init.zeros_(module.linear.weight)
+                nn.init.zeros_(module.linear.bias)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        source_hidden_states: Tensor | None = None,
+        timestep: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        pooled_projections: Tensor | None = None,
+        guidance: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the velocity ε − x₀ of the target.
+
+        Args:
+            hidden_states: (B, C, T, h, w) noised target latents.
+            source_hidden_states: (B, C, T', h', w') clean source latents; None is plain text-to-video. Tokens of both
+                are numbered from the origin, so equal grids carry equal positions.
+            timestep: (B,) 1000·σ, in 0..1000.
+            encoder_hidden_states: (B, L, Dt) text states.
+            encoder_attention_mask: (B, L) 1/True on valid tokens, right-padded; None when all are. On the CPU it
+                costs no synchronisation.
+            pooled_projections: (B, Dp) pooled text.
+            guidance: (B,) 1000·guidance, exactly when the configuration has guidance_embeds.
+
+        Returns:
+            (B, C, T, h, w) in the model's dtype.
+
+        Raises:
+            ValueError: a size is no multiple of the patch, a sample has no valid text token, the mask is not
+                right-padded, or `guidance` does not fit the configuration.
+        """
+        if (guidance is None) == self.config.guidance_embeds:
+            raise ValueError(
+                "This checkpoint embeds a guidance value: pass guidance (B,)."
+                if self.config.guidance_embeds
+                else "This checkpoint has no guidance embedding: pass guidance=None."
+            )
+        grid = self.token_grid(hidden_states)
+        rope = [self.rotary(grid, hidden_states.device)]
+        x = self.x_embedder(hidden_states)
+        target, source = x.shape[1], 0
+        if source_hidden_states is not None:
+            rope.insert(0, self.rotary(self.token_grid(source_hidden_states), hidden_states.device))
+            x = torch.cat([self.x_embedder(source_hidden_states), x], dim=1)
+            source = x.shape[1] - target
+
+        text = encoder_hidden_states
+        lengths = (text.shape[1],) * len(text)
+        if encoder_attention_mask is not None:
+            lengths = valid_text_lengths(encoder_attention_mask)
+            text = text[:, : max(lengths)]
+        # Text has no position: its rotation is 1, so that a packed sequence is rotated without being taken apart.
+        words = torch.ones(text.shape[1], rope[0].shape[1], dtype=rope[0].dtype, device=rope[0].device)
+        rope = torch.cat(rope)
+        shards = shards_of(source, target, self.config.num_attention_heads)
+        if shards is not None:
+            x, rope = shards.take(x, 1), shards.take(rope, 0)
+        rope = torch.cat([rope, words])
+
+        temb, temb_source = self.time_text_embed(timestep, pooled_projections, guidance)
+        text = self.context_embedder(text, timestep, lengths)
+        layout = packed_layout(source, target, lengths, x.device, x.dtype, shards)
+
+        for block in (*self.transformer_blocks, *self.single_transformer_blocks):
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x, text = self._gradient_checkpointing_func(block, x, text, temb, temb_source, rope, layout)
+            else:
+                x, text = block(x, text, temb, temb_source, rope, layout)
+
+        scale, shift = self.norm_out(temb)
+        x = self.proj_out(modulated_norm(x[:, layout.source :], shift, scale, (layout.target,)))
+        return self.unpatchify(x if shards is None else shards.gather_target(x), grid)
+
+    def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
+        """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
+        if any(size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)):
+            raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
+        return tuple(size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
+
+    def rotary(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
+        """Rotations (complex (N, head_dim/2)) of a token grid."""
+        return rotary_frequencies(grid, tuple(self.config.rope_axes_dim), self.config.rope_theta, device)
+
+    def unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        """(B, N, C·pt·p·p), channels outermost, -> (B, C, T, h, w)."""
+        x = tokens.unflatten(1, grid).unflatten(-1, (-1, *self.patch))  # B t h w C pt ph pw
+        return x.permute(0, 4, 1, 5, 2, 6, 3, 7).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+for _block in (DoubleStreamBlock, SingleStreamBlock):
+    TransformerBlockRegistry.register(
+        model_class=_block,
+        metadata=TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=1),
+    )

@@ -1,0 +1,67 @@
+import importlib.util
+
+import pytest
+import torch
+
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+
+TINY = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "num_refiner_layers": 1,
+    "text_embed_dim": 12,
+    "pooled_projection_dim": 10,
+    "rope_axes_dim": (4, 6, 6),
+    "guidance_embeds": False,
+}
+
+
+@pytest.fixture
+def config():
+    return dict(TINY)
+
+
+@pytest.fixture
+def model(config):
+    """A tiny model with every parameter random: a fresh one starts as the identity, which would hide mistakes."""
+    return randomised(HunyuanVideoInContextTransformer3DModel(**config))
+
+
+@pytest.fixture
+def tool(repository):
+    """Load a script of tools/ as a module."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def randomised(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.2 if parameter.ndim > 1 else 0.1
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+def batch(seed=0, size=2, source=(2, 4, 6), target=(2, 4, 6), text=7, lengths=(7, 3)):
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return {
+        "hidden_states": normal(size, 16, *target),
+        "source_hidden_states": normal(size, 16, *source),
+        "timestep": torch.linspace(200, 900, size),
+        "encoder_hidden_states": normal(size, text, 12),
+        "encoder_attention_mask": torch.arange(text) < torch.tensor(lengths)[:, None],
+        "pooled_projections": normal(size, 10),
+    }

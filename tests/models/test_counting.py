@@ -1,0 +1,135 @@
+"""What is counted on the meta device against closed forms, against whole runs, and against real training on the CPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from icve.models.counting import LiveBytes, Sample, _inputs, build_on_meta, count, run
+from icve.planning import formulas
+
+TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
+TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}
+WIDE = TINY | {"num_attention_heads": 8, "attention_head_dim": 64, "rope_axes_dim": (8, 28, 28), "num_layers": 3}
+SMALL = Sample(5, 16, 24, 20)
+
+
+def complete(config):
+    return dict(build_on_meta(config).config)
+
+
+@pytest.mark.parametrize("depths", [(2, 3), (3, 0), (0, 4)])
+def test_few_blocks_tell_about_many(depths):
+    config = TINY | dict(zip(("num_layers", "num_single_layers"), depths, strict=True))
+    few, whole = count(config, SMALL, torch.bfloat16), run(config, SMALL, torch.bfloat16)
+    for checkpointing in (False, True):
+        for name in ("forward", "backward", "recompute", "saved", "peak"):
+            values = (getattr(counts[checkpointing], name) for counts in (few, whole))
+            assert next(values) == pytest.approx(next(values), rel=1e-3), name
+
+
+@pytest.mark.parametrize(("config", "sample"), [(TINY, SMALL), (WIDE, Sample(3, 32, 48, 40))], ids=["tiny", "wide"])
+def test_closed_forms_agree_within_a_tenth(config, sample):
+    parameters = sum(parameter.numel() for parameter in build_on_meta(config).parameters())
+    assert formulas.parameters(complete(config)) == pytest.approx(parameters, rel=0.1)
+    assert formulas.deviation(complete(config), sample, 2, count(config, sample, torch.bfloat16)) < 0.1
+    for checkpointing in (False, True):
+        counted = count(config, sample, torch.bfloat16)[checkpointing]
+        assert formulas.forward_flops(complete(config), sample) == pytest.approx(counted.forward, rel=0.1)
+        saved = formulas.saved_bytes(complete(config), sample, 2, checkpointing)
+        assert saved == pytest.approx(counted.saved, rel=0.1)
+        # Two products for each of the forward pass, and five instead of two in attention.
+        assert 2 <= counted.backward / counted.forward <= 2.5
+        expected = counted.forward if checkpointing else 0
+        assert counted.recompute == pytest.approx(expected, rel=0.1)
+
+
+def real(config, checkpointing):
+    """The same model and inputs with memory, on the CPU."""
+    torch.manual_seed(0)
+    model = build_on_meta(config).to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    inputs = {name: None if x is None else torch.rand(x.shape) for name, x in _inputs(model, SMALL, None).items()}
+    return model, inputs
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_real_training_keeps_computes_and_needs_what_was_counted(checkpointing):
+    counted = count(TINY, SMALL, torch.float32)[checkpointing]
+    model, inputs = real(TINY, checkpointing)
+    known = {x.untyped_storage()._cdata for x in (*model.parameters(), *filter(torch.is_tensor, inputs.values()))}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            kept[storage._cdata] = storage.nbytes(), tensor
+        return tensor
+
+    # The counter knows the plain attention of the CPU, not its fused one.
+    with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(**inputs)
+    assert flops.get_total_flops() == pytest.approx(counted.forward, rel=0.01)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**inputs)
+    assert sum(size for size, _ in kept.values()) == pytest.approx(counted.saved, rel=0.1)
+    kept.clear()
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    with LiveBytes(known) as memory:
+        model(**inputs).sum().backward()
+    assert memory.most == pytest.approx(counted.peak, rel=0.1)
+
+
+def test_checkpointing_trades_computing_for_memory():
+    plain, kept = count(TINY, SMALL, torch.bfloat16).values()
+    assert kept.saved < 0.2 * plain.saved
+    assert kept.peak < plain.peak
+    assert kept.forward == plain.forward
+    assert kept.backward == plain.backward
+
+
+def test_counting_leaves_the_model_as_it_was():
+    attention = F.scaled_dot_product_attention
+    model, inputs = real(TINY, False)
+    before = model(**inputs)
+    run(TINY, SMALL, torch.float32)
+    assert F.scaled_dot_product_attention is attention
+    assert torch.equal(model(**inputs), before)
+
+
+@pytest.mark.slow
+def test_thirteen_billion_parameters_are_counted_in_seconds():
+    config, sample = complete({}), Sample(20, 60, 96, 256)
+    counted = count(config, sample, torch.bfloat16)[True]
+    assert sum(formulas.tokens(config, sample)) == 57_856
+    assert formulas.parameters(config) == pytest.approx(12_821_012_544, rel=0.01)
+    assert formulas.forward_flops(config, sample) == pytest.approx(counted.forward, rel=0.01)
+    assert formulas.saved_bytes(config, sample, 2, True) == pytest.approx(counted.saved, rel=0.1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, whose allocator is asked")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_allocator_of_a_gpu_agrees_within_a_tenth(checkpointing):
+    config = WIDE | {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 12}
+    sample, dtype = Sample(9, 32, 48, 64), torch.bfloat16
+    counted = count(config, sample, dtype)[checkpointing]
+    model = build_on_meta(config, dtype).to_empty(device="cuda")
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    shapes = _inputs(model, sample, dtype)
+    inputs = {k: None if x is None else torch.rand(x.shape, device="cuda").to(x.dtype) for k, x in shapes.items()}
+    model(**inputs).sum().backward()  # libraries allocate their workspaces
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    model(**inputs).sum().backward()
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(counted.peak, rel=0.1)

@@ -1,0 +1,31 @@
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoRotaryPosEmbed
+
+from icve.models.rope import norm_rotate, rotary_frequencies, rotate
+
+
+def test_frequencies_and_rotation_are_those_of_diffusers():
+    peer = HunyuanVideoRotaryPosEmbed(2, 1, [4, 6, 6], 256.0)(torch.zeros(1, 16, 3, 8, 12))
+    ours = rotary_frequencies((3, 4, 6), (4, 6, 6))
+    torch.testing.assert_close(ours.real.repeat_interleave(2, 1), peer[0], atol=1e-6, rtol=0)
+    torch.testing.assert_close(ours.imag.repeat_interleave(2, 1), peer[1], atol=1e-6, rtol=0)
+    x = torch.randn(2, 72, 3, 16)
+    torch.testing.assert_close(rotate(x, ours), apply_rotary_emb(x, peer, sequence_dim=1), atol=1e-5, rtol=0)
+
+
+def test_scores_depend_on_relative_position_only():
+    rope = rotary_frequencies((1, 1, 8), (4, 6, 6)).repeat(1, 1)
+    query, key = torch.randn(2, 1, 1, 1, 16).expand(2, 1, 8, 1, 16)
+    scores = torch.einsum("bnhd,bmhd->nm", rotate(query.contiguous(), rope), rotate(key.contiguous(), rope))
+    torch.testing.assert_close(scores[0, 3], scores[4, 7], atol=1e-4, rtol=0)
+    assert (scores[0, 3] - scores[0, 4]).abs() > 1e-3
+
+
+def test_gradients_are_those_of_the_plain_composition():
+    rope = rotary_frequencies((1, 2, 3), (4, 6, 6)).to(torch.complex128)
+    x = torch.randn(2, 6, 3, 16, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, w: norm_rotate(x, w, rope), (x, weight))
+    plain = rotate(torch.nn.functional.rms_norm(x, (16,), weight, 1e-6), rope)
+    torch.testing.assert_close(norm_rotate(x, weight, rope), plain)
