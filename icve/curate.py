@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from icve.runtime.printable import forgive_output
 
 if TYPE_CHECKING:
-    from icve.curation.pipeline import Pipeline
+    from icve.curation.stage_list import Pipeline
 
 EPILOG = """examples:
   icve-curate pipelines/clip_pairs.yaml --input raw/ --output data/clips
@@ -73,10 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    from icve.curation.inputs import find_inputs
-    from icve.curation.pipeline import load_pipeline
+    from icve.curation.raw_videos import find_inputs
     from icve.curation.run_folder import funnel_text
     from icve.curation.runner import run_pipeline
+    from icve.curation.stage_list import load_pipeline
     from icve.curation.work import StageBroken
     from icve.data.media.media_paths import refuse_foreign
     from icve.data.media.video_folders import left_out_text
@@ -161,7 +161,7 @@ def _look(argv: Sequence[str]) -> int:
 
 
 def _import(argv: Sequence[str]) -> int:
-    from icve.curation.importers import add_arguments, run
+    from icve.curation.importers.import_command import add_arguments, run
 
     parser = argparse.ArgumentParser(prog="icve-curate import", formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)

@@ -223,10 +223,10 @@ def curate(raw: Path, folder: Path, size: DemoSize, seed: int, workers: int) -> 
         icve.curation.work.StageBroken: a stage of the pipeline cannot run.
         OSError: the folder cannot be written.
     """
-    from icve.curation.inputs import find_inputs
-    from icve.curation.pipeline import load_pipeline
+    from icve.curation.raw_videos import find_inputs
     from icve.curation.run_folder import funnel_text
     from icve.curation.runner import LocalRunner, run_pipeline
+    from icve.curation.stage_list import load_pipeline
 
     values = [f"frames={size.frames}", f"fps={size.fps}", f"seed={seed}"]
     pipeline = load_pipeline("clip_pairs_synthetic.yaml", values)

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from icve.curation.inputs import Inputs, find_inputs
-from icve.curation.pipeline import load_pipeline
+from icve.curation.raw_videos import Inputs, find_inputs
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
+from icve.curation.stage_list import load_pipeline
 from icve.data.buckets import Bucket
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
 from icve.data.masks import save_mask

@@ -93,11 +93,8 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         # diffusers takes every class in a folder that is called as one of its pipelines for a part of that pipeline.
         part = getattr(value, "_orig_mod", value)  # of a compiled one
         module = type(part).__module__
-        if (
-            isinstance(part, nn.Module)
-            and name in self.config
-            and not module.startswith(("diffusers.", "transformers."))
-        ):
+        theirs = module.startswith(("diffusers.", "transformers."))
+        if isinstance(part, nn.Module) and name in self.config and not theirs:
             self.register_to_config(**{name: (module, type(part).__name__)})
 
     @classmethod

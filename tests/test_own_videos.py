@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from icve.curation.inputs import find_inputs
+from icve.curation.raw_videos import find_inputs
 from icve.data.manifest import read_manifest, resolve_path, write_manifest
 from icve.data.media.video import probe, write_video
 from icve.own_videos import NoVideos, _hold_back, curate_own, edit_own, find_own, mix, own_examples

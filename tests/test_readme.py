@@ -114,13 +114,13 @@ def check_curate(arguments: list[str]) -> None:
     import argparse
 
     from icve import curate
-    from icve.curation import importers
-    from icve.curation.pipeline import load_pipeline
+    from icve.curation.importers import import_command
+    from icve.curation.stage_list import load_pipeline
 
     if arguments[0] in ("status", "preview"):
         assert len(arguments) == 2
     elif arguments[0] == "import":
-        importers.add_arguments(parser := argparse.ArgumentParser())
+        import_command.add_arguments(parser := argparse.ArgumentParser())
         parser.parse_args(arguments[1:])
     else:
         given = curate.build_parser().parse_intermixed_args(arguments)

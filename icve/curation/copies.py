@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from icve.curation.inputs import Inputs
+from icve.curation.raw_videos import Inputs
 from icve.data.identity import file_digest
 from icve.data.manifest import resolve_path
 from icve.runtime.atomic import whole_file

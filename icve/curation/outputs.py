@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from icve.curation.parts import read_part
+from icve.curation.part_files import read_part
 from icve.curation.run_folder import INPUTS, Run, Survey
 from icve.curation.stage import Row
 from icve.data.manifest import write_part

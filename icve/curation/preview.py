@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from icve.curation.parts import read_part
+from icve.curation.part_files import read_part
 from icve.curation.preview_pictures import Pictures, Strip
 from icve.curation.run_folder import INPUTS, StageCount, load_description
 from icve.curation.stage import Rejected, Row, Workspace

@@ -15,7 +15,7 @@ from icve.data.manifest import ManifestError
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.media.video_stream import open_media, video_stream
-from icve.evaluation.report import sprite_sheet
+from icve.web.sprite_sheet import sprite_sheet
 
 FRAMES = 4  # of a clip
 SIDE = 150  # pixels of a frame's longer side

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from icve.curation.inputs import Inputs
-from icve.curation.parts import PartInfo, read_info
-from icve.curation.pipeline import Pipeline, StageSpec
+from icve.curation.part_files import PartInfo, read_info
+from icve.curation.raw_videos import Inputs
 from icve.curation.stage import Workspace
+from icve.curation.stage_list import Pipeline, StageSpec
 from icve.data.identity import json_digest
 from icve.runtime.atomic import write_text
 

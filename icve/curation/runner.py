@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from icve.curation.copies import mark_copies
-from icve.curation.inputs import Inputs, assign_shards
 from icve.curation.outputs import write_outputs
-from icve.curation.pipeline import Pipeline, StageSpec
+from icve.curation.raw_videos import Inputs, assign_shards
 from icve.curation.run_folder import Run, StageCount, count_stages
+from icve.curation.stage_list import Pipeline, StageSpec
 from icve.curation.supervisor import Supervisor
 from icve.curation.work import FAILURES, ShardWorker
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from icve.curation.annotate.usage import total_usage
-from icve.curation.parts import PartInfo, read_info
-from icve.curation.pipeline import StageSpec
+from icve.curation.part_files import PartInfo, read_info
 from icve.curation.run_folder import INPUTS, StageCount, count_stages, funnel_text, load_description
+from icve.curation.stage_list import StageSpec
 from icve.data.media.video_folders import left_out_text
 
 

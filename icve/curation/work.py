@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from icve.curation.parts import PartInfo, read_info, read_part, write_part
-from icve.curation.pipeline import StageSpec
+from icve.curation.part_files import PartInfo, read_info, read_part, write_part
 from icve.curation.run_folder import Run
 from icve.curation.stage import Outcome, Rejected, Row, Stage
+from icve.curation.stage_list import StageSpec
 from icve.data.media.video import VideoError
 from icve.runtime.printable import as_text
 

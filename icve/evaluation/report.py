@@ -7,9 +7,7 @@ are drawn by one clock, which keeps every clip in step without video codecs or b
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ import numpy as np
 from icve.evaluation.curves import Curve, curve_chart
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import as_text
+from icve.web.sprite_sheet import sprite_sheet
 
 _READING = (
     "<p class='note'>Success: nearer to the true target than to the source and to four distractor targets. "
@@ -136,16 +135,6 @@ def figures_table(figures: Mapping[str, Any]) -> str:
         '<th>success</th><th class="reference">95 % interval</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
-
-
-def sprite_sheet(clips: Sequence[np.ndarray], quality: int = 85) -> str:
-    """Data URL of a WebP image: one column per clip, one row per frame. Clips are uint8 (F,H,W,3) of one shape."""
-    from PIL import Image
-
-    sheet = np.concatenate([clip.reshape(-1, *clip.shape[2:]) for clip in clips], axis=1)
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(sheet)).save(stream, "WEBP", quality=quality, method=4)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
 def _stage_section(stage: Stage) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import permutations
 from pathlib import Path
 
+from icve.curation.clip_pairs import ClipPairs, cut_clips
 from icve.curation.measure import read_signals
-from icve.curation.pairs import ClipPairs, cut_clips
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.synthetic.events import EventAnnotator
 

@@ -12,7 +12,7 @@ from icve.data.manifest import write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
-from icve.synthetic.pairs import SPLITS, TURNS, WORLD, Pair, make_pair
+from icve.synthetic.paired_clips import SPLITS, TURNS, WORLD, Pair, make_pair
 from icve.synthetic.vocabulary import is_held_out
 
 CRF = 12  # of the written videos: artefacts well below the pictures' grain

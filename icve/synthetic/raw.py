@@ -10,7 +10,7 @@ import numpy as np
 
 from icve.synthetic.edits import added_object
 from icve.synthetic.events import state_edits
-from icve.synthetic.pairs import scene_seed
+from icve.synthetic.paired_clips import scene_seed
 from icve.synthetic.render import render
 from icve.synthetic.scenes import (
     LOOKS,

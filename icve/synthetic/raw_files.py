@@ -11,7 +11,7 @@ from icve.data.media.video import write_video
 from icve.runtime.atomic import write_text
 from icve.runtime.process_pools import run_jobs
 from icve.synthetic.pair_files import CRF, Job, make_jobs
-from icve.synthetic.pairs import scene_seed
+from icve.synthetic.paired_clips import scene_seed
 from icve.synthetic.raw import plan_raw_video, render_raw_video, scene_log
 
 

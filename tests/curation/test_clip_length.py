@@ -1,8 +1,8 @@
 import pytest
 
 from icve.curation.clip_length import check_clip_length
+from icve.curation.clip_pairs import ClipPairs
 from icve.curation.edit_pairs.write_clips import WriteClips
-from icve.curation.pairs import ClipPairs
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from icve.curation import copies
 from icve.curation.copies import content_digest, mark_copies
-from icve.curation.inputs import assign_shards, find_inputs
+from icve.curation.raw_videos import assign_shards, find_inputs
 from icve.curation.stage import Rejected
 from icve.data.identity import file_digest
 

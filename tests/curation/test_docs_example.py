@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from icve.curation.inputs import find_inputs
-from icve.curation.pipeline import load_pipeline
+from icve.curation.raw_videos import find_inputs
 from icve.curation.runner import LocalRunner, run_pipeline
+from icve.curation.stage_list import load_pipeline
 from icve.data.media.video import write_video
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icve.curation.parts import write_part
+from icve.curation.part_files import write_part
 from icve.curation.preview import write_preview
 from icve.curation.preview_pictures import FRAMES, OUTLINE, SIDE, Pictures, Strip
 from icve.curation.stage import Rejected, Workspace

@@ -5,10 +5,10 @@ import pytest
 pytest.importorskip("ray")
 
 from icve.curation import supervisor
-from icve.curation.inputs import find_inputs
-from icve.curation.pipeline import load_pipeline
+from icve.curation.raw_videos import find_inputs
 from icve.curation.ray_runner import RayRunner
 from icve.curation.runner import LocalRunner, run_pipeline
+from icve.curation.stage_list import load_pipeline
 from icve.curation.work import StageBroken
 from icve.data.manifest import read_manifest
 from tests.curation.test_runner import assert_counts_add_up, pipeline_of, rejected, worked

@@ -15,9 +15,9 @@ import pytest
 
 from icve.curate import main
 from icve.curation import supervisor
-from icve.curation.inputs import find_inputs
-from icve.curation.pipeline import load_pipeline
+from icve.curation.raw_videos import find_inputs
 from icve.curation.runner import LocalRunner, phases, run_pipeline
+from icve.curation.stage_list import load_pipeline
 from icve.curation.status import run_counts, status_text
 from icve.curation.work import StageBroken
 from icve.data.manifest import read_manifest
@@ -342,7 +342,7 @@ def test_free_columns_of_mixed_types_survive(tmp_path, videos):
 
 
 def test_a_file_that_cannot_be_read_now_is_tried_again(tmp_path, videos, monkeypatch):
-    from icve.curation import inputs
+    from icve.curation import raw_videos as inputs
 
     real = inputs.file_digest
 

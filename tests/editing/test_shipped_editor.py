@@ -11,7 +11,7 @@ from icve.editing.models import load_editor, shipped_editor
 from icve.editing.windows import windows
 from icve.evaluation.synthetic import evaluate
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.synthetic.pairs import make_pair
+from icve.synthetic.paired_clips import make_pair
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from icve.evaluation.report import Example, Stage, figures_table, sprite_sheet, write_report
+from icve.evaluation.report import Example, Stage, figures_table, write_report
 from icve.evaluation.synthetic import summarise
+from icve.web.sprite_sheet import sprite_sheet
 from tests.browser import probe_page
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"> & 'quotes' </article>"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from icve.synthetic.distractors import distractors
-from icve.synthetic.pairs import make_pair
+from icve.synthetic.paired_clips import make_pair
 
 
 @pytest.mark.parametrize("index", range(24))

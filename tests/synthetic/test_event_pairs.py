@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from icve.curation.inputs import find_inputs
-from icve.curation.pipeline import load_pipeline
+from icve.curation.raw_videos import find_inputs
 from icve.curation.stage import Workspace
+from icve.curation.stage_list import load_pipeline
 from icve.synthetic.event_pairs import EventPairs
 from icve.synthetic.events import edits_between, read_events
 from icve.synthetic.raw_files import synthesize_raw

@@ -8,7 +8,7 @@ from icve.data.manifest import read_manifest
 from icve.data.masks import load_mask
 from icve.data.media.video import probe, read_frames
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.synthetic.pairs import TURNS, make_pair
+from icve.synthetic.paired_clips import TURNS, make_pair
 
 
 def digests(folder):

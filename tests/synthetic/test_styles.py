@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from icve.synthetic.pairs import make_pair
+from icve.synthetic.paired_clips import make_pair
 from icve.synthetic.styles import apply_style
 from icve.synthetic.vocabulary import STYLES
 

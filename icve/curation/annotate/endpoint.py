@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from icve.curation.annotate.answers import AnswerStore
-from icve.curation.annotate.pictures import PictureFormat, data_url, fit
+from icve.curation.annotate.jpegs import PictureFormat, data_url, fit
 from icve.curation.annotate.rate import RateLimit
 from icve.curation.annotate.usage import Usage, UsageLog
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from icve.curation.annotate.pictures import fit
+from icve.curation.annotate.jpegs import fit
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from icve.curation.annotate.camera import CameraMove, Described, camera_move, find_view, is_still, warp
 from icve.curation.annotate.changes import Change, find_change
-from icve.curation.annotate.sampling import clip_moments
+from icve.curation.annotate.sampled_frames import clip_moments
 from icve.curation.annotate.wording import camera_wording, change_wording
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.media.video import probe, read_frames

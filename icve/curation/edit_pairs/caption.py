@@ -7,8 +7,8 @@ import re
 import numpy as np
 
 from icve.curation.annotate.asking import AskingStage
-from icve.curation.edit_pairs.edits import EDITS
 from icve.curation.edit_pairs.frames import clip_of, spread
+from icve.curation.edit_pairs.requests import EDITS
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Question, VisionLanguageModel
 from icve.data.masks import load_mask

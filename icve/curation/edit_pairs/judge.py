@@ -8,8 +8,8 @@ from itertools import groupby
 import numpy as np
 
 from icve.curation.annotate.asking import AskingStage
-from icve.curation.edit_pairs.answers import parse_json
 from icve.curation.edit_pairs.frames import clip_of, spread
+from icve.curation.edit_pairs.parse_json import parse_json
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
 from icve.data.media.video import probe

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from icve.curation.annotate.asking import AskingStage
-from icve.curation.edit_pairs.answers import parse_json
-from icve.curation.edit_pairs.edits import EDITS, Layer
 from icve.curation.edit_pairs.frames import clip_of, spread
+from icve.curation.edit_pairs.parse_json import parse_json
+from icve.curation.edit_pairs.requests import EDITS, Layer
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 
@@ -66,8 +66,8 @@ class Label(AskingStage):
     """One row per thing in the clip and edit to make of it.
 
     Reads `source_path` (`source_start`, `source_frames`); writes `object` (a phrase without article), `layer`
-    ("foreground" or "background") and `edit_type` (a name of `icve.curation.edit_pairs.edits.EDITS`). Things that are
-    hard to describe or to cut out are dropped; a clip with none left is rejected as "nothing to edit", one that the
+    ("foreground" or "background") and `edit_type` (a name of `icve.curation.edit_pairs.requests.EDITS`). Things that
+    are hard to describe or to cut out are dropped; a clip with none left is rejected as "nothing to edit", one that the
     model gave no usable answer for as "no labels".
 
     Args:

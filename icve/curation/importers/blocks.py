@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icve.curation.importers.open_tables import OpenTable
-from icve.curation.importers.rows import as_text
+from icve.curation.importers.set_rows import as_text
 from icve.curation.importers.sets import REQUIRED
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import write_part

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from icve.curation.importers.archives import unpack
 from icve.curation.importers.blocks import MANIFEST, REJECTED, digest_of, finished_block, write_block
+from icve.curation.importers.named_files import PairFiles
 from icve.curation.importers.open_tables import OpenTable, blocks, find_tables, open_table
-from icve.curation.importers.pair_files import PairFiles
-from icve.curation.importers.rows import MEASURED, row_maker
+from icve.curation.importers.set_rows import MEASURED, row_maker
 from icve.curation.importers.sets import REQUIRED, SETS, PairSet
 from icve.curation.stage import Rejected, Row
 from icve.data.manifest import ManifestError

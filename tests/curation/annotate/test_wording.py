@@ -7,7 +7,7 @@ import pytest
 
 from icve.curation.annotate.camera import CameraMove
 from icve.curation.annotate.changes import Change
-from icve.curation.annotate.edit_types import edit_type
+from icve.curation.annotate.edit_kinds import edit_type
 from icve.curation.annotate.prompts import instruction_check
 from icve.curation.annotate.wording import camera_wording, change_wording
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from icve.curation.edit_pairs.caption import MaskedCaption, check_caption
-from icve.curation.edit_pairs.edits import EDITS
+from icve.curation.edit_pairs.requests import EDITS
 from icve.curation.stage import Rejected
 from icve.data.masks import save_mask
 from icve.data.media.video import VideoError, read_frames

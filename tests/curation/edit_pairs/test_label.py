@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from icve.curation.edit_pairs.edits import EDITS
 from icve.curation.edit_pairs.label import Label, check_items
+from icve.curation.edit_pairs.requests import EDITS
 from icve.curation.stage import Rejected
 from icve.data.media.video import read_frames
 from tests.curation.edit_pairs.scripted import Scripted, clip_row, workspace

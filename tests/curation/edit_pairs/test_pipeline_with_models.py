@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from icve.curation.annotate.models import ModelAnnotator
+from icve.curation.annotate.model_annotator import ModelAnnotator
 from icve.curation.edit_pairs.additions import Additions
 from icve.curation.edit_pairs.area import MaskArea
 from icve.curation.edit_pairs.balance import Balance
@@ -13,11 +13,11 @@ from icve.curation.edit_pairs.dilate import DilateMask
 from icve.curation.edit_pairs.inpaint import Inpaint
 from icve.curation.edit_pairs.judge import Judge
 from icve.curation.edit_pairs.label import Label
-from icve.curation.edit_pairs.masks import Masks
+from icve.curation.edit_pairs.merge_styles import MergeStyles
 from icve.curation.edit_pairs.silhouette import BlackSilhouette
-from icve.curation.edit_pairs.styles import MergeStyles
-from icve.curation.pipeline import load_pipeline
+from icve.curation.edit_pairs.tracked_masks import Masks
 from icve.curation.stage import Rejected
+from icve.curation.stage_list import load_pipeline
 from icve.data.manifest import write_manifest
 from icve.data.paired_edits import PairedEditsDataModule
 from tests.curation.edit_pairs.scripted import Scripted, clip_row, moving_square, workspace

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from icve.curation.importers import import_set
 from icve.curation.importers.archives import find_archives, unpack
+from icve.curation.importers.importing import import_set
 from icve.data.manifest import ManifestError
 from tests.curation.importers.reports import checked
 

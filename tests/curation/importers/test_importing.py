@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from icve.curation.importers import import_set, open_tables
+from icve.curation.importers import open_tables
+from icve.curation.importers.importing import import_set
 from icve.data.buckets import Bucket
 from icve.data.manifest import ManifestError
 from icve.data.paired_edits import PairedEditsDataModule

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icve.curation.importers import import_set
+from icve.curation.importers.importing import import_set
 from tests.curation.importers.reports import checked
 
 

@@ -7,7 +7,7 @@ import pytest
 from icve.data.edit_types import EDIT_TYPES
 from icve.synthetic.edits import apply_edit
 from icve.synthetic.instructions import TEST_TEMPLATES, TRAIN_TEMPLATES
-from icve.synthetic.pairs import MIN_CHANGED, TURNS, make_pair, scene_seed
+from icve.synthetic.paired_clips import MIN_CHANGED, TURNS, make_pair, scene_seed
 from icve.synthetic.render import render
 from icve.synthetic.vocabulary import is_held_out
 

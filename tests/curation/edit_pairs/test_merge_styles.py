@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from icve.curation.edit_pairs import styles
-from icve.curation.edit_pairs.styles import MergeStyles, link
+from icve.curation.edit_pairs import merge_styles as styles
+from icve.curation.edit_pairs.merge_styles import MergeStyles, link
 from icve.data.manifest import ManifestError, write_manifest
 from icve.data.media.video import read_frames
 from tests.curation.edit_pairs.scripted import moving_square, workspace, write_video

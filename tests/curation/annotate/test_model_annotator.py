@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from icve.curation.annotate.endpoint import EndpointModel
-from icve.curation.annotate.models import ModelAnnotator
-from icve.curation.pipeline import PipelineError, load_pipeline
+from icve.curation.annotate.model_annotator import ModelAnnotator
 from icve.curation.stage import Rejected, Workspace
+from icve.curation.stage_list import PipelineError, load_pipeline
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 from icve.data.manifest import ManifestError
 from icve.data.media.video import write_video
@@ -190,7 +190,7 @@ def pipeline(tmp_path, **model):
     """The one stage of a pipeline whose YAML has these parameters of its model."""
     entry = {"base_url": "http://localhost:8000/v1", "model": "tiny"} | model
     stage = {
-        "class_path": "icve.curation.annotate.models.ModelAnnotator",
+        "class_path": "icve.curation.annotate.model_annotator.ModelAnnotator",
         "init_args": {"pairs": 2, "model": {"class_path": f"{EndpointModel.__module__}.EndpointModel"}},
     }
     stage["init_args"]["model"]["init_args"] = entry

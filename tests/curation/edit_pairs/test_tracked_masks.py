@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from icve.curation.edit_pairs.detector import Detection
-from icve.curation.edit_pairs.masks import Masks
+from icve.curation.edit_pairs.tracked_masks import Masks
 from icve.curation.stage import Rejected
 from icve.data.masks import load_mask
 from tests.curation.edit_pairs.scripted import clip_row, moving_square, workspace

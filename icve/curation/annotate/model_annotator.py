@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from icve.curation.annotate.asking import AskingStage
-from icve.curation.annotate.edit_types import edit_type
+from icve.curation.annotate.edit_kinds import edit_type
 from icve.curation.annotate.prompts import BANNED, change_prompt, clean, instruction_check
-from icve.curation.annotate.sampling import clip_moments
+from icve.curation.annotate.sampled_frames import clip_moments
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
 from icve.data.media.video import VideoError, probe, read_frames

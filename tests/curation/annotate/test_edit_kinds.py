@@ -2,7 +2,7 @@
 
 import pytest
 
-from icve.curation.annotate.edit_types import edit_type
+from icve.curation.annotate.edit_kinds import edit_type
 from icve.synthetic.instructions import TEST_TEMPLATES, TRAIN_TEMPLATES
 
 

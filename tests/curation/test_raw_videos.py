@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from icve.curation.inputs import find_inputs
-from icve.curation.parts import read_part, write_part
+from icve.curation.part_files import read_part, write_part
+from icve.curation.raw_videos import find_inputs
 from icve.curation.stage import Rejected
 
 

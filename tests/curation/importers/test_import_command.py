@@ -1,6 +1,6 @@
 from argparse import ArgumentParser
 
-from icve.curation.importers.command import add_arguments, run
+from icve.curation.importers.import_command import add_arguments, run
 
 
 def test_command(put, tmp_path, capsys):

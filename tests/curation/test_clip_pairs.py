@@ -5,9 +5,9 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
+from icve.curation.clip_pairs import ClipPairs, cut_clips
 from icve.curation.measure import Measure
 from icve.curation.motion import Motion
-from icve.curation.pairs import ClipPairs, cut_clips
 from icve.curation.probe import Probe
 from icve.curation.quality import Quality
 from icve.curation.segments import Segments

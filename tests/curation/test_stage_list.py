@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icve.curation.pipeline import PipelineError, load_pipeline
+from icve.curation.stage_list import PipelineError, load_pipeline
 
 PIPELINES = sorted((Path(__file__).resolve().parents[2] / "pipelines").glob("*.yaml"))
 

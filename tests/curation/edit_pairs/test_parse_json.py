@@ -1,6 +1,6 @@
 import pytest
 
-from icve.curation.edit_pairs.answers import parse_json
+from icve.curation.edit_pairs.parse_json import parse_json
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from icve.curation.annotate.pictures import data_url, fit
+from icve.curation.annotate.jpegs import data_url, fit
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from icve.curation.importers.named_files import PairFiles
 from icve.curation.importers.open_tables import OpenTable
-from icve.curation.importers.pair_files import PairFiles
 from icve.curation.importers.sets import OPTIONAL_FILES, REQUIRED, PairSet
 from icve.curation.stage import Rejected, Row
 from icve.data.cells import cell_text

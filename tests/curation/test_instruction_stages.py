@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from icve.curation.instructions import DropTrivial, RewriteVerbs, is_trivial, rewordings
+from icve.curation.instruction_stages import DropTrivial, RewriteVerbs, is_trivial, rewordings
 from icve.curation.stage import Rejected, Workspace
 
 WORK = Workspace(None, None, None)

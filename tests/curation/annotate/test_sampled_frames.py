@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from icve.curation.annotate.sampling import clip_moments
+from icve.curation.annotate.sampled_frames import clip_moments
 from icve.data.media.video import VideoError, timestamps
 
 
