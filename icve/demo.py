@@ -298,7 +298,7 @@ def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed:
 
 def evaluate_run(run: Path, manifest: Path, folder: Path, size: DemoSize, seed: int) -> None:
     """Edit the held-out set with a run's last checkpoint; write figures and edited videos into ``folder``."""
-    from icve.editing.models import load_editor
+    from icve.editing.editors import load_editor
     from icve.evaluation.synthetic import evaluate, save_evaluation
 
     editor = load_editor(run)

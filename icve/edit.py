@@ -22,8 +22,8 @@ from icve.runtime.threads import set_up_threads
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.items import Item
     from icve.editing.jobs import Outcome, Settings
+    from icve.editing.pipeline import EditPipeline
     from icve.editing.processes import Processes
-    from icve.pipeline import EditPipeline
 
 EPILOG = """examples:
   icve-edit --input clip.mp4 --instruction "make the red circle blue" --output out
@@ -178,7 +178,7 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
     """The editor, and the folders it was made of."""
     from diffusers.utils import logging
 
-    from icve.editing.models import checked_device, load_editor, resolve_model_folder, shipped_editor
+    from icve.editing.editors import checked_device, load_editor, resolve_model_folder, shipped_editor
     from icve.editing.released import released_editor
 
     def say(line: str) -> None:
@@ -210,9 +210,9 @@ def _edit(
     from rich.console import Console
 
     from icve.editing.batch import edit_items
+    from icve.editing.editors import fingerprint
     from icve.editing.jobs import Outcome, plan
     from icve.editing.jobs import Progress as Seconds
-    from icve.editing.models import fingerprint
     from icve.editing.results import ResultLog, is_done, item_key, result_row
     from icve.runtime.process_pools import counting_bar
 

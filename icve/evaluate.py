@@ -79,7 +79,7 @@ def evaluate_synthetic(
     Raises:
         FileNotFoundError, ValueError: something is not there or does not fit together.
     """
-    from icve.editing.models import resolve_model_folder, shipped_editor
+    from icve.editing.editors import resolve_model_folder, shipped_editor
     from icve.editing.results import ResultLog
     from icve.evaluation.demo_results import held_out_examples
     from icve.evaluation.report import Stage, write_report
@@ -132,7 +132,7 @@ def load_codec(folder: Path) -> Any:
     """The codec of a model folder alone."""
     from diffusers.utils import logging
 
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
     logging.disable_progress_bar()  # of diffusers, for every folder it opens
     return EditPipeline.from_pretrained(folder, transformer=None, text_encoder=None, scheduler=None).codec

@@ -149,7 +149,7 @@ def edit_own(run: Path, manifest: Path, folder: Path, fps: float, seed: int) -> 
     """Edit the clips that were kept back with a run's last checkpoint: ``edits/ID.mp4`` and ``edits.jsonl``."""
     import torch
 
-    from icve.editing.models import load_editor
+    from icve.editing.editors import load_editor
     from icve.evaluation.synthetic import clip_to_tensor, decode_clip, noise_generator, tensor_to_clips
 
     editor = load_editor(run)

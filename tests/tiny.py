@@ -3,10 +3,10 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
-from icve.pipeline import EditPipeline
 
 
 def tiny_editor(heads: int = 1, **defaults) -> EditPipeline:

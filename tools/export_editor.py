@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from icve.editing.models import load_editor
+from icve.editing.editors import load_editor
 
 
 def export(run: Path, output: Path, dtype: torch.dtype, **defaults: float | None) -> int:

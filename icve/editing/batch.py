@@ -19,16 +19,16 @@ import numpy as np
 
 from icve.data.media.video import VideoError
 from icve.editing.decoding import Decoding
+from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Outcome, Progress, Settings
-from icve.editing.models import first_sentence
 from icve.editing.processes import LostProcess
 from icve.editing.writing import Entry, Writing
 
 if TYPE_CHECKING:
     import torch
 
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 _TOKENS_PER_BATCH = 16_384
 _MOST_PER_BATCH = 16

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from icve.data.media.video import VideoError, iterate_frames
+from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Progress
-from icve.editing.models import first_sentence
 from icve.editing.windows import padded
 
 _WINDOWS_AHEAD = 32  # decoded and not yet encoded

@@ -14,7 +14,7 @@ from icve.editing.processes import Processes
 from icve.flow import sampling_sigmas, shift_sigma
 
 if TYPE_CHECKING:
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 
 def seconds_per_batch(

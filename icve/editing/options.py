@@ -13,7 +13,7 @@ from icve.runtime.text_files import not_utf8
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     from icve.editing.jobs import Settings
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 
 def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from icve.editing.models import first_sentence
+from icve.editing.editors import first_sentence
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 Result = TypeVar("Result")
 

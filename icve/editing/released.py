@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icve.editing.models import choose_dtype, fingerprint, transformer_width
+from icve.editing.editors import choose_dtype, fingerprint, transformer_width
 
 if TYPE_CHECKING:
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def released_editor(
         transformer: ICVE weights in any layout that `load_transformer` knows.
         base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.models.base_folders.resolve_base`).
         device: where it will run.
-        precision: of the transformer, see `icve.editing.models.choose_dtype`; "auto" is bfloat16 on an accelerator.
+        precision: of the transformer, see `icve.editing.editors.choose_dtype`; "auto" is bfloat16 on an accelerator.
         processes: that edit together.
         say: called with what was measured to choose the precision, in one line.
 
@@ -46,11 +46,11 @@ def released_editor(
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     from icve.data.buckets import Bucket
+    from icve.editing.pipeline import DEFAULTS, EditPipeline
     from icve.models.base_folders import resolve_base
     from icve.models.hunyuan_video.codec import HunyuanVideoCodec
     from icve.models.hunyuan_video.text import HunyuanTextEncoder
     from icve.models.loading import load_transformer
-    from icve.pipeline import DEFAULTS, EditPipeline
 
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))

@@ -14,9 +14,9 @@ import numpy as np
 
 from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
 from icve.data.media.video_index import VideoInfo, index_packets
+from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Progress, Settings
-from icve.editing.models import first_sentence
 from icve.editing.windows import CrossFade
 
 _WRITES_AHEAD = 64  # windows edited and not yet written

@@ -177,8 +177,8 @@ def evaluate(
     """Edit a held-out set and measure every edit.
 
     Args:
-        editor: an :class:`icve.pipeline.EditPipeline`, a callable (:data:`Editor`), or results made elsewhere: a
-            mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video. An edit without result failed.
+        editor: an :class:`icve.editing.pipeline.EditPipeline`, a callable (:data:`Editor`), or results made elsewhere:
+            a mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video. An edit without result failed.
         manifest: test manifest with masks and distractors; its paths are relative to its root.
         batch_size: edits sampled together (of equal shape). Noise depends on (seed, edit id) only, so the batch size
             and the order of the rows change nothing but rounding.

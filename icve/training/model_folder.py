@@ -11,9 +11,9 @@ from diffusers import ModelMixin
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from icve.editing.pipeline import EditPipeline
 from icve.models.checkpoint_files import write_shards
 from icve.models.lora import save_lora
-from icve.pipeline import EditPipeline
 from icve.training.state_files import AVERAGE, WEIGHTS, StateFiles
 
 SHARD_BYTES = 5_000_000_000

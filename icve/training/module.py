@@ -20,10 +20,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.data.share import data_share
+from icve.editing.pipeline import EditPipeline
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.models.known_texts import pad_texts
 from icve.models.lora import LoRA, add_lora
-from icve.pipeline import EditPipeline
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpointing import Checkpointing
 from icve.training.data_record import DATA_KEY, data_record

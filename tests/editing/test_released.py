@@ -8,11 +8,11 @@ import torch
 
 from icve import edit
 from icve.data.media.video import probe
+from icve.editing.pipeline import NEGATIVE_PROMPT
 from icve.editing.released import diffusers_vae, released_editor
 from icve.models.hunyuan_video.codec_checkpoint import load_vae
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.loading import export_transformer
-from icve.pipeline import NEGATIVE_PROMPT
 from tests.tiny_hunyuan import save_tiny_hunyuan
 
 
@@ -66,7 +66,7 @@ def test_the_defaults_are_the_release_s(weights):
 
 
 def test_the_editor_is_saved_with_its_weights_and_loads(weights, tmp_path):
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
     editor = released_editor(*weights, "cpu")
     editor.save_pretrained(tmp_path / "whole", embed=True)

@@ -7,7 +7,7 @@ import pytest
 
 from icve import edit
 from icve.data.media.video import read_frames, write_video
-from icve.editing.models import load_editor, shipped_editor
+from icve.editing.editors import load_editor, shipped_editor
 from icve.editing.windows import windows
 from icve.evaluation.synthetic import evaluate
 from icve.synthetic.pair_files import synthesize_pairs

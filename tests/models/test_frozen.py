@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
+from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
-from icve.pipeline import EditPipeline
 from tests.tiny import tiny_editor
 from tests.tiny_hunyuan import POOLED_DIM, TEXT_DIM, save_tiny_hunyuan
 from tests.training.conftest import tiny_transformer

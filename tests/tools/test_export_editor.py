@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icve.editing.models import load_editor
+from icve.editing.editors import load_editor
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icve.pipeline import EditPipeline
+from icve.editing.pipeline import EditPipeline
 from icve.training import checkpoint_io, model_folder
 from icve.training.checkpoint_io import CheckpointFolders, CheckpointNotWritten
 from icve.training.checkpoint_paths import saved_checkpoints

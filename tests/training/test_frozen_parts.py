@@ -8,9 +8,9 @@ import yaml
 from safetensors import safe_open
 
 from icve.cli import main
+from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
-from icve.pipeline import EditPipeline
 from icve.training.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints import Checkpoints
 from icve.training.ema import EMA

@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from icve import cli
-from icve.editing.models import load_editor
+from icve.editing.editors import load_editor
 from icve.models.loading import load_transformer
 from icve.models.lora import LORA_FILE, LoRA
 from icve.runtime import precision

@@ -23,7 +23,7 @@ import icve.models.hunyuan_video.text
 import icve.models.hunyuan_video.transformer
 import icve.models.weightless.dct
 import icve.models.weightless.hashed  # noqa: F401
-from icve.editing.inputs import VideoInput, as_video
+from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
 from icve.models.adapters.downloads import local_adapter
 from icve.models.adapters.files import AdapterSource, check_fits, read_adapter

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
     import torch
 
-    from icve.pipeline import EditPipeline
+    from icve.editing.pipeline import EditPipeline
 
 log = logging.getLogger(__name__)
 _SAMPLED = 1 << 20  # bytes at each end of a large file that its fingerprint reads
@@ -80,8 +80,8 @@ def load_editor(
     import torch
     from safetensors import SafetensorError
 
+    from icve.editing.pipeline import EditPipeline
     from icve.models.loading import load_transformer
-    from icve.pipeline import EditPipeline
 
     device = checked_device(device)
     if precision is None:
@@ -123,7 +123,7 @@ def choose_dtype(
 def editor_size(folder: Path) -> tuple[int, int]:
     """Source and target tokens of a window, and width of the transformer, of a model folder; as its files say."""
     from icve.data.buckets import Bucket
-    from icve.pipeline import DEFAULTS
+    from icve.editing.pipeline import DEFAULTS
 
     index = _read_json(folder / "model_index.json")
     clip = DEFAULTS | {name: value for name, value in (index.get("defaults") or {}).items() if value}

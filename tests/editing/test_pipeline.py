@@ -13,10 +13,10 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 
 from icve.data.media.video import write_video
+from icve.editing.pipeline import DEFAULTS, EditPipeline, draw_noise
 from icve.flow import sampling_sigmas
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
-from icve.pipeline import DEFAULTS, EditPipeline, draw_noise
 from tests.tiny import tiny_editor
 
 
