@@ -99,9 +99,9 @@ def _train(arguments: list[str]) -> int:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities import rank_zero_only
 
-    from icve.training.checkpoint_io import CheckpointNotWritten
-    from icve.training.command import TrainingCommand
-    from icve.training.nonfinite import TrainingDiverged
+    from icve.training.callbacks.nonfinite import TrainingDiverged
+    from icve.training.checkpoints.checkpoint_io import CheckpointNotWritten
+    from icve.training.run.command import TrainingCommand
 
     package, handler = logging.getLogger("icve"), logging.StreamHandler()
     package.addHandler(handler)

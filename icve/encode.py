@@ -88,7 +88,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from icve.data.pairs import PairsDataModule
     from icve.runtime.precision import default_device
     from icve.runtime.process_pools import counting_bar
-    from icve.training.parts import configured_parts
+    from icve.training.run.configured_parts import configured_parts
 
     began = time.perf_counter()
     files = [word for file in arguments.config for word in ("-c", file)]

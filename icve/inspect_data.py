@@ -85,7 +85,7 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
     from icve.data.unpaired_clips import UnpairedClipsDataModule
 
     if arguments.config:
-        from icve.training.configuration import parse_configuration
+        from icve.training.run.configuration import parse_configuration
 
         words = [word for path in arguments.config for word in ("-c", path)]
         data = parse_configuration([*words, *overrides]).data

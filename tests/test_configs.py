@@ -12,10 +12,10 @@ import yaml
 from icve.cli import main
 from icve.data.manifest import write_manifest
 from icve.models.loading import load_transformer
-from icve.training import stage_runs
-from icve.training.command import TrainingCommand
-from icve.training.stage_checks import check_batches
-from icve.training.stage_runs import stage_config, stages_of
+from icve.training.run import stage_runs
+from icve.training.run.command import TrainingCommand
+from icve.training.run.stage_checks import check_batches
+from icve.training.run.stage_runs import stage_config, stages_of
 from tests.training import runs
 
 FILES = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
@@ -120,8 +120,8 @@ def test_the_papers_values():
         assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
         assert model["checkpointing"] == {"mode": "full"}
         assert trainer["precision"] == "bf16-mixed"
-        assert trainer["strategy"]["class_path"] == "icve.training.strategies.DeepSpeedUlyssesStrategy"
-        assert "icve.training.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
+        assert trainer["strategy"]["class_path"] == "icve.training.distributed.strategies.DeepSpeedUlyssesStrategy"
+        assert "icve.training.callbacks.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
         assert set(config["variables"]) == {"weights", "manifest"}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from icve.cli import main
 from icve.plan import build_parser
-from icve.training.parts import configured_parts
+from icve.training.run.configured_parts import configured_parts
 from tests.training.conftest import TINY_YAML
 
 

@@ -78,7 +78,7 @@ def step_seconds(size: dict, steps: int, batch: int) -> float:
     import yaml
 
     from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
-    from icve.training.optimizers import MuonAdamW
+    from icve.training.optimization.optimizers import MuonAdamW
 
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))["model"]
     model = HunyuanVideoInContextTransformer3DModel(**config["transformer"]["init_args"])

@@ -18,7 +18,7 @@ import torch
 
 from icve.models.counting import LiveBytes
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
-from icve.training.checkpointing import Checkpointing
+from icve.training.distributed.activation_checkpointing import Checkpointing
 
 MODES = {
     "none": Checkpointing(),

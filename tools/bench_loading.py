@@ -28,7 +28,7 @@ from icve.data.pairs import PairsDataModule
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.training.parts import configured_parts
+from icve.training.run.configured_parts import configured_parts
 
 
 def fill_cache(folder: Path, data: PairsDataModule, encoders: Encoders) -> None:

@@ -6,6 +6,7 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,6 +24,7 @@ import icve.models.hunyuan_video.text
 import icve.models.hunyuan_video.transformer
 import icve.models.weightless.dct
 import icve.models.weightless.hashed  # noqa: F401
+from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
 from icve.models.adapters.downloads import local_adapter
@@ -33,21 +35,8 @@ from icve.models.sequence_parallel import shards_of
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
-# The release's negative prompt lists defects of quality; these are the same kinds in other words.
-NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
-
-# Used where a folder's own `defaults` say nothing: the released model's sampling settings (methods: ICVE, objective).
-DEFAULTS: dict[str, Any] = {
-    "steps": 50,
-    "guidance_scale": 6.0,
-    "guidance_until": 0.0,
-    "shift": 7.0,
-    "negative_prompt": NEGATIVE_PROMPT,
-    "num_frames": 77,
-    "height": 240,
-    "width": 384,
-    "fps": None,
-}
+# Used where a folder's own `defaults` say nothing.
+DEFAULTS: dict[str, Any] = asdict(Sampling())
 
 
 class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from icve.data.buckets import Bucket
+from icve.models.closed_forms import deviation, tokens
 from icve.models.counting import Sample, build_on_meta, count
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.planning.evaluation import Run, Sized
-from icve.planning.formulas import deviation, tokens
 from icve.planning.frozen import frozen_bytes
 from icve.planning.layouts import Model
 from icve.runtime.precision import named
-from icve.training.configuration import parse_configuration
+from icve.training.run.configuration import parse_configuration
 
 SPATIAL, TEMPORAL = 8, 4  # pixels and frames of a latent, of every codec so far
 # "auto" is bf16-mixed on the GPUs that are planned for.

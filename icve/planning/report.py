@@ -54,7 +54,7 @@ class Result:
         """What the layout means for `icve fit`."""
         option, layout = self.shown, self.shown.layout
         kind = "DeepSpeedUlyssesStrategy" if layout.zero else "DDPUlyssesStrategy"
-        strategy = f"--trainer.strategy icve.training.strategies.{kind} "
+        strategy = f"--trainer.strategy icve.training.distributed.strategies.{kind} "
         if layout.zero:
             strategy += f"--trainer.strategy.init_args.stage {layout.zero} "
         return (

@@ -5,9 +5,8 @@ z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noi
 x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.data.share import data_share
 from icve.editing.pipeline import EditPipeline
+from icve.editing.sampling import Sampling
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
 from icve.models.known_texts import pad_texts
 from icve.models.lora import LoRA, add_lora
-from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.checkpointing import Checkpointing
-from icve.training.data_record import DATA_KEY, data_record
-from icve.training.micro_steps import STAGE_KEY, resplit
-from icve.training.model_folder import write_model_folder
-from icve.training.parameter_groups import scale_learning_rates
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.checkpoints.data_record import DATA_KEY, data_record
+from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
+from icve.training.checkpoints.model_folder import write_model_folder
+from icve.training.checkpoints.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
+from icve.training.checkpoints.state_dicts import SHAPES
+from icve.training.checkpoints.state_files import StateFiles
+from icve.training.distributed.activation_checkpointing import Checkpointing
+from icve.training.optimization.parameter_groups import scale_learning_rates
+from icve.training.optimization.schedule import Schedule, learning_rate_factor
 from icve.training.randomness import generator
-from icve.training.sampling import Sampling
-from icve.training.schedule import Schedule, learning_rate_factor
-from icve.training.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
-from icve.training.state_dicts import SHAPES
-from icve.training.validation import HeldOutLoss, held_out_losses
+from icve.training.validation import VALIDATION_SIGMAS, HeldOutLoss
 
 
 class InContextEditingModule(LightningModule):
@@ -134,8 +134,6 @@ class InContextEditingModule(LightningModule):
         self.pretrained = pretrained
 
         self._data: dict[str, Any] = {}  # what it is trained on
-        self.step_skipped = False  # set by SkipNonFinite, read by EMA
-        self.loss_sum = torch.zeros(())  # losses of the current step, over its accumulation micro-steps
         self.samples = 0  # of this micro-batch on this process
         self.batches_done = 0  # per process, over micro-steps, since the stage began
         self._drawing_step, self._next_position = -1, 0
@@ -168,7 +166,6 @@ class InContextEditingModule(LightningModule):
         weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
         loss = flow_loss(prediction, x0, noise, sigma, self.objective, weight).mean()  # |v - (noise - x0)|^2
 
-        self.loss_sum = self.loss_sum + loss.detach()
         self.batches_done += 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         loss = loss * batch.get("weight", 1.0)
@@ -179,7 +176,7 @@ class InContextEditingModule(LightningModule):
         step = self.trainer.global_step
         part, parts = data_share(self.trainer)
         if step != self._drawing_step:
-            self._drawing_step, self._next_position, self.loss_sum = step, 0, torch.zeros((), device=x0.device)
+            self._drawing_step, self._next_position = step, 0
         start = self._next_position + part * len(x0)
         self._next_position += parts * len(x0)
 
@@ -277,7 +274,19 @@ class InContextEditingModule(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss at fixed noise levels of the samples that are `counted` (:class:`icve.data.pairs.PairsDataModule`)."""
-        self.held_out.add(held_out_losses(self, batch), batch.get("counted"))
+        self.held_out.add(self.held_out_losses(batch), batch.get("counted"))
+
+    def held_out_losses(self, batch: dict[str, Any]) -> Tensor:
+        """Losses (levels, B) of a batch's samples; the noise depends on a sample's id only, so that runs compare."""
+        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
+        text, losses = self.condition(batch), []
+        for level in VALIDATION_SIGMAS:
+            draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
+            noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
+            sigma = torch.full((len(x0),), level, device=x0.device)
+            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
+            losses.append(flow_loss(prediction, x0, noise, sigma, self.objective))
+        return torch.stack(losses)
 
     def on_validation_epoch_end(self) -> None:
         for name, figure in self.held_out.figures(self).items():
@@ -295,6 +304,8 @@ class InContextEditingModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
+        if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
+            folders.write_model = self.write_model
         if stage == "fit":  # now: files may change while the run lasts
             self._data = data_record(self.trainer.datamodule, self.stage)
         cache = getattr(self.trainer.datamodule, "latent_cache", None)
@@ -316,6 +327,10 @@ class InContextEditingModule(LightningModule):
             objective=self.objective,
             defaults=asdict(self.sampling),
         )
+
+    def write_model(self, shapes: Mapping[str, Sequence[int]], folder: Path, files: StateFiles) -> None:
+        """Write the editor into a checkpoint's folder, see :func:`write_model_folder`."""
+        write_model_folder(self.pipeline(), shapes, self.adapted, folder, files)
 
     def add_adapter(self, weights: str | Path | None) -> None:
         """Freeze the weights, which were loaded from a path, and add the adapter to train, if there is to be one.
@@ -372,9 +387,6 @@ class InContextEditingModule(LightningModule):
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}
-        checkpoint[CheckpointFolders.MODEL_WRITER] = partial(
-            write_model_folder, self.pipeline(), checkpoint[SHAPES], self.adapted
-        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_shapes(checkpoint, self.transformer)

@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from icve.flow import flow_loss, interpolate
-from icve.training.randomness import generator
-
-if TYPE_CHECKING:
-    from icve.training.module import InContextEditingModule
-
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
-def held_out_losses(module: InContextEditingModule, batch: dict[str, Any]) -> Tensor:
-    """Losses (levels, B) of a batch's samples; the noise depends on a sample's id only, so that runs are comparable."""
-    z_source, x0 = module.encode_video(batch["source"]), module.encode_video(batch["target"])
-    text, losses = module.condition(batch), []
-    for level in VALIDATION_SIGMAS:
-        draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
-        noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
-        sigma = torch.full((len(x0),), level, device=x0.device)
-        prediction, _ = module.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
-        losses.append(flow_loss(prediction, x0, noise, sigma, module.objective))
-    return torch.stack(losses)
 
 
 class HeldOutLoss:
@@ -51,7 +30,7 @@ class HeldOutLoss:
             values = torch.where(torch.tensor(counted, device=values.device), values, 0.0)
         self.sums += values.sum(1)
 
-    def figures(self, module: InContextEditingModule) -> dict[str, Tensor]:
+    def figures(self, module: LightningModule) -> dict[str, Tensor]:
         """val/loss and val/loss_sigma_LEVEL, the same on all processes; nothing if no sample was counted."""
         # Processes that share their samples' tokens count each of them equally often.
         *sums, samples = module.all_gather(self.sums).reshape(-1, len(self.sums)).sum(0)

@@ -76,7 +76,7 @@ def damage_newest(run: Run) -> bool:
 
 
 _DETECTOR = (
-    "--trainer.callbacks+=icve.training.stalls.StallDetector",
+    "--trainer.callbacks+=icve.training.callbacks.stalls.StallDetector",
     "--trainer.callbacks.warn_after=20",
     "--trainer.callbacks.abort_after=25",
 )

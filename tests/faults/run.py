@@ -31,11 +31,11 @@ trainer:
   log_every_n_steps: 10
   check_val_every_n_epoch: null
   callbacks:
-    - class_path: icve.training.ema.EMA
-    - class_path: icve.training.checkpoints.Checkpoints
+    - class_path: icve.training.callbacks.ema.EMA
+    - class_path: icve.training.callbacks.checkpoints.Checkpoints
       init_args: {{every_n_steps: {every}, keep_last: 3, asynchronous: {asynchronous}}}
-    - class_path: icve.training.nonfinite.SkipNonFinite
-    - class_path: icve.training.monitor.TrainingMonitor
+    - class_path: icve.training.callbacks.nonfinite.SkipNonFinite
+    - class_path: icve.training.callbacks.monitor.TrainingMonitor
 model:
   stage: faults
   transformer:

@@ -7,8 +7,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from icve.models import closed_forms as formulas
 from icve.models.counting import LiveBytes, Sample, _inputs, build_on_meta, count, run
-from icve.planning import formulas
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
 TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}

@@ -75,7 +75,7 @@ def test_layouts_divide_heads_gpus_and_batch():
     assert {layout.strategy for layout in layouts(1, 24, 12, 8, ["zero3"])} == {"zero3"}
 
 
-@pytest.mark.parametrize("path", ["torch.optim.AdamW", "icve.training.optimizers.MuonAdamW"])
+@pytest.mark.parametrize("path", ["torch.optim.AdamW", "icve.training.optimization.optimizers.MuonAdamW"])
 def test_state_of_an_optimizer_is_counted(path):
     from icve.planning.configured import _parameters, transformer_arguments
     from tests.training.conftest import tiny_transformer

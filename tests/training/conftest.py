@@ -12,9 +12,9 @@ from icve.data.media.video import write_video
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
-from icve.training.checkpoint_io import CheckpointFolders
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
-from icve.training.optimizers import MuonAdamW
+from icve.training.optimization.optimizers import MuonAdamW
 from tests.training.runs import start
 
 WORDS = ("make the red circle blue", "remove it", "add a green square on the left", "turn it into a watercolour")
@@ -106,7 +106,7 @@ def make_module():
             seed=seed,
             **{
                 "optimizer": partial(MuonAdamW, lr=1e-2),
-                "sampling": Sampling(2, 1.0, 1.0, num_frames=5, height=SIZE, width=SIZE),
+                "sampling": Sampling(2, 1.0, 1.0, negative_prompt="", num_frames=5, height=SIZE, width=SIZE),
                 **options,
             },
         )
@@ -175,11 +175,11 @@ trainer:
   check_val_every_n_epoch: null
   val_check_interval: 4
   callbacks:
-    - class_path: icve.training.ema.EMA
-    - class_path: icve.training.checkpoints.Checkpoints
+    - class_path: icve.training.callbacks.ema.EMA
+    - class_path: icve.training.callbacks.checkpoints.Checkpoints
       init_args: {{every_n_steps: 2, keep_last: 0}}
-    - class_path: icve.training.nonfinite.SkipNonFinite
-    - class_path: icve.training.monitor.TrainingMonitor
+    - class_path: icve.training.callbacks.nonfinite.SkipNonFinite
+    - class_path: icve.training.callbacks.monitor.TrainingMonitor
 model:
   stage: tiny
   seed: ${{seed_everything}}
@@ -201,7 +201,7 @@ model:
     class_path: icve.models.weightless.hashed.HashedTextEncoder
     init_args: {{text_dim: 12, pooled_dim: 10}}
   optimizer:
-    class_path: icve.training.optimizers.MuonAdamW
+    class_path: icve.training.optimization.optimizers.MuonAdamW
     init_args: {{lr: 0.01}}
   warmup_steps: 3
   instruction_dropout: 0.3

@@ -15,11 +15,11 @@ from icve.data.paired_edits import PairedEditsDataModule
 from icve.models.lora import LoRA
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
-from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.checkpointing import Checkpointing
+from icve.training.callbacks.nonfinite import SkipNonFinite
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.distributed.activation_checkpointing import Checkpointing
+from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from icve.training.module import InContextEditingModule
-from icve.training.nonfinite import SkipNonFinite
-from icve.training.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from tests.training.conftest import tiny_transformer
 
 STEPS = 20

@@ -50,7 +50,11 @@ def strategy(kind, processes, size, **options):
     """Options of `icve fit`: so many processes on CPUs, of which `size` share a sample's tokens."""
     options |= {"sequence_parallel_size": size, "process_group_backend": "gloo"}
     chosen = [f"--trainer.strategy.init_args.{name}={value}" for name, value in options.items()]
-    return [f"--trainer.devices={processes}", f"--trainer.strategy=icve.training.strategies.{kind}", *chosen]
+    return [
+        f"--trainer.devices={processes}",
+        f"--trainer.strategy=icve.training.distributed.strategies.{kind}",
+        *chosen,
+    ]
 
 
 def torchrun(module, processes, *arguments, seconds):

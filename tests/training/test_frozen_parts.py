@@ -11,9 +11,9 @@ from icve.cli import main
 from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
-from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints import Checkpoints
-from icve.training.ema import EMA
+from icve.training.callbacks.checkpoints import Checkpoints
+from icve.training.callbacks.ema import EMA
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
 from tests.tiny_hunyuan import POOLED_DIM, TEXT_DIM, save_tiny_hunyuan
 from tests.training.conftest import SIZE, tiny_transformer
@@ -158,7 +158,7 @@ def partition(rank: int, base: dict[str, str], store: str, kind: str) -> None:
         assert all(isinstance(p, DTensor) for p in module.parameters())
         assert not any(isinstance(p, DTensor) for p in frozen)
     else:
-        from icve.training.zero import deepspeed
+        from icve.training.distributed.zero import deepspeed
 
         config = {
             "train_micro_batch_size_per_gpu": 1,

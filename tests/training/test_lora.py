@@ -14,8 +14,8 @@ from icve.models.loading import load_transformer
 from icve.models.lora import LORA_FILE, LoRA
 from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
-from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.checkpoint_paths import read_stage
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.checkpoints.checkpoint_paths import read_stage
 from tests.tiny import tiny_editor
 from tests.training.runs import run_in_turn, steps
 
@@ -37,9 +37,9 @@ def config(tmp_path_factory, repository, weights):
     values = yaml.safe_load((repository / "configs/demo/sft.yaml").read_text())
     values["trainer"] |= {"max_steps": 4, "log_every_n_steps": 1, "val_check_interval": 2, "precision": "32"}
     values["trainer"]["callbacks"] = [
-        {"class_path": "icve.training.ema.EMA", "init_args": {"decay": 0.5}},
-        {"class_path": "icve.training.checkpoints.Checkpoints", "init_args": {"every_n_steps": 2}},
-        {"class_path": "icve.training.monitor.TrainingMonitor"},
+        {"class_path": "icve.training.callbacks.ema.EMA", "init_args": {"decay": 0.5}},
+        {"class_path": "icve.training.callbacks.checkpoints.Checkpoints", "init_args": {"every_n_steps": 2}},
+        {"class_path": "icve.training.callbacks.monitor.TrainingMonitor"},
     ]
     shape = json.loads((weights / "transformer" / "config.json").read_text())
     names = values["model"]["transformer"]["init_args"]
@@ -131,7 +131,7 @@ def test_weights_that_moved_are_named(run, weights, tmp_path):
 
 SHARING = {
     "zero3": ["--trainer.strategy=tests.training.eventful.FetchingStrategy"],
-    "fsdp": ["--trainer.strategy=icve.training.strategies.FSDPUlyssesStrategy"],
+    "fsdp": ["--trainer.strategy=icve.training.distributed.strategies.FSDPUlyssesStrategy"],
 }
 
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from icve.data.paired_edits import PairedEditsDataModule
-from icve.training.checkpoints import Checkpoints
-from icve.training.monitor import TrainingMonitor
+from icve.training.callbacks.checkpoints import Checkpoints
+from icve.training.callbacks.monitor import TrainingMonitor
 from tests.training.runs import fit, steps, strategy
 
 STEPS = 3

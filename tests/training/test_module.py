@@ -6,10 +6,10 @@ import torch
 
 from icve.data.edit_region import region_from_mask
 from icve.flow import flow_loss, interpolate
+from icve.training.checkpoints.starting_weights import check_shapes, trained_shapes
+from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.module import InContextEditingModule
 from icve.training.randomness import generator
-from icve.training.starting_weights import check_shapes, trained_shapes
-from icve.training.state_dicts import SHAPES
 from tests.training.conftest import as_loader, cached_texts, tiny_transformer
 
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from icve.training.checkpoint_paths import read_stage
+from icve.training.checkpoints.checkpoint_paths import read_stage
 from tests.training.runs import finish, fit, start, steps, strategy, until_steps
 from tests.training.test_resharding import assert_same_state
 
@@ -47,7 +47,9 @@ def free_port():
 @pytest.mark.multiprocess
 @pytest.mark.timeout(3 * TIME_LIMIT)
 def test_two_nodes_train_as_one_process_and_go_on_as_fewer(start_node, tiny_yaml, tmp_path):
-    tiny_yaml.write_text(tiny_yaml.read_text().replace("icve.training.optimizers.MuonAdamW", "torch.optim.AdamW"))
+    tiny_yaml.write_text(
+        tiny_yaml.read_text().replace("icve.training.optimization.optimizers.MuonAdamW", "torch.optim.AdamW")
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(tiny_yaml, whole)
     run = [f"--trainer.default_root_dir={parts}"]

@@ -6,10 +6,10 @@ import yaml
 
 from icve.cli import main
 from icve.models.loading import load_transformer
-from icve.training.command import TrainingCommand
+from icve.training.checkpoints.state_files import WEIGHTS, StateFiles
 from icve.training.module import InContextEditingModule
-from icve.training.paths import check_paths
-from icve.training.state_files import WEIGHTS, StateFiles
+from icve.training.run.command import TrainingCommand
+from icve.training.run.paths import check_paths
 from tests.training.conftest import tiny_transformer
 from tests.training.runs import finish
 
@@ -38,7 +38,7 @@ def config(tiny_yaml, weights):
 )
 def test_parts_of_them_are_trained_in_full_precision(config, weights, started, tmp_path, strategy, precision):
     """A learning rate that 16 bits would round away changes the weights of the stage, which the file has in 16 bits."""
-    options = [f"--trainer.strategy=icve.training.strategies.{strategy}", "--trainer.precision", precision]
+    options = [f"--trainer.strategy=icve.training.distributed.strategies.{strategy}", "--trainer.precision", precision]
     options += ["--trainer.strategy.init_args.sequence_parallel_size", 2]
     options += ["--trainer.devices", 2, "--trainer.max_steps", 1, "--model.optimizer=torch.optim.AdamW"]
     options += ["--model.optimizer.init_args.lr", 1e-6, "--model.optimizer.init_args.weight_decay", 0.0]

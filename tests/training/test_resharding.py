@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from icve.training.checkpoint_io import CheckpointFolders
-from icve.training.micro_steps import STAGE_KEY, resplit
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
 from tests.training.runs import fit, steps, strategy
 
 VALIDATED = "--trainer.val_check_interval=2"  # first of all where the run goes on
@@ -37,7 +37,7 @@ def assert_same_state(one, other):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(400)
 def test_four_processes_then_two_then_one_then_two_are_one_run(tiny_yaml, tmp_path):
-    text = tiny_yaml.read_text().replace("icve.training.optimizers.MuonAdamW", "torch.optim.AdamW")
+    text = tiny_yaml.read_text().replace("icve.training.optimization.optimizers.MuonAdamW", "torch.optim.AdamW")
     tiny_yaml.write_text(text)
     in_parts = tmp_path / "parts.yaml"  # checkpoints of which are written while training goes on
     in_parts.write_text(text.replace("keep_last: 0", "keep_last: 0, asynchronous: true"))

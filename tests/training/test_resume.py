@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from icve.training.checkpoints import Checkpoints
-from icve.training.ema import EMA
+from icve.training.callbacks.checkpoints import Checkpoints
+from icve.training.callbacks.ema import EMA
 
 STEPS, STOP = 8, 5
 

@@ -8,12 +8,12 @@ import yaml
 
 from icve.cli import main
 from icve.flow import flow_loss, interpolate
-from icve.training.curriculum_record import Record
 from icve.training.randomness import generator
+from icve.training.run.curriculum_record import Record
 from icve.training.validation import VALIDATION_SIGMAS
+from tests.training.callbacks.test_previews import served_by_tensorboard
 from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
 from tests.training.runs import run_in_turn, strategy
-from tests.training.test_previews import served_by_tensorboard
 
 TIME_LIMIT = 200
 
@@ -78,10 +78,10 @@ def two_stages(tiny_manifest, tmp_path):
     stages = [{"name": "three", "steps": 1}, {"name": "one", "steps": 3, "patience": 1}]
     checkpoints = {"every_n_steps": 1, "keep_last": 0, "monitor": "val/loss"}
     config["trainer"]["callbacks"] = [
-        {"class_path": "icve.training.curriculum.CurriculumCallback", "init_args": {"stages": stages}},
-        {"class_path": "icve.training.ema.EMA"},
-        {"class_path": "icve.training.checkpoints.Checkpoints", "init_args": checkpoints},
-        {"class_path": "icve.training.previews.EditPreviews", "init_args": {"count": 3}},
+        {"class_path": "icve.training.run.curriculum.CurriculumCallback", "init_args": {"stages": stages}},
+        {"class_path": "icve.training.callbacks.ema.EMA"},
+        {"class_path": "icve.training.callbacks.checkpoints.Checkpoints", "init_args": checkpoints},
+        {"class_path": "icve.training.callbacks.previews.EditPreviews", "init_args": {"count": 3}},
     ]
     path = tmp_path / "two_stages.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -24,7 +24,7 @@ def curriculum(config, tmp_path_factory):
         own = yaml.safe_load(config)
         own["model"]["stage"] = "curriculum"
         del own["trainer"]["max_steps"]
-        callback = {"class_path": "icve.training.curriculum.CurriculumCallback", "init_args": {"stages": stages}}
+        callback = {"class_path": "icve.training.run.curriculum.CurriculumCallback", "init_args": {"stages": stages}}
         own["trainer"]["callbacks"].insert(0, callback)
         parts = {name: stage_data(config, name) for name in NAMES} | (data or {})
         own["data"] = {"class_path": "icve.data.curriculum_data.CurriculumDataModule", "init_args": {"stages": parts}}

@@ -5,13 +5,13 @@ import shutil
 import yaml
 
 from icve.cli import main
-from icve.training.curriculum_record import Record
+from icve.training.run.curriculum_record import Record
 from tests.training.runs import steps
 
 NAMES = ("clips", "more_clips", "edits")
 STEPS = {"clips": 4, "more_clips": 6, "edits": 3}
-EMA = "icve.training.ema.EMA"
-ULYSSES = "icve.training.strategies.DDPUlyssesStrategy"
+EMA = "icve.training.callbacks.ema.EMA"
+ULYSSES = "icve.training.distributed.strategies.DDPUlyssesStrategy"
 TIME_LIMIT = 240
 
 

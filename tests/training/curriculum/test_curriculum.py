@@ -12,11 +12,11 @@ from safetensors.torch import load
 
 from icve.cli import main
 from icve.evaluation.curves import read_curves
-from icve.training import stage_runs
-from icve.training.curriculum import CurriculumCallback, Stage, stopped_improving
-from icve.training.curriculum_record import Record
 from icve.training.module import InContextEditingModule
-from icve.training.stage_runs import merged
+from icve.training.run import stage_runs
+from icve.training.run.curriculum import CurriculumCallback, Stage, stopped_improving
+from icve.training.run.curriculum_record import Record
+from icve.training.run.stage_runs import merged
 from tests.training.curriculum.curricula import (
     EMA,
     NAMES,

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from icve.training import stage_runs
-from icve.training.curriculum_record import Record
+from icve.training.run import stage_runs
+from icve.training.run.curriculum_record import Record
 from tests.training.curriculum.curricula import (
     TIME_LIMIT,
     assert_equal_runs,

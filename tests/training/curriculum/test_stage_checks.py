@@ -5,7 +5,7 @@ import os
 import pytest
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from icve.training.stage_checks import count_processes
+from icve.training.run.stage_checks import count_processes
 from tests.training.curriculum.curricula import ULYSSES, fit, stage_data
 
 

@@ -1,0 +1,33 @@
+"""How an editor samples unless told otherwise."""
+
+from dataclasses import dataclass
+
+# The release's negative prompt lists defects of quality; these are the same kinds in other words.
+NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling settings of a model, by default those of the released one (methods: ICVE, objective).
+
+    Written into every model folder, and used by the previews in training.
+
+    Args:
+        steps: Euler steps.
+        guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
+        shift: of the noise levels towards 1.
+        guidance_until: noise level down to which steps are guided; 0 guides every step.
+        negative_prompt: instruction of the negative branch.
+        num_frames, height, width: clip size in pixels the model was trained on.
+        fps: frame rate it was trained on; None keeps the input's.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 6.0
+    shift: float = 7.0
+    guidance_until: float = 0.0
+    negative_prompt: str = NEGATIVE_PROMPT
+    num_frames: int = 77
+    height: int = 240
+    width: int = 384
+    fps: float | None = None

@@ -1,0 +1,145 @@
+"""When checkpoints are written and which are kept."""
+
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from icve.training.checkpoints.checkpoint_paths import BEST, LAST, point_to, remove_folder, saved_checkpoints
+from icve.training.validation import validate_now
+
+
+class Checkpoints(Checkpoint):
+    """Writes RUN/checkpoints/step-NNNNNN every so many steps and at the end; `last` links to the newest.
+
+    RUN is the trainer's `default_root_dir`.
+
+    Args:
+        every_n_steps: optimizer steps between checkpoints.
+        keep_last: how many of the newest stay on disk; 0 keeps all.
+        monitor: a logged validation figure, smaller is better ("val/loss"): the best of the checkpoints that were
+            validated is kept too, and `best` links to it. For this, validate at steps that write a checkpoint. Where
+            a run is resumed at such a step it is validated there first: a kill may have come in between.
+        asynchronous: write while training goes on, from a copy of the training state in main memory: every process
+            needs room there for its part of it. A checkpoint that could not be written ends the run at the next one.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        keep_last: int = 2,
+        monitor: str | None = None,
+        asynchronous: bool = False,
+    ) -> None:
+        if every_n_steps < 1 or keep_last < 0:
+            raise ValueError("Checkpoints needs every_n_steps >= 1 and keep_last >= 0.")
+        self.every_n_steps = every_n_steps
+        self.keep_last = keep_last
+        self.monitor = monitor
+        self.asynchronous = asynchronous
+        self.newest: Path | None = None
+        self.best: str | None = None  # name of the folder, and its figure
+        self.best_score = math.inf
+        self._saved_step = -1
+        self._skipped_step: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        if stage == "fit" and trainer.is_global_zero:
+            # Left behind by a killed run.
+            for stale in self.folder.glob(".*.tmp"):
+                stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_step = trainer.global_step
+        resumed = self._path(trainer.global_step)
+        # As the first process sees it, for all to decide alike.
+        self.newest = trainer.strategy.broadcast(resumed if resumed.is_dir() else None)
+        if self.monitor is not None:
+            self._return_to_best(trainer)
+        # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
+        done = pl_module.batches_done
+        if done and done % (trainer.val_check_batch or math.inf) == 0:
+            validate_now(trainer)
+
+    def _return_to_best(self, trainer: Trainer) -> None:
+        """Let `best` be what it was at the step the run goes on from: a later one is damaged, or will be replaced."""
+        if not trainer.strategy.broadcast(self.best is not None and (self.folder / self.best).is_dir()):
+            self.best, self.best_score = None, math.inf
+        if trainer.is_global_zero:
+            if self.best is None:
+                (self.folder / BEST).unlink(missing_ok=True)
+            else:
+                point_to(self.folder / self.best, BEST)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
+        # the stage can be continued with more steps.
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 and step != self._skipped_step  # none while training diverges
+        if step != self._saved_step and (due or step == trainer.max_steps):
+            self.save(trainer)
+
+    def on_step_skipped(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._skipped_step = trainer.global_step + 1
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+        trainer.strategy.checkpoint_io.finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self.asynchronous:
+            trainer.strategy.checkpoint_io.run_failed()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        figures = trainer.callback_metrics
+        # The first process's, for all to decide alike.
+        score = trainer.strategy.broadcast(float(figures[self.monitor]) if self.monitor in figures else None)
+        if score is None:
+            known = ", ".join(sorted(figures))
+            raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
+        if self._saved_step == trainer.global_step and self.newest is not None and score < self.best_score:
+            trainer.strategy.checkpoint_io.finish()
+            self.best, self.best_score = self.newest.name, score
+            if trainer.is_global_zero:
+                point_to(self.newest, BEST)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
+        trainer.strategy.checkpoint_io.finish()  # all learn whether the last one was written
+        path = self._path(trainer.global_step)
+        self._saved_step = trainer.global_step
+        self.newest = path
+        written = partial(self._written, path)
+        trainer.save_checkpoint(path, weights_only=False, storage_options=written if self.asynchronous else None)
+        if trainer.is_global_zero and not self.asynchronous:
+            written()
+        trainer.strategy.barrier("checkpoint")
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
+
+    def _written(self, path: Path) -> None:
+        point_to(path)
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.keep_last == 0:
+            return
+        needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
+        for old in saved_checkpoints(self.folder)[: -self.keep_last]:
+            if old.resolve() not in needed:
+                remove_folder(old)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_score = state_dict.get("best"), state_dict["best_score"]

@@ -1,0 +1,1 @@
+"""Checkpoints as folders: what is in them, writing, reading, starting from them."""

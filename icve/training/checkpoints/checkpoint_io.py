@@ -1,0 +1,265 @@
+"""Checkpoints are folders: all that a run needs to go on, beside a complete model folder with the EMA weights.
+
+`state/` has the tensors, by the process that held them (:mod:`state_files`); `trainer.ckpt` the rest;
+`contents.json` size and checksum of every file. A folder appears under its name only when every byte of it is on disk,
+so that a half-written one is never taken for a checkpoint. Nothing is unpickled: `trainer.ckpt` is read with
+`weights_only=True`, weights are safetensors.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors import SafetensorError
+
+from icve.runtime.atomic import flush
+from icve.runtime.together import together
+from icve.training.checkpoints.background import Background, announce, collect, hand_over, wait_for_all
+from icve.training.checkpoints.checkpoint_paths import TRAINER_FILE, remove_folder, undamaged
+from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
+from icve.training.checkpoints.state_files import FOLDER as STATE
+from icve.training.checkpoints.state_files import (
+    Slice,
+    StateFiles,
+    damage,
+    describe,
+    snapshot,
+    write_contents,
+    write_slices,
+)
+
+
+class CheckpointNotWritten(RuntimeError):
+    """A checkpoint could not be written; nothing half-written is left."""
+
+
+ModelWriter = Callable[[Mapping[str, Sequence[int]], Path, StateFiles], None]
+
+
+class CheckpointFolders(CheckpointIO):
+    """Lightning plugin that writes and reads checkpoint folders.
+
+    Args:
+        write_model: writes the editor beside the training state, given the shapes of the trained parameters by name,
+            the folder, and the folder's training state. `InContextEditingModule.setup` gives its own.
+    """
+
+    def __init__(self, write_model: ModelWriter | None = None) -> None:
+        self.write_model = write_model
+        self.fall_back = False  # from a damaged checkpoint to the one before it
+        self._background = Background()
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Callable[[], None] | None = None
+    ) -> None:
+        """Write `path` (a folder) completely or not at all, from one process that holds everything.
+
+        Args:
+            checkpoint: Lightning's.
+            path: the folder.
+            storage_options: given, the folder is written while the caller goes on, and this is called when it is
+                there. What is written is as it was when the call came.
+
+        Raises:
+            CheckpointNotWritten: the disk is full, or something else stood in the way (of this checkpoint, or of the
+                last one that was written in the background).
+        """
+        self._background.finish()
+        contents, path = _copy(checkpoint), Path(path)
+        slices: Iterable[Slice] = take_slices(contents)
+
+        def write() -> None:
+            temporary = _hidden(path)
+            with _cleared(temporary):
+                _make_anew(temporary)
+                write_slices(temporary / STATE, 0, 1, slices)
+                self._complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
+
+        with _said(path):
+            if storage_options is None:
+                write()
+            else:
+                slices, contents = snapshot(slices), _copy(contents, tensors=True)
+                self._background.start(_said(path)(lambda: (write(), storage_options())))
+
+    def save_shared(
+        self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
+    ) -> None:
+        """Write `path` (a folder) completely or not at all, each process its own slices; to be called by all.
+
+        Args:
+            checkpoint: what is not shared.
+            path: the folder.
+            slices: of this process.
+            done: as `storage_options` of `save_checkpoint`; the first process calls it.
+
+        Raises:
+            CheckpointNotWritten: a process could not write this checkpoint, or the last one that was written in the
+                background; raised by all.
+        """
+        self.finish()
+        rank, world = dist.get_rank(), dist.get_world_size()
+        temporary, contents = _hidden(path), _copy(checkpoint)
+
+        def prepare() -> None:
+            nonlocal slices
+            if done is not None:
+                slices = snapshot(slices)
+            if rank == 0:
+                _make_anew(temporary)
+                announce(temporary, world)
+
+        def write_own() -> dict[str, list[int]]:
+            write_slices(temporary / STATE, rank, world, slices)
+            return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
+
+        def complete() -> None:
+            written = {name: entry for part in collect(temporary, world) for name, entry in part.items()}
+            if missing := [name for name in written if not (temporary / name).is_file()]:
+                raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
+            self._complete(contents, temporary, path, written)
+
+        def write() -> None:
+            if rank:
+                hand_over(temporary, rank, write_own)
+                return
+            with _cleared(temporary):
+                try:
+                    hand_over(temporary, rank, write_own)
+                finally:  # what others write while it is cleared would stay
+                    wait_for_all(temporary, world, self._background.run_failed)
+                complete()
+
+        with _said(path):
+            with _cleared(temporary, rank == 0):
+                together(prepare)
+            if done is None:
+                together(write)
+            else:
+                self._background.start(_said(path)(lambda: (write(), done() if rank == 0 else None)))
+
+    def finish(self) -> None:
+        """Wait until what is written in the background is there; to be called by all processes.
+
+        Raises:
+            CheckpointNotWritten: it could not be written; raised by all.
+        """
+
+        def failure() -> str | None:
+            try:
+                self._background.finish()
+            except CheckpointNotWritten as error:
+                return str(error)
+            return None
+
+        if failures := [text for text in together(failure) if text]:
+            raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
+
+    def run_failed(self) -> None:
+        """What is being written is waited for a minute at most, not an hour: a process of the run may be gone."""
+        self._background.run_failed.set()
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Everything in the folder, as one process holds it.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: it is damaged.
+        """
+        checkpoint, files = self.load_parts(Path(path))
+        put_back(checkpoint, files)
+        return checkpoint
+
+    def load_shared(self, path: Path) -> tuple[dict[str, Any], StateFiles]:
+        """`load_parts` on all processes, which share the work of looking for damage."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+
+        def look(folder: Path) -> str | None:
+            problems = together(lambda: damage(folder, rank, world))
+            return next(filter(None, problems), None)
+
+        return self.load_parts(path, look)
+
+    def load_parts(self, path: Path, look: Callable[[Path], str | None] = damage) -> tuple[dict[str, Any], StateFiles]:
+        """What is not shared among processes, and the files with the rest.
+
+        Args:
+            look: says what is wrong with a folder.
+
+        Raises:
+            FileNotFoundError, ValueError: as `load_checkpoint`.
+        """
+        if not (path / TRAINER_FILE).is_file():
+            raise FileNotFoundError(f"{path} is no training checkpoint: it has no {TRAINER_FILE}.")
+        path = undamaged(path, self.fall_back, look)
+        return torch.load(path / TRAINER_FILE, map_location="cpu", weights_only=True), StateFiles(path / STATE)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a folder, if it is there."""
+        remove_folder(Path(path))
+
+    def _complete(self, contents: dict[str, Any], temporary: Path, path: Path, described: dict[str, list[int]]) -> None:
+        """Write all but the slices, and give the folder its name."""
+        torch.save(contents, temporary / TRAINER_FILE)
+        if self.write_model is not None:
+            self.write_model(contents.get(SHAPES, {}), temporary, StateFiles(temporary / STATE))
+        files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
+        others = [file for file in files if file.relative_to(temporary).as_posix() not in described]
+        write_contents(temporary, described | describe(temporary, others))
+        for entry in (*others, *(entry for entry in temporary.rglob("*") if entry.is_dir()), temporary):
+            flush(entry)
+        remove_folder(path)
+        os.rename(temporary, path)
+        flush(path.parent)
+
+
+def _hidden(path: Path) -> Path:
+    """Where a folder is written before it gets its name: the same for all processes."""
+    return path.parent / f".{path.name}.tmp"
+
+
+def _make_anew(folder: Path) -> None:
+    """An empty folder, whatever an earlier attempt left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+@contextmanager
+def _cleared(folder: Path, mine: bool = True) -> Iterator[None]:
+    """Of what fails nothing is left there, if that is for this process to see to."""
+    try:
+        yield
+    except BaseException:
+        if mine:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Errors of writing a checkpoint become a sentence for the user."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # What torch.save says of a full disk is about zip files; the operating system's words come first.
+        raise CheckpointNotWritten(
+            f"The checkpoint {path} could not be written ({error}); earlier ones are as they were: make room, then "
+            "resume the run."
+        ) from error
+
+
+def _copy(tree: Any, tensors: bool = False) -> Any:
+    """The same dicts and lists anew, with the same leaves in them, or with copies of the tensors."""
+    if isinstance(tree, dict):
+        return {key: _copy(value, tensors) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_copy(value, tensors) for value in tree]
+    return tree.clone() if tensors and isinstance(tree, torch.Tensor) else tree

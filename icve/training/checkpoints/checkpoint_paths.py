@@ -1,0 +1,141 @@
+"""Which folders are checkpoints: their names, the links to them, and which one a path means.
+
+RUN/checkpoints/step-NNNNNN are the checkpoints of a run; `last` and `best` there are links to two of them.
+"""
+
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from icve.training.checkpoints.data_record import DATA_KEY
+from icve.training.checkpoints.micro_steps import STAGE_KEY
+from icve.training.checkpoints.state_files import damage
+
+log = logging.getLogger(__name__)
+
+TRAINER_FILE = "trainer.ckpt"
+LAST, BEST = "last", "best"
+FOLDER_NAME = re.compile(r"step-\d+")
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """The complete `step-*` checkpoints of a folder, oldest step first."""
+    if not folder.is_dir():
+        return []
+    found = [entry for entry in folder.iterdir() if FOLDER_NAME.fullmatch(entry.name) and entry.is_dir()]
+    return sorted(found, key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-")) if FOLDER_NAME.fullmatch(folder.name) else 0
+
+
+def point_to(checkpoint: Path, name: str = LAST) -> None:
+    """Make `name` beside a checkpoint a link to it, replacing the previous link in one step."""
+    temporary = checkpoint.parent / f".{name}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(checkpoint.name)
+    os.replace(temporary, checkpoint.parent / name)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; it loses its name first, so that an interrupted removal leaves no broken checkpoint."""
+    if path.exists():
+        doomed = path.parent / f".{path.name}.{os.getpid()}.removed.tmp"
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
+def resolve_checkpoint(path: str | Path) -> Path:
+    """What a user names as a checkpoint, as the folder or file that holds it.
+
+    Args:
+        path: a run folder (its newest checkpoint is taken), its `checkpoints` folder, `checkpoints/last`, another link
+            to a checkpoint (`checkpoints/best`), a checkpoint folder, a model folder, or a weights file. Where the
+            newest is meant, one that is damaged, as far as a glance shows, is passed over for the one before it.
+
+    Raises:
+        FileNotFoundError: if there is nothing of that kind.
+        ValueError: the checkpoint is damaged, and no other would do.
+    """
+    found = _locate(Path(path).expanduser())
+    if not FOLDER_NAME.fullmatch(found.name):
+        return found
+    return undamaged(found, not names_itself(path), partial(damage, of=0))
+
+
+def names_itself(path: str | Path) -> bool:
+    """Whether a certain checkpoint is named, by its folder or a link such as `best`, and not the newest of a run."""
+    path = Path(path).expanduser()
+    return path.name != LAST and FOLDER_NAME.fullmatch(path.resolve().name) is not None
+
+
+def _locate(path: Path) -> Path:
+    damaged = path.is_dir() and FOLDER_NAME.fullmatch(path.resolve().name)
+    if path.is_file() or (path / TRAINER_FILE).is_file() or damaged:
+        return path.resolve()
+    for folder in (path / "checkpoints", path, path.parent if path.name == LAST else path):
+        if (folder / LAST / TRAINER_FILE).is_file():
+            return (folder / LAST).resolve()
+        # The link is missing or dangling only if the run was killed in between: the newest folder is what it meant.
+        if complete := saved_checkpoints(folder):
+            return complete[-1].resolve()
+    if path.is_dir() and any((path / name).is_file() for name in ("config.json", "model_index.json")):
+        return path.resolve()
+    problem = "holds no checkpoint" if path.exists() else "does not exist"
+    raise FileNotFoundError(
+        f"The checkpoint {path} {problem}; name a run folder, a checkpoint folder (RUN/checkpoints/last), a model "
+        "folder or a safetensors file."
+    )
+
+
+def read_stage(path: Path) -> dict[str, Any] | None:
+    """{stage, step, batches, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
+    file = path / TRAINER_FILE
+    if not file.is_file():
+        return None
+    contents = _contents(file)
+    if STAGE_KEY not in contents:
+        raise ValueError(f"{file} was not written by this project: it does not name its training stage.")
+    return contents[STAGE_KEY]
+
+
+def read_data_record(path: Path) -> dict[str, Any]:
+    """What a checkpoint folder says of the data it was trained on, see `data_record`; {} for nothing."""
+    return _contents(path / TRAINER_FILE).get(DATA_KEY, {})
+
+
+def _contents(file: Path) -> dict[str, Any]:
+    # Memory-mapped: the tensors are not read.
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
+def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = damage) -> Path:
+    """A checkpoint folder, or the newest before it that is as it was written.
+
+    Args:
+        path: the folder.
+        fall_back: take an earlier one where it is damaged.
+        look: says what is wrong with a folder, None if nothing.
+
+    Raises:
+        ValueError: none is as it was written.
+    """
+    older = [folder for folder in saved_checkpoints(path.parent) if _step(folder) < _step(path)] if fall_back else []
+    problems = []
+    for folder in (path, *reversed(older)):
+        problem = look(folder)
+        if problem is None:
+            if problems:
+                rank_zero_only(log.warning)("%s; the run goes on from %s.", problems[0], folder)
+            return folder
+        problems.append(problem)
+    raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; resume from an earlier one.")

@@ -1,0 +1,1 @@
+"""Training on many processes: strategies, shared weights, sequence parallelism, activation checkpointing."""

@@ -1,0 +1,168 @@
+"""What each mode keeps and computes again, and that neither outputs nor gradients notice."""
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from icve.models.counting import LiveBytes
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.lora import LoRA, add_lora
+from icve.models.sequence_parallel import sequence_parallel
+from icve.training.distributed.activation_checkpointing import KEPT, Checkpointing
+from tests.models import test_sequence_parallel as parallel
+from tests.models.conftest import TINY, batch, randomised
+
+NONE = Checkpointing()
+MODES = {
+    "full": Checkpointing("full"),
+    "every second": Checkpointing("full", every=2),
+    "selective": Checkpointing("selective"),
+    "every second, selective": Checkpointing("selective", every=2),
+}
+BLOCKS = 4
+
+
+def tiny():
+    return randomised(HunyuanVideoInContextTransformer3DModel(**TINY | {"num_layers": 2, "num_single_layers": 2}))
+
+
+def gradients(model, inputs):
+    """Output and gradients of a training pass; random draws, if there are any, are the same in every call."""
+    model.zero_grad()
+    torch.manual_seed(0)
+    output = model(**inputs)
+    output.float().square().mean().backward()
+    return [output.detach()] + [p.grad.clone() for p in model.parameters() if p.requires_grad]
+
+
+class Operations(TorchDispatchMode):
+    """How often each operation that is kept was computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.counts[function] += function in KEPT
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast", "adapter"])
+def test_outputs_and_gradients_are_the_same_bit_for_bit(mode, precision):
+    model, inputs = tiny().train(), batch()
+    if precision == "adapter":
+        pytest.importorskip("peft")
+        add_lora(model, LoRA(rank=2, dropout=0.5, weights_dtype="float32"))
+    if precision == "bfloat16":
+        model.bfloat16()
+        inputs = {k: v.bfloat16() if v.is_floating_point() and k != "timestep" else v for k, v in inputs.items()}
+    passes = []
+    for chosen in (NONE, MODES[mode]):
+        chosen.apply(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            passes.append([gradients(model, inputs) for _ in range(2)])  # the second finds weights that were cast
+    for plain, checkpointed in zip(*passes, strict=True):
+        for expected, found in zip(plain, checkpointed, strict=True):
+            assert torch.equal(expected, found)
+
+
+def live_bytes(model, inputs):
+    """Counts what is computed, without parameters and inputs."""
+    return LiveBytes({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *inputs.values())})
+
+
+def kept_bytes(checkpointing):
+    """Bytes that wait for the backward pass; and those left after it."""
+    model, inputs = tiny(), batch()
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    checkpointing.apply(model)
+    # Not with saved_tensors_hooks, which a checkpointed block hides its own from.
+    with live_bytes(model, inputs) as memory:
+        loss = model(**inputs).sum()
+        kept = memory.live
+        loss.backward()
+        del loss
+    return kept, memory.live
+
+
+def test_each_mode_keeps_less_than_the_one_above_it():
+    kept = {name: kept_bytes(mode)[0] for name, mode in {"none": NONE, **MODES}.items()}
+    assert kept["full"] < kept["selective"] < kept["every second, selective"] < kept["none"]
+    assert kept["full"] < kept["every second"] < kept["every second, selective"]
+    samples, tokens, heads, width = 2, 12 + 12 + 7, TINY["num_attention_heads"], TINY["attention_head_dim"]
+    # A result of attention, and the logarithm of its sum for each head.
+    attention = samples * tokens * heads * (width + 1) * torch.float32.itemsize
+    assert kept["selective"] - kept["full"] == BLOCKS * attention
+    assert kept["every second, selective"] - kept["every second"] == BLOCKS // 2 * attention
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_is_kept_after_the_backward_pass(mode):
+    assert kept_bytes(MODES[mode])[1] <= kept_bytes(NONE)[1]
+
+
+@pytest.mark.parametrize(("mode", "times"), [(NONE, 1), (Checkpointing("full"), 2), (Checkpointing("selective"), 1)])
+def test_selective_attends_once(mode, times):
+    model, inputs = tiny(), batch()
+    mode.apply(model)
+    with Operations() as operations:
+        gradients(model, inputs)
+    refiner = TINY["num_refiner_layers"]  # never checkpointed: its tokens are few
+    assert operations.counts.total() == BLOCKS * times + refiner
+
+
+def test_without_gradients_nothing_is_kept():
+    model, inputs = tiny(), batch()
+    Checkpointing("selective").apply(model)
+    with torch.no_grad(), live_bytes(model, inputs) as memory:
+        output = model(**inputs)
+    assert memory.live == output.nbytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_compiled_blocks_give_the_same(mode):
+    model, inputs = tiny(), batch()
+    expected = gradients(model, inputs)
+    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+        block.compile(backend="aot_eager")
+    MODES[mode].apply(model)
+    for a, b in zip(expected, gradients(model, inputs), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def share_tokens(rank: int, size: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    transformer, inputs = parallel.model(), parallel.inputs()
+    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    with sequence_parallel(dist.group.WORLD):
+        output, plain = parallel.loss_and_gradients(transformer, inputs)
+        # Three exchanges forward, three back, and three where they are not kept; around the blocks one and one.
+        for name, exchanges in {"full": 9, "selective": 6, "every second": 7.5}.items():
+            MODES[name].apply(transformer)
+            with Operations() as operations:
+                found, gradients = parallel.loss_and_gradients(transformer, inputs)
+            exchanged = operations.counts[torch.ops._c10d_functional.all_to_all_single.default]
+            assert exchanged == exchanges * blocks + 2, name
+            assert torch.equal(found, output), name
+            for a, b in zip(plain, gradients, strict=True):
+                assert torch.equal(a, b), name
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_processes_that_share_tokens_exchange_once(tmp_path):
+    """That sharing tokens gives what one process does, tests/models/test_sequence_parallel.py shows without a mode."""
+    torch.multiprocessing.spawn(share_tokens, args=(2, str(tmp_path / "store")), nprocs=2)
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(("some",), "none, full or selective"), (("full", 0), "at least 1")])
+def test_a_wrong_value_is_told(arguments, told):
+    with pytest.raises(ValueError, match=told):
+        Checkpointing(*arguments)

@@ -1,0 +1,75 @@
+"""Training in several processes equals training in one."""
+
+import pytest
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+
+from icve.training.distributed.strategies import DDPUlyssesStrategy, FSDPUlyssesStrategy
+from tests.training.conftest import tiny_transformer
+from tests.training.runs import fit, steps, strategy
+
+DDP = "DDPUlyssesStrategy"
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(400)
+def test_two_processes_that_share_tokens_train_as_one(tiny_yaml, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    alone = fit(tiny_yaml, whole)
+    # Stopped in the middle and resumed, as a job that is killed; then each has samples of its own.
+    told = fit(tiny_yaml, parts, *strategy(DDP, 2, 2), "--trainer.max_steps=2")
+    assert told.count("rows used") == alone.count("rows used") > 0
+    fit(tiny_yaml, parts, *strategy(DDP, 2, 1), f"--ckpt_path={parts}")
+    one, two = steps(whole), steps(parts)
+    assert [line["ids"] for line in one] == [line["ids"] for line in two]
+    for a, b in zip(one, two, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_what_does_not_fit_is_said_at_once(tiny_yaml, tmp_path):
+    told = fit(tiny_yaml, tmp_path / "run", *strategy(DDP, 3, 2), status=2)
+    assert "3 processes cannot be grouped by 2" in told
+    told = fit(tiny_yaml, tmp_path / "run", *strategy(DDP, 3, 3), status=2)
+    assert "2 attention heads cannot be shared by 3 processes" in told
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("FSDPUlyssesStrategy", [], "MuonAdamW updates whole matrices, and FSDPUlyssesStrategy gives every process"),
+        ("DeepSpeedUlyssesStrategy", ["--model.optimizer=torch.optim.Adagrad"], "DeepSpeed replaces Adagrad by one"),
+        (
+            DDP,
+            ["--model.lora.dropout=0.1", "--model.pretrained=WEIGHTS"],
+            "drop out different parts of its text: set model.lora.dropout to 0",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_said_at_once(tiny_yaml, tmp_path, kind, options, message):
+    tiny_transformer().save_pretrained(tmp_path / "weights")
+    options = [option.replace("WEIGHTS", str(tmp_path / "weights")) for option in options]
+    told = fit(tiny_yaml, tmp_path / "run", *strategy(kind, 2, 2), *options, status=2)
+    assert message in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("what", "place"), [(TrainerFn.FITTING, "cpu"), (TrainerFn.VALIDATING, "meta")])
+def test_fsdp_places_a_model_that_it_does_not_shard(make_module, make_trainer, what, place):
+    module, trainer = make_module(), make_trainer(1)
+    sharding = FSDPUlyssesStrategy(parallel_devices=[torch.device("meta")])
+    trainer.state.fn, module.trainer = what, trainer
+    sharding.connect(module)
+    sharding.model_to_device()
+    assert {parameter.device.type for parameter in module.parameters()} == {place}
+
+
+def test_the_size_must_be_positive():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        DDPUlyssesStrategy(sequence_parallel_size=0)
