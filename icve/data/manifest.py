@@ -29,7 +29,7 @@ from icve.data.rows import (
     check_paths,
     content_id,
     id_of_rejected,
-    path_inside,
+    path_checker,
     row_checker,
 )
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
@@ -133,12 +133,12 @@ def read_manifest(
     rows, rejected = [], []
     check = row_checker(names, path, own)
     for number, record in enumerate(records, 1):
-        given = dict(record) if isinstance(record, dict) else {}
         try:
             if isinstance(record, Malformed):
                 raise ManifestError(_sentence(record, number, path))
             rows.append(check(record, number))
         except ManifestError as error:
+            given = record if isinstance(record, dict) else {}
             rejected.append(RejectedRow(number, id_of_rejected(record), str(error), given))
     if rejected and not partial:
         if not rows:
@@ -216,7 +216,7 @@ def resolve_path(root: str | os.PathLike, path: str) -> Path:
     Raises:
         ManifestError: it leaves the root, also through a link.
     """
-    relative = path_inside(path, Path(root), "path")
+    relative = path_checker(Path(root))(path, "path")
     try:
         folder = Path(root).resolve()
         file = (folder / relative).resolve()
