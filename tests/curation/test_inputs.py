@@ -28,6 +28,7 @@ def test_a_file_of_any_suffix_is_an_input(tmp_path):
 
 def test_a_folder_without_videos_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "_part.parquet").mkdir()
     with pytest.raises(ValueError, match=r"no video in .*not a video: 1 \(notes.txt\)"):
         find_inputs(tmp_path)
 
