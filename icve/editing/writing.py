@@ -57,9 +57,8 @@ class Entry:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file."""
-        for writer in self._writers:
-            writer.__exit__(RuntimeError, None, None)
-        self._writers = []
+        while self._writers:
+            self._writers.pop().__exit__(RuntimeError, None, None)
 
     def _open(self) -> None:
         clip, index = self.outcome.clip, index_packets(self.outcome.clip.path)
@@ -105,11 +104,11 @@ class Entry:
             raise RuntimeError("More frames came out than went in.")
 
     def _close(self) -> None:
-        writers, self._writers = self._writers, []
+        result = self._writers[0]
         # The side-by-side copy first: where the result is in place, everything is.
-        for writer in reversed(writers):
-            writer.__exit__(None, None, None)
-        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *writers[0].notes]) or None
+        while self._writers:
+            self._writers.pop().__exit__(None, None, None)
+        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *result.notes]) or None
 
 
 def _differences(info: VideoInfo) -> Iterator[str]:
