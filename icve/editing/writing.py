@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 import time
@@ -77,14 +78,12 @@ class Entry:
             self._times, time_base, origin = pts - first, index.time_base, float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
-        for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a run that was killed
-            if not _alive(stale):
-                stale.unlink(missing_ok=True)
         paths = [(self.path, aspect)]
         if self.settings.side_by_side:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
             self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
+            _remove_stale(path)
             writer = VideoWriter(
                 path, rate, time_base, self.settings.crf, "veryfast", sample_aspect, clip.path, (origin, end)
             )
@@ -122,6 +121,13 @@ def _differences(info: VideoInfo) -> Iterator[str]:
 def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for chunk in chunks:
         yield from chunk
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files that killed runs left of a file."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _alive(stale):
+            stale.unlink(missing_ok=True)
 
 
 def _alive(temporary: Path) -> bool:

@@ -35,3 +35,17 @@ def test_where_one_file_cannot_be_put_into_place_the_other_leaves_nothing(begin,
     entry.write(window(entry))
     assert entry.outcome.error == f"{entry.path} cannot be written: Is a directory."
     assert files(tmp_path / "out") == ["side_by_side", "side_by_side/a.mp4"]
+
+
+def test_what_killed_runs_left_is_removed_in_both_folders(begin, tmp_path):
+    folders = [tmp_path / "out", tmp_path / "out" / "side_by_side"]
+    folders[1].mkdir(parents=True)
+    for folder in folders:
+        for name in (f".a.mp4.{2**30}.tmp", f".a.mp4.sound.{2**30}.tmp", ".a.mp4.1.tmp", f".b.mp4.{2**30}.tmp"):
+            (folder / name).write_text("")
+    entry = begin()
+    entry.write(window(entry))
+    assert entry.outcome.error is None
+    for folder in folders:
+        left = {path.name for path in folder.iterdir() if path.is_file()}
+        assert left == {"a.mp4", ".a.mp4.1.tmp", f".b.mp4.{2**30}.tmp"}  # a living process's, another file's
