@@ -24,10 +24,11 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.format import Flags
 
 from icve.data.channels import LAYOUTS, channel_mix, is_custom
-from icve.data.video_stream import open_media
+from icve.data.media_paths import media_path
+from icve.data.timeline import JUMP
+from icve.data.video_stream import clock_may_jump, open_media
 
 # What MP4 holds and browsers play; other sound is encoded anew.
 _COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
@@ -37,9 +38,7 @@ _PREROLL = 0.25  # seconds decoded before the range: what some decoders need unt
 # packet that does not decode, any difference is.
 _JITTER, _EXACT = 0.03, 0.002
 _MISSING = 0.1  # seconds without a packet, after which a track is not copied: many players play on without a pause
-# Seconds: times that go back further begin anew, as in joined files; those of formats whose clock may jump (transport
-# streams) also where they go on further, as pictures' times do there.
-_RESTART, _JUMP = 1.0, 10.0
+_RESTART = 1.0  # seconds: times that go back further begin anew, as in joined files
 _LONGEST_GAP = 3600.0  # seconds
 
 
@@ -63,7 +62,7 @@ def start(source: str, begin: float, end: float | None, target: str, decode: boo
         decode: False copies what can be copied without a look, and leaves out the rest.
         seconds: after which the process ends itself, in case the one that began it is gone.
     """
-    arguments = json.dumps([os.path.abspath(source), begin, end, os.path.abspath(target), decode])
+    arguments = json.dumps([media_path(source), begin, end, media_path(target), decode])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "icve.data.sound", arguments, str(max(1, round(seconds)))],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -101,7 +100,7 @@ class _Job:
             open_media(self.source) as file,
             av.open(self.target, "w", format="mp4") as self.out,
         ):
-            self.jumps = bool(file.format.flags & Flags.ts_discont.value)
+            self.jumps = clock_may_jump(file)
             sounds = file.streams.audio
             names = {
                 sound.index: f"sound track {n}" if len(sounds) > 1 else "the sound" for n, sound in enumerate(sounds, 1)
@@ -288,7 +287,7 @@ class _Encoded:
         if self._position is None:
             self._position = wanted
         ahead = wanted - self._position
-        if ahead < -_RESTART * self._rate or (self._job.jumps and ahead > _JUMP * self._rate):
+        if ahead < -_RESTART * self._rate or (self._job.jumps and ahead > JUMP * self._rate):
             self._moved -= ahead
         elif ahead > _LONGEST_GAP * self._rate:
             raise _LeftOut(f"its times jump by {ahead / self._rate:.0f} seconds.")

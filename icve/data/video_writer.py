@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from icve.data import sound
+from icve.data.media_paths import media_path
 from icve.data.video_stream import open_media
 
 _LEAST_SECONDS = 120.0  # for making sound ready, in any case; and as much as the sound itself takes
@@ -67,8 +68,8 @@ class VideoWriter:
         self._sound_of, self._sound = (sound, sound_range), None
 
     def __enter__(self) -> VideoWriter:
-        temporary = str(self._temporary.absolute())  # FFmpeg takes what is before a colon for a protocol
-        self._container = av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"})
+        options = {"movflags": "+faststart"}
+        self._container = av.open(media_path(self._temporary), "w", format="mp4", options=options)
         source, (begin, end) = self._sound_of
         if source is not None:
             ready = self._temporary.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
@@ -158,12 +159,12 @@ class _Sound:
     """
 
     def __init__(self, path: str | os.PathLike, begin: float, end: float | None, ready: Path, notes: list[str]) -> None:
-        self._range, self._ready, self._notes = (os.path.abspath(path), begin, end, str(ready.absolute())), ready, notes
+        self._range, self._ready, self._notes = (media_path(path), begin, end, media_path(ready)), ready, notes
         self._file: av.container.InputContainer | None = None
         self._process: subprocess.Popen | None = None
         self._waiting: av.Packet | None = None
         try:
-            with open_media(self._range[0]) as file:
+            with open_media(path) as file:
                 if not file.streams.audio:
                     return
                 length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)
