@@ -34,6 +34,7 @@ from icve.data.video_stream import clock_may_jump, open_media
 _COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
 _PREROLL = 0.25  # seconds decoded before the range: what some decoders need until their sound is right
+_SEEK = 1.0  # seconds read before and after the range, where a file is not read from its beginning to its end
 # Seconds by which times may differ from a count of samples (Matroska rounds them, AVI's jitter); more is a gap. After a
 # packet that does not decode, any difference is.
 _JITTER, _EXACT = 0.03, 0.002
@@ -51,6 +52,10 @@ class _LeftOut(Exception):
 
 class _CannotCopy(Exception):
     """Packets of a track do not decode, or MP4 does not take them."""
+
+
+class _SeekFailed(Exception):
+    """Reading did not begin before the range in every track."""
 
 
 def start(source: str, begin: float, end: float | None, target: str, decode: bool, seconds: float) -> subprocess.Popen:
@@ -90,6 +95,7 @@ class _Job:
         self.notes: list[str] = []
         self.tracks = 0
         self.jumps = False  # whether the format's clock may jump
+        self.seeks = begin > _SEEK  # whether reading begins near the range
 
     def done(self) -> bool:
         """Write the file; False where it has to be done again."""
@@ -125,9 +131,13 @@ class _Job:
             for sound in sounds:
                 if sound.index not in self.left_out and not tried(sound.index, add_track, sound):
                     return False
-            for packet in self._packets(file, [sound for sound in sounds if sound.index in tracks]):
-                if not tried(packet.stream.index, tracks[packet.stream.index].add, packet):
-                    return False
+            try:
+                for packet in self._packets(file, [sound for sound in sounds if sound.index in tracks]):
+                    if not tried(packet.stream.index, tracks[packet.stream.index].add, packet):
+                        return False
+            except _SeekFailed:
+                self.seeks = False
+                return False
             for index, track in tracks.items():
                 if not tried(index, track.finish):
                     return False
@@ -153,26 +163,40 @@ class _Job:
         return _Encoded(self, sound)
 
     def _packets(self, file: av.container.InputContainer, sounds: list[av.AudioStream]) -> Iterator[av.Packet]:
-        """Packets of the range and a little before it."""
-        packets = file.demux(sounds) if sounds else iter(())
+        """Packets of the range and a little before it.
+
+        Where the clock cannot jump, these are those that reading from beginning to end gives: a seek counts only where
+        it leads before the first of them in every track.
+        """
+        seeks = self.seeks and not self.jumps
+        before: set[int] = set()  # streams of which something before the range was read
         reached: set[int] = set()  # streams in the range; times that go back after that are those of a joined file
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
-                self.notes.append(f"the sound ends early, where the file is damaged: {reason(error)}")
-                return
-            if packet is None:
-                return
-            if not packet.size:  # the end of a track
-                continue
-            time = _time(packet)
-            index = packet.stream.index
-            if index not in reached and time is not None and time + _duration(packet) < self.begin - _PREROLL:
-                continue
-            reached.add(index)
-            if time is None or self.end is None or time < self.end:
-                yield packet
+        passed: set[int] = set()  # streams behind it
+        try:
+            if seeks:
+                file.seek(round((self.begin - _SEEK) * av.time_base))
+            packets = file.demux(sounds) if sounds else iter(())
+            for packet in packets:
+                if not packet.size:  # the end of a track
+                    continue
+                time = _time(packet)
+                index = packet.stream.index
+                if index not in reached and time is not None and time + _duration(packet) < self.begin - _PREROLL:
+                    before.add(index)
+                    continue
+                if seeks and index not in before:
+                    raise _SeekFailed
+                reached.add(index)
+                if time is None or self.end is None or time < self.end:
+                    yield packet
+                elif not self.jumps and time > self.end + _SEEK:
+                    passed.add(index)
+                    if len(passed) == len(sounds):
+                        return
+        except av.error.FFmpegError as error:
+            self.notes.append(f"the sound ends early, where the file is damaged: {reason(error)}")
+        if seeks and len(before) < len(sounds):
+            raise _SeekFailed
 
 
 class _Copied:
