@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icve.data.prepared_sound import PreparedSound
 from icve.data.video import VideoWriter, iterate_frames, resize_crop
 from icve.data.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
@@ -34,6 +35,11 @@ class Entry:
         self._position = 0
         self._writers: list[VideoWriter] = []
         self._beside: Iterator[np.ndarray] | None = None
+        self._sound: PreparedSound | None = None
+        try:
+            self._start_sound()
+        except Exception as error:  # the source is another one by now, or gone
+            self._fail(error)
 
     def write(self, window: np.ndarray) -> None:
         """Append a window; on any error the item fails and its unfinished files disappear."""
@@ -48,9 +54,7 @@ class Entry:
             if not self.windows_left:
                 self._close()
         except Exception as error:
-            reason = getattr(error, "strerror", None) or first_sentence(error)
-            self.outcome.error = f"{self.path} cannot be written: {reason.rstrip('.')}."
-            self.abandon()
+            self._fail(error)
         finally:
             spent = time.perf_counter() - started
             self.outcome.seconds += spent
@@ -60,24 +64,38 @@ class Entry:
         """Leave nothing of an unfinished file."""
         while self._writers:
             self._writers.pop().__exit__(RuntimeError, None, None)
+        if self._sound is not None:
+            self._sound.close()
 
-    def _open(self) -> None:
+    def _fail(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or first_sentence(error)
+        self.outcome.error = f"{self.path} cannot be written: {reason.rstrip('.')}."
+        self.abandon()
+
+    def _start_sound(self) -> None:
+        """Look up the clip's times, and let its sound be made ready beside the model's work."""
         clip, index = self.outcome.clip, index_packets(self.outcome.clip.path)
-        self._size, aspect = clip.info.displayed, Fraction(1)
-        if self.settings.size == "model":
-            self._size = clip.size
-            height, width = clip.info.displayed
-            aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
         whole = clip.frames == clip.info.frames
-        self._times, time_base, rate = None, None, clip.info.fps
+        self._times, self._time_base = None, None
         origin, end = 0.0, None
         if index.pts is not None:
             pts = index.pts[clip.start : clip.start + clip.frames]
             # A whole file keeps its picture's place beside its sound; a part of one begins at 0.
             first = index.origin if whole else int(pts[0])
-            self._times, time_base, origin = pts - first, index.time_base, float(int(first) * index.time_base)
+            self._times, self._time_base = pts - first, index.time_base
+            origin = float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
+        ready = self.path.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
+        self._sound = PreparedSound(clip.path, ready, origin, end)
+
+    def _open(self) -> None:
+        clip = self.outcome.clip
+        self._size, aspect = clip.info.displayed, Fraction(1)
+        if self.settings.size == "model":
+            self._size = clip.size
+            height, width = clip.info.displayed
+            aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
         paths = [(self.path, aspect)]
         if self.settings.side_by_side:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
@@ -85,7 +103,7 @@ class Entry:
         for path, sample_aspect in paths:
             _remove_stale(path)
             writer = VideoWriter(
-                path, rate, time_base, self.settings.crf, "veryfast", sample_aspect, clip.path, (origin, end)
+                path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", sample_aspect, self._sound
             )
             self._writers.append(writer.__enter__())
 
@@ -107,6 +125,7 @@ class Entry:
         # The side-by-side copy first: where the result is in place, everything is.
         while self._writers:
             self._writers.pop().__exit__(None, None, None)
+        self._sound.close()
         self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *result.notes]) or None
 
 

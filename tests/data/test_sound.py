@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from icve.data import sound, video_writer
+from icve.data import prepared_sound, sound
+from icve.data.prepared_sound import PreparedSound
 from icve.data.video import VideoWriter, read_frames
 
 RATE = 48000
@@ -46,9 +47,10 @@ def with_sound(path, codec, wave, layout, delay=0.0, tracks=1, frames=FRAMES):
     return path
 
 
-def rewritten(tmp_path, source, **options) -> tuple[list[str], list[tuple[str, float, np.ndarray]]]:
+def rewritten(tmp_path, source, *part) -> tuple[list[str], list[tuple[str, float, np.ndarray]]]:
     """What is said of a source's sound, and the tracks of the result: layout, start in seconds and samples (n, C)."""
-    with VideoWriter(tmp_path / "out.mp4", 10, sound=source, **options) as writer:
+    prepared = PreparedSound(source, tmp_path / "sound.tmp", *part)
+    with prepared, VideoWriter(tmp_path / "out.mp4", 10, sound=prepared) as writer:
         writer.write(FRAMES)
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".tmp"] == []
     assert len(read_frames(tmp_path / "out.mp4")) == len(FRAMES)
@@ -178,7 +180,7 @@ def test_a_part_is_cut_at_its_times(tmp_path, name, codec):
     wave = np.zeros((2 * RATE, 1), np.int16)
     wave[RATE:] = tones("mono")[RATE:]
     source = with_sound(tmp_path / name, codec, wave, "mono")
-    _, ((_, start, heard),) = rewritten(tmp_path, source, sound_range=(0.6, 1.6))
+    _, ((_, start, heard),) = rewritten(tmp_path, source, 0.6, 1.6)
     onset = start + np.flatnonzero(np.abs(heard[:, 0]) > 0.1)[0] / RATE
     assert abs(onset - 0.4) < 0.005
     assert abs(start + len(heard) / RATE - 1.0) < 0.06
@@ -235,7 +237,7 @@ def process(code: str) -> subprocess.Popen:
 @pytest.mark.parametrize("code", ["import os; os.abort()", "import time; time.sleep(100)", "print('nonsense')"])
 def test_a_crash_or_a_hang_costs_the_sound_alone(tmp_path, monkeypatch, code):
     monkeypatch.setattr(sound, "start", lambda *_, **__: process(code))
-    monkeypatch.setattr(video_writer, "_LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(prepared_sound, "_LEAST_SECONDS", -1.0)
     source = with_sound(tmp_path / "a.mp4", "aac", tones("mono"), "mono")
     notes, tracks = rewritten(tmp_path, source)
     assert tracks == []
