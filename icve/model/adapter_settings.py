@@ -38,15 +38,15 @@ class AdapterSettings:
         alpha: of layers that no pattern matches.
         rank: likewise; None where it is not said.
         rslora: scale by alpha/√rank instead of alpha/rank.
-        alphas, ranks: (regular expression for the end of a layer's name, value); the first that matches counts.
+        alphas, ranks: (what matches a layer's whole name, value); the first that matches counts.
     """
 
     where: str
     alpha: float
     rank: int | None = None
     rslora: bool = False
-    alphas: tuple[tuple[str, float], ...] = ()
-    ranks: tuple[tuple[str, float], ...] = ()
+    alphas: tuple[tuple[re.Pattern[str], float], ...] = ()
+    ranks: tuple[tuple[re.Pattern[str], float], ...] = ()
 
     def scale(self, names: Iterable[str], rank: int) -> float:
         """Scale of a layer's B·A.
@@ -140,16 +140,19 @@ def _settings(values: Any, where: str) -> AdapterSettings:
     )
 
 
-def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[str, float], ...]:
+def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[re.Pattern[str], float], ...]:
     patterns = values.get(name) or {}
     if not isinstance(patterns, dict):
         raise ValueError(f"{name} in {where} is no mapping of layers to numbers.")
-    for pattern in patterns:
+    compiled = []
+    for pattern, value in patterns.items():
+        flags = re.match(r"(?:\(\?[aimsux]+\))*", pattern)[0]  # Python takes them at the start only
         try:
-            re.compile(pattern)
-        except re.error as error:
+            whole = re.compile(rf"{flags}(.*\.)?({pattern.removeprefix(flags)})$")  # PEFT's rule
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{name} in {where} has {pattern!r}, which is no regular expression ({error}).") from error
-    return tuple((pattern, _number(value, f"{name} of {pattern!r}", where)) for pattern, value in patterns.items())
+        compiled.append((whole, _number(value, f"{name} of {pattern!r}", where)))
+    return tuple(compiled)
 
 
 def _number(value: Any, name: str, where: str) -> float:
@@ -158,11 +161,10 @@ def _number(value: Any, name: str, where: str) -> float:
     return value
 
 
-def _matching(patterns: tuple[tuple[str, float], ...], names: list[str], default: float | None) -> float | None:
-    for pattern, value in patterns:  # PEFT's rule
-        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
-            return value
-    return default
+def _matching(
+    patterns: tuple[tuple[re.Pattern[str], float], ...], names: list[str], default: float | None
+) -> float | None:
+    return next((value for pattern, value in patterns if any(map(pattern.match, names))), default)
 
 
 def _capital(text: str) -> str:

@@ -235,7 +235,8 @@ def test_peft_folders_have_their_settings(way, apply, by_diffusers, tmp_path):
     folder = peft_folder(
         tmp_path / "peft",
         by_diffusers,
-        alpha_pattern={"attn.to_q": 8, "^single_transformer_blocks.0.proj_out": 1},
+        # Flags stand at the start of a pattern, which PEFT looks for at the end of a name.
+        alpha_pattern={"(?i)ATTN.to_Q": 8, "^single_transformer_blocks.0.proj_out": 1},
         rank_pattern={"to_k": RANK},
         r=RANK,
     )
@@ -488,6 +489,8 @@ def test_a_header_that_names_another_model(matrices, tmp_path):
         ({"r": 8}, r"lora_A.weight' has rank 4 where .* says 8"),
         ({"rank_pattern": {"to_q": 2}}, r"to_q.lora_A.weight' has rank 4 where .* says 2"),
         ({"rank_pattern": {"(": 2}}, "no regular expression"),
+        ({"alpha_pattern": {"to_q|(?i)TO_K": 2}}, "no regular expression"),
+        ({"alpha_pattern": {"to_q{99999999999}": 2}}, "no regular expression"),
         ({"alpha_pattern": [1]}, "alpha_pattern in .* is no mapping"),
         ({"alpha_pattern": {"to_q": None}}, "alpha_pattern of 'to_q'"),
     ],
