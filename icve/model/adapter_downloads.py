@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.utils.hub_utils import _get_model_file
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from .adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
 from .adapter_settings import CONFIG
@@ -40,11 +47,26 @@ def local_adapter(
         try:
             file = _get_model_file(str(source), weights_name=name, subfolder=subfolder, **download)
             if name in PEFT_FILES:
-                _get_model_file(str(source), weights_name=CONFIG, subfolder=subfolder, **download)
+                _download_settings(str(source), subfolder, download)
             return Path(file)
         except OSError as error:
             failure = failure or error
-    reason = str(failure).splitlines()[0].rstrip(".")
-    raise FileNotFoundError(
-        f"There is no adapter at {source}, neither here nor on the Hub ({reason}): give a path, or weight_name as well."
-    ) from failure
+    absent = f"has no file {weight_name}" if weight_name else "has no adapter of a usual name: give weight_name as well"
+    reasons = {  # special kinds before those that they are of
+        LocalEntryNotFoundError: "the Hub cannot be reached or was not asked, and its cache does not hold the file",
+        EntryNotFoundError: f"its repository on the Hub {absent}",
+        RevisionNotFoundError: "its repository on the Hub has no such revision",
+        GatedRepoError: "its repository on the Hub asks for your consent: give it there, and your token here",
+        RepositoryNotFoundError: "the Hub has no such repository, or one that needs a token",
+    }
+    reason = next((text for kind, text in reasons.items() if isinstance(failure.__cause__, kind)), "the Hub fails")
+    raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
+
+
+def _download_settings(repository: str, subfolder: str | None, download: dict[str, Any]) -> None:
+    """Put a repository's adapter_config.json beside its weights, where it has one."""
+    try:
+        _get_model_file(repository, weights_name=CONFIG, subfolder=subfolder, **download)
+    except OSError as error:
+        if not isinstance(error.__cause__, EntryNotFoundError) or isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise

@@ -7,9 +7,12 @@ import shutil
 
 import pytest
 import torch
+from diffusers.utils import hub_utils
+from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
 from icve.model import load_transformer
+from icve.model.adapter_downloads import local_adapter
 from icve.model.adapter_files import check_fits, read_adapter
 from icve.model.adapter_names import layers_of
 from icve.model.key_names import layer_patterns
@@ -583,6 +586,49 @@ def test_adapters_that_are_nowhere(name, tmp_path):
         tiny_editor().load_lora_weights(name, local_files_only=True, cache_dir=tmp_path)
     with pytest.raises(TypeError, match="no argument 'wieght_name'"):
         tiny_editor().load_lora_weights(name, wieght_name="x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        (errors.LocalEntryNotFoundError, {}, "the Hub cannot be reached or was not asked, and its cache does not hold"),
+        (errors.EntryNotFoundError, {}, "its repository on the Hub has no adapter of a usual name: give weight_name"),
+        (errors.EntryNotFoundError, {"weight_name": "a.bin"}, "its repository on the Hub has no file a.bin"),
+        (errors.RevisionNotFoundError, {}, "its repository on the Hub has no such revision"),
+        (errors.GatedRepoError, {}, "its repository on the Hub asks for your consent"),
+        (errors.RepositoryNotFoundError, {}, "the Hub has no such repository, or one that needs a token"),
+        (errors.HfHubHTTPError, {}, "the Hub fails"),
+    ],
+)
+def test_the_reason_why_a_repository_gives_no_adapter(kind, arguments, message, monkeypatch):
+    def download(*_, **__):
+        error = kind.__new__(kind)  # some of them want a response
+        raise error
+
+    monkeypatch.setattr(hub_utils, "hf_hub_download", download)
+    with pytest.raises(FileNotFoundError, match=rf"^There is no adapter at a/b: .* here, and {message}.*\.$"):
+        local_adapter("a/b", **arguments)
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_repositorys_settings_are_downloaded_with_its_weights(configured, apply, by_diffusers, tmp_path, monkeypatch):
+    folder = peft_folder(tmp_path / "cache", by_diffusers)
+    if not configured:
+        (folder / "adapter_config.json").unlink()
+
+    def download(repository, filename, **_):
+        if not (folder / filename).exists():
+            raise errors.EntryNotFoundError
+        return str(folder / filename)
+
+    monkeypatch.setattr(hub_utils, "hf_hub_download", download)
+    file = local_adapter("a/b")
+    assert file == folder / "adapter_model.safetensors"
+    if configured:
+        assert_scales(apply(fused, file), by_diffusers, 1.5)
+    else:
+        with pytest.raises(ValueError, match="PEFT's names"):
+            read_adapter(file)
 
 
 def test_nothing_changes_where_an_adapter_is_refused(by_diffusers, tmp_path):
