@@ -26,7 +26,10 @@ def read_json(file: Path) -> dict:
 
 
 def foreign_format(file: Path) -> str | None:
-    """What a file is that should hold weights and cannot be read, in one sentence; None if that is not known."""
+    """What a file, or one in a folder, is that should hold weights and cannot be read; None if that is not known."""
+    if file.is_dir():
+        inside = sorted(inner for inner in file.iterdir() if inner.suffix.lower() == ".gguf" and inner.is_file())
+        return next(filter(None, map(foreign_format, inside)), None)
     try:
         with file.open("rb") as stream:
             head = stream.read(40)
@@ -62,8 +65,7 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(
-            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
-            or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
+            foreign_format(folder) or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
         )
     return files
 

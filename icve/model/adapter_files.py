@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from icve.weight_files import foreign_format
+
 from .adapter_names import bare_names, layers_of, parse
 from .adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
 from .checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
@@ -99,7 +101,9 @@ def adapter_file(path: Path) -> Path:
                 return folder / name
     files = _weight_files(path)
     if not files:
-        raise FileNotFoundError(f"There is no adapter at {path / LORA_FILE}, nor another one in its folder.")
+        raise FileNotFoundError(
+            foreign_format(path) or f"There is no adapter at {path / LORA_FILE}, nor another one in its folder."
+        )
     if len(files) > 1:
         raise ValueError(f"'{path}' holds {len(files)} files that may be an adapter: name one, as '{files[0]}'.")
     return files[0]

@@ -210,10 +210,7 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
         if len(files) > 1:
             files = [f for f in files if f.stem.endswith("_ema" if ema else "_module")] or files
     if not files:
-        raise FileNotFoundError(
-            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
-            or f"'{folder}' holds no .safetensors or .pt file with weights."
-        )
+        raise FileNotFoundError(foreign_format(folder) or f"'{folder}' holds no .safetensors or .pt file with weights.")
     if match := re.search(r"-\d+-of-(\d+)(\.\w+)$", files[0].name):
         stem = files[0].name[: match.start()]
         count = int(match[1])
