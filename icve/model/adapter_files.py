@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from icve.weight_files import foreign_format
 
-from .adapter_names import bare_names, layers_of, parse
+from .adapter_names import bare_names, known_layer, parse
 from .adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
 from .checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
+from .key_names import to_diffusers
 
 log = logging.getLogger(__name__)
 
@@ -292,29 +293,20 @@ def _matrix(key: str, value: Any, where: str) -> Tensor:
 
 def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
     """diffusers' layers of one of the file's: each has the whole A and its own rows of B."""
+    another = f"The adapter {where} belongs to another model: "
     try:
-        names, swapped = layers_of(layer)
+        key = known_layer(layer) + ".weight"
     except KeyError:
         name = list(bare_names(layer))[-1]
+        raise ValueError(f"{another}there is no layer {name!r} here, of {whole.keys[0]!r}.") from None
+    width = whole.down.shape[1]
+    try:
+        rows = to_diffusers({key: whole.up}, width)  # query, key and value are as wide as their input
+    except ValueError:
         raise ValueError(
-            f"The adapter {where} belongs to another model: there is no layer {name!r} here, of {whole.keys[0]!r}."
+            f"{another}{whole.keys[1]!r} has {len(whole.up)} rows, which does not fit layers of {width} inputs."
         ) from None
-    width, rows = whole.down.shape[1], len(whole.up)
-    if len(names) > 1:
-        # Query, key and value are as wide as their input; what is left is the MLP's.
-        rest = rows - 3 * width
-        if (rest <= 0) if len(names) == 4 else rest:
-            raise ValueError(
-                f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows, which does not fit "
-                f"{len(names)} layers of {width} inputs."
-            )
-        pieces = whole.up.split([width] * 3 + [rest] * (len(names) == 4))
-        return {name: replace(whole, up=piece) for name, piece in zip(names, pieces, strict=True)}
-    if swapped:
-        if rows % 2:
-            raise ValueError(f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows.")
-        whole = replace(whole, up=torch.cat(whole.up.chunk(2)[::-1]))
-    return {names[0]: whole}
+    return {name.removesuffix(".weight"): replace(whole, up=piece) for name, piece in rows.items()}
 
 
 def _peft_key(tensors: Mapping[str, Any]) -> str | None:

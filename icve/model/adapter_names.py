@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from .key_names import diffusers_layers, has_swapped_halves, layer_patterns
+from .key_names import layer_patterns, numbered
 
 # What stands before a layer's name: diffusers, ComfyUI, PEFT, and wrappers of torch.
 _PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.")
@@ -84,34 +84,22 @@ def bare_names(layer: str) -> Iterator[str]:
         yield layer
 
 
-def layers_of(layer: str) -> tuple[list[str], bool]:
-    """diffusers' layers that a layer named in a file is made of, in the order of its rows.
-
-    Returns:
-        their names, and whether the halves of its rows are exchanged in diffusers' layer.
+def known_layer(layer: str) -> str:
+    """A layer named in a file, as diffusers or the original naming has it.
 
     Raises:
         KeyError: a layer that no HunyuanVideo transformer has.
     """
     for name in bare_names(layer):
-        for known in (name, _from_comfyui(name)):
-            try:
-                return diffusers_layers(known), has_swapped_halves(known)
-            except KeyError:
-                continue
+        pattern, number = numbered(name)
+        pattern = _COMFYUI_NAMES.get(pattern, pattern)
+        if pattern in _PATTERNS:
+            return pattern.replace("#", number)
     for start in {match.end() for match in [_FLAT_PREFIX.match(layer), re.match("lora_", layer)] if match}:
-        for pattern, name in _FLAT.items():
-            if match := pattern.fullmatch(layer, start):
-                name = name.replace("#", match[1] if match.groups() else "")
-                return diffusers_layers(name), has_swapped_halves(name)
+        for flat, pattern in _FLAT.items():
+            if match := flat.fullmatch(layer, start):
+                return pattern.replace("#", match[1] if match.groups() else "")
     raise KeyError(layer)
-
-
-def _from_comfyui(name: str) -> str:
-    match = re.match(r"(.*?blocks\.)(\d+)(\..*)", name)
-    pattern = f"{match[1]}#{match[3]}" if match else name
-    original = _COMFYUI_NAMES.get(pattern, pattern)
-    return original.replace("#", match[2]) if match else original
 
 
 def _comfyui_spelling(pattern: str) -> str:
@@ -122,8 +110,8 @@ def _comfyui_spelling(pattern: str) -> str:
 
 
 _COMFYUI_NAMES = {_comfyui_spelling(pattern): pattern for pattern in layer_patterns("original")}
+_PATTERNS = (*layer_patterns("original"), *layer_patterns("diffusers"))
 _FLAT = {
     re.compile(r"(\d+)".join(re.escape(piece.replace(".", "_")) for piece in pattern.split("#"))): pattern
-    for naming in ("original", "diffusers")
-    for pattern in layer_patterns(naming)
+    for pattern in _PATTERNS
 }

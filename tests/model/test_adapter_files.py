@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from icve.model import load_transformer
 from icve.model.adapter_downloads import local_adapter
 from icve.model.adapter_files import check_fits, read_adapter
-from icve.model.adapter_names import layers_of
+from icve.model.adapter_names import known_layer
 from icve.model.key_names import layer_patterns
 from icve.model.lora import LORA_FILE, fuse_adapter, to_comfyui
 from tests.tiny import tiny_editor
@@ -382,16 +382,11 @@ def test_every_layer_of_a_transformer_has_one_name_in_every_layout():
     linear = [name for name, m in tiny_editor().transformer.named_modules() if getattr(m, "in_features", 0)]
     for name in linear:
         for key in (name, f"transformer.{name}", flat("lora_transformer_")(name), flat("lora_")(name)):
-            assert layers_of(key)[0] == [name]
-    covered = set()
+            assert known_layer(key) == name
     for original in (pattern.replace("#", "0") for pattern in layer_patterns("original")):
-        layers, swapped = layers_of(original)
-        assert layers_of(flat("lora_unet_")(original)) == (layers, swapped)
-        assert swapped == (original == "final_layer.adaLN_modulation.1")
-        assert not covered & set(layers)
-        covered |= set(layers)
+        assert known_layer(original) == known_layer(flat("lora_unet_")(original)) == original
     # The guidance embedding is not in the tiny model.
-    assert set(linear) <= covered
+    assert set(linear) <= {pattern.replace("#", "0") for pattern in layer_patterns("diffusers")}
 
 
 NAN, INF = float("nan"), float("inf")
@@ -453,8 +448,8 @@ def test_damaged_and_foreign_adapters_are_refused_by_file_and_key(damage, messag
         ("lora_unet_double_blocks_0_img_mlp_0", "there is no layer"),  # Flux
         ("transformer.transformer_blocks.7.attn.to_q", "there is no layer 'transformer_blocks.7.attn.to_q' here"),
         ("transformer.transformer_blocks.0.attn.norm_q", "there is no layer"),
-        ("diffusion_model.double_blocks.0.img_attn_qkv", "has 16 rows, which does not fit 3 layers of 16 inputs"),
-        ("diffusion_model.single_blocks.0.linear1", "has 16 rows, which does not fit 4 layers of 16 inputs"),
+        ("diffusion_model.double_blocks.0.img_attn_qkv", "has 16 rows, which does not fit layers of 16 inputs"),
+        ("diffusion_model.single_blocks.0.linear1", "has 16 rows, which does not fit layers of 16 inputs"),
     ],
 )
 def test_layers_of_other_models(keys, message, tmp_path):
@@ -462,6 +457,13 @@ def test_layers_of_other_models(keys, message, tmp_path):
     with pytest.raises(ValueError, match=f"other.safetensors' belongs to another model: .*{message}") as caught:
         fuse_adapter(tiny_editor().transformer, tmp_path / "other.safetensors")
     assert keys in str(caught.value)
+
+
+def test_an_odd_number_of_rows_has_no_halves(tmp_path):
+    last = {"final_layer.adaLN_modulation.1": (torch.ones(2, 16), torch.ones(31, 2))}
+    save_file(named(last, dotted("diffusion_model.")), tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"odd.safetensors' belongs to another model: .*lora_B.weight' has 31 rows"):
+        read_adapter(tmp_path / "odd.safetensors")
 
 
 def test_one_layer_under_two_names(matrices, by_diffusers, tmp_path):
