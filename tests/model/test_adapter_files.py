@@ -11,7 +11,7 @@ from diffusers.utils import hub_utils
 from huggingface_hub import errors
 from safetensors.torch import load_file, save_file
 
-from icve.model import load_transformer
+from icve.model import adapter_files, load_transformer
 from icve.model.adapter_downloads import local_adapter
 from icve.model.adapter_files import check_fits, read_adapter
 from icve.model.adapter_names import known_layer
@@ -655,6 +655,16 @@ def test_changes_that_the_weights_cannot_hold(by_diffusers, tmp_path):
         fuse_adapter(tiny_editor().transformer.half(), tmp_path / "large.safetensors")
     with pytest.raises(ValueError, match="a finite number, not nan"):
         fuse_adapter(tiny_editor().transformer, tmp_path / "large.safetensors", NAN)
+
+
+def test_merging_reads_the_adapter_once(tool, by_diffusers, tmp_path, monkeypatch):
+    save_file(named(by_diffusers, dotted("transformer.")), tmp_path / "lora.safetensors")
+    tiny_editor().transformer.save_pretrained(tmp_path / "model")
+    opened = []
+    safe_open = adapter_files.safe_open
+    monkeypatch.setattr(adapter_files, "safe_open", lambda file, **kw: opened.append(file) or safe_open(file, **kw))
+    tool("merge_lora").merge(tmp_path / "model", tmp_path / "lora.safetensors", tmp_path / "merged")
+    assert opened == [tmp_path / "lora.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["merge_lora", "convert_lora"])
