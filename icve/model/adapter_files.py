@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from icve.weight_files import foreign_format
+from icve.weight_files import foreign_format, visible
 
 from .adapter_names import bare_names, known_layer, parse
 from .adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
@@ -111,7 +111,7 @@ def adapter_file(path: Path) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    return sorted(file for file in visible(folder) if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: AdapterSource) -> None:
@@ -169,12 +169,23 @@ def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         return stored, stored.header
     contents = torch_contents(file)
     tensors = unnest(contents, file, ema=False)
-    if tensors is not contents and (key := next((key for key in contents if "alpha" in str(key)), None)):
+    if tensors is not contents and (key := _alpha_beside(contents)):
         raise ValueError(
             f"The adapter '{file}' keeps {key!r} beside its tensors, which is not read: save every layer's alpha among "
             "the tensors, as LAYER.alpha, or the adapter as a PEFT folder."
         )
     return tensors, {}
+
+
+def _alpha_beside(contents: dict[str, Any]) -> str | None:
+    """The name of an alpha in what a torch file holds beside its tensors."""
+    for key, value in contents.items():
+        if not isinstance(value, dict):
+            if "alpha" in str(key):
+                return str(key)
+        elif not any(map(_is_tensor, value.values())) and (inner := _alpha_beside(value)):
+            return inner
+    return None
 
 
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
@@ -195,7 +206,7 @@ def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where:
             raise ValueError(f"The adapter {where} has {key!r} without its {absent}: copy or download it again.")
         down, up = (_matrix(pair[part], tensors[pair[part]], where) for part in ("down", "up"))
         up = up.flatten(1)
-        if down.ndim > 2 and down[0, 0].numel() == 1:  # a linear layer's as a convolution of one pixel
+        if math.prod(down.shape[2:]) == 1:  # a linear layer's as a convolution of one pixel
             down = down.flatten(1)
         rank = len(down)
         if rank != up.shape[1] or rank == 0:
@@ -271,8 +282,9 @@ def _alpha(key: str, value: Any, where: str) -> float:
 
 
 def _matrix(key: str, value: Any, where: str) -> Tensor:
-    if _is_tensor(value) and value.layout != torch.strided:
-        raise ValueError(f"{key!r} of the adapter {where} is a sparse tensor, where a matrix belongs: save it dense.")
+    if _is_tensor(value) and (value.layout != torch.strided or value.is_nested or value.is_meta):
+        kind = "meta" if value.is_meta else "nested" if value.is_nested else "sparse"
+        raise ValueError(f"{key!r} of the adapter {where} is a {kind} tensor, where a matrix belongs: save it dense.")
     if not _is_tensor(value) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
         kind = str(value.dtype).removeprefix("torch.") if _is_tensor(value) else type(value).__name__
         raise ValueError(

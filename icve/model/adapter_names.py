@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 
 from .key_names import layer_patterns, numbered
 
-# What stands before a layer's name: diffusers, ComfyUI, PEFT, and wrappers of torch.
-_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.")
+# What stands before a layer's name: diffusers, ComfyUI, PEFT, and DDP.
+_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.")
+# What torch puts before the name of every module that it compiles, shards or recomputes.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 # Kohya's and musubi's, OneTrainer's, LyCORIS' and HunyuanVideo-I2V's, before a name with underscores for dots.
 _FLAT_PREFIX = re.compile(r"lora_(?:unet_|transformer_)?|lycoris_|hunyuan_video_(?:[a-z0-9]+_)?lora_", re.IGNORECASE)
 _TEXT_ENCODER = re.compile(
@@ -22,7 +24,7 @@ _TEXT_ENCODER = re.compile(
 _PART = re.compile(
     r"(?P<layer>.+)\.(?:(?P<down>lora_A|lora_down|lora(?:_linear_layer)?\.down)|lora_B|lora_up"
     r"|lora(?:_linear_layer)?\.up)"
-    r"(?:\.(?!(?:weight|bias)(?:\.|$))[A-Za-z_]\w*)?(?:\.weight)?"  # between them may stand PEFT's adapter name
+    r"(?:\.(?!(?:weight|bias)(?:\.|$))[^.]+)?(?:\.weight)?"  # between them may stand PEFT's adapter name
 )
 _ALPHA = re.compile(r"(?P<layer>.+)\.(?:lora_)?alpha")
 _OTHER_KINDS = {
@@ -70,9 +72,9 @@ def parse(key: str) -> Key:
         if pattern.match(key):
             raise ValueError(kind)
     if match := _ALPHA.fullmatch(key):
-        return Key("alpha", match["layer"])
+        return Key("alpha", _WRAPPERS.sub("", match["layer"]))
     if match := _PART.fullmatch(key):
-        return Key("down" if match["down"] else "up", match["layer"])
+        return Key("down" if match["down"] else "up", _WRAPPERS.sub("", match["layer"]))
     return Key("unknown")
 
 

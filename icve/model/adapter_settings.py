@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,8 @@ def settings_beside(file: Path) -> AdapterSettings | None:
     if not config.is_file():
         return None
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(config.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{config}' is not valid JSON ({error}): copy or download it again.") from error
     return _settings(values, f"'{config}'")
 
@@ -98,7 +99,7 @@ def settings_in_header(header: Mapping[str, str], where: str) -> AdapterSettings
         return None
     try:
         values = json.loads(header[HEADER])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The settings in the header of {where} are not valid JSON ({error}).") from error
     if isinstance(values, dict):
         ours = {key.removeprefix("transformer."): v for key, v in values.items() if key.startswith("transformer.")}
@@ -156,7 +157,8 @@ def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[re.P
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value == 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < abs(value) <= sys.float_info.max:  # an int may be larger
         raise ValueError(f"{name} in {where} is {value!r}, where a finite number other than 0 belongs.")
     return value
 

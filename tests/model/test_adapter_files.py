@@ -141,6 +141,14 @@ LAYOUTS = {
     "adapter-name": (False, dotted("transformer."), ("lora_A.default.weight", "lora_B.default.weight"), None, {}, 1.0),
     "onetrainer": (False, dotted("transformer."), KOHYA, ALPHA, {}, 0.5),
     "onetrainer-flat": (False, flat("lora_transformer_"), KOHYA, ALPHA, {}, 0.5),
+    "adapter-name-2": (
+        False,
+        lambda layer: "transformer._orig_mod." + layer.replace("blocks.0.", "blocks.0._fsdp_wrapped_module."),
+        ("lora_A.my-style.weight", "lora_B.my-style.weight"),
+        None,
+        {},
+        1.0,
+    ),
     "compiled": (True, dotted("model.diffusion_model._orig_mod."), ("lora_A", "lora_B"), None, {}, 1.0),
 }
 
@@ -265,6 +273,7 @@ def test_settings_beside_are_those_of_the_only_file_in_the_folder(apply, matrice
     """diffusion-pipe's files have ComfyUI's names, and PEFT's settings beside them."""
     write(tmp_path / "renamed.safetensors", "comfyui", matrices, by_diffusers)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
+    (tmp_path / "._renamed.safetensors").write_bytes(b"a Mac's companion of the file")
     for source in (tmp_path, tmp_path / "renamed.safetensors"):
         assert_scales(apply(fused, source), by_diffusers, 2.0)
     shutil.copy(tmp_path / "renamed.safetensors", tmp_path / "adapter_model.safetensors")
@@ -299,9 +308,18 @@ def test_torch_files_and_given_tensors(apply, by_diffusers, matrices, tmp_path):
     torch.save({"state_dict": state}, tmp_path / "lora.pt")
     assert_scales(apply(fused, tmp_path / "lora.pt"), by_diffusers, 0.5)
     assert_scales(apply(loaded, state), by_diffusers, 0.5)
-    torch.save({"state_dict": state, "network_alpha": 8}, tmp_path / "lora.pt")
-    with pytest.raises(ValueError, match="keeps 'network_alpha' beside its tensors"):
-        read_adapter(tmp_path / "lora.pt")
+    for beside, name in (
+        ({"network_alpha": 8}, "network_alpha"),
+        ({"config": {"lora_alpha": 8, "r": 4}}, "lora_alpha"),
+    ):
+        torch.save({"state_dict": state} | beside, tmp_path / "lora.pt")
+        with pytest.raises(ValueError, match=f"keeps '{name}' beside its tensors"):
+            read_adapter(tmp_path / "lora.pt")
+
+
+def test_safetensors_with_the_suffix_of_a_torch_file(apply, by_diffusers, tmp_path):
+    save_file(named(by_diffusers, dotted("transformer.")), tmp_path / "lora.pt")
+    assert_scales(apply(fused, tmp_path / "lora.pt"), by_diffusers, 1.0)
 
 
 def test_only_the_layers_of_a_file_change(apply, by_diffusers, tmp_path):
@@ -413,6 +431,8 @@ def replaced(key, value):
         (replaced(DOWN, lambda a: a[:, :8].clone()), r"another model: .*\(4, 8\), the layer here has 16 inputs"),
         (replaced(UP, lambda b: b[:8].clone()), r"another model: .*\(8, 4\), the layer here has 16 outputs"),
         (replaced(DOWN, lambda a: a[0].clone()), r"is \(16,\), where a matrix belongs"),
+        (replaced(DOWN, torch.zeros(0, 16, 1, 1)), "no rank in common"),
+        (replaced(DOWN, torch.zeros(4, 0, 1, 1)), r"another model: .*\(4, 0.*\), the layer here has 16 inputs"),
         (replaced(DOWN, lambda a: a.to(torch.int8)), "is stored as int8, where floating point"),
         (replaced(f"transformer.{TO_Q}.alpha", torch.tensor(NAN)), "alpha' .* no finite number"),
         (replaced(f"transformer.{TO_Q}.alpha", torch.tensor(0.0)), "alpha' .* no finite number other than 0"),
@@ -491,6 +511,7 @@ def test_a_header_that_names_another_model(matrices, tmp_path):
         ({"lora_alpha": None}, "has no lora_alpha"),
         ({"lora_alpha": "16"}, "lora_alpha .* is '16', where a finite number"),
         ({"lora_alpha": 0}, "a finite number other than 0"),
+        ({"lora_alpha": 10**400}, "a finite number other than 0"),
         ({"r": 8}, r"lora_A.weight' has rank 4 where .* says 8"),
         ({"rank_pattern": {"to_q": 2}}, r"to_q.lora_A.weight' has rank 4 where .* says 2"),
         ({"rank_pattern": {"(": 2}}, "no regular expression"),
@@ -515,14 +536,25 @@ def test_settings_that_are_not_those_of_a_plain_lora(settings, message, by_diffu
 
 def test_settings_that_are_not_whole(by_diffusers, tmp_path):
     folder = peft_folder(tmp_path / "peft", by_diffusers)
-    for text, message in (('{"r": 4', "is not valid JSON"), ("[]", "are a list, where names")):
+    for text, message in (
+        ('{"r": 4', "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
+        ("[]", "are a list, where names"),
+    ):
         (folder / "adapter_config.json").write_text(text)
         with pytest.raises(ValueError, match=f"adapter_config.json.*{message}"):
             read_adapter(folder)
     state = named(by_diffusers, dotted("transformer."))
-    save_file(state, tmp_path / "lora.safetensors", {"lora_adapter_metadata": "{"})
-    with pytest.raises(ValueError, match=r"in the header of .* are not valid JSON"):
-        read_adapter(tmp_path / "lora.safetensors")
+    for text in ("{", "[" * 100_000):
+        save_file(state, tmp_path / "lora.safetensors", {"lora_adapter_metadata": text})
+        with pytest.raises(ValueError, match=r"in the header of .* are not valid JSON"):
+            read_adapter(tmp_path / "lora.safetensors")
+
+
+def test_settings_as_an_editor_of_windows_saves_them(apply, by_diffusers, tmp_path):
+    folder = peft_folder(tmp_path / "peft", by_diffusers)
+    (folder / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 2}', encoding="utf-8-sig")
+    assert_scales(apply(fused, folder), by_diffusers, 0.5)
 
 
 class Payload:
@@ -544,7 +576,11 @@ def test_files_that_are_no_whole_adapter(by_diffusers, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"a.pt' holds Python objects besides tensors"):
         read_adapter(tmp_path / "a.pt")
     assert "this must not run" not in capsys.readouterr().out
-    for value, message in ((state[UP].to_sparse(), "a sparse tensor"), ("text", "stored as str")):
+    for value, message in (
+        (state[UP].to_sparse(), "a sparse tensor"),
+        (state[UP].to("meta"), "a meta tensor"),
+        ("text", "stored as str"),
+    ):
         torch.save(state | {UP: value}, tmp_path / "a.pt")
         with pytest.raises(ValueError, match=f"{UP}' of the adapter .*a.pt' is {message}"):
             read_adapter(tmp_path / "a.pt")

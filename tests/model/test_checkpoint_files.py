@@ -65,6 +65,14 @@ def test_a_gguf_file_is_named_as_one(tmp_path, name):
                 reader(tmp_path / name)
 
 
+def test_the_hidden_companions_of_files_from_a_mac_are_no_weights(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
+    for name in ("._weights.safetensors", "._weights.safetensors.index.json"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    assert read(tmp_path).keys() == {"a"}
+    assert weight_files(tmp_path) == [tmp_path / "weights.safetensors"]
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
     ("contents", "ema", "expected"),
