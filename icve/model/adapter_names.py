@@ -1,15 +1,15 @@
 """What the keys of an adapter's file say: which layer of the transformer, and which part of its adapter.
 
 Trainers write the same matrices under many names. A key is a prefix of the trainer, the layer (diffusers' name, the
-original one, the original one as ComfyUI spells it, or either of the first two with underscores for dots), and the
-part: the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
+original one, that as ComfyUI or OneTrainer spell it, or either of the first two with underscores for dots), and the part:
+the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
 """
 
 import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from .key_names import layer_patterns, numbered
+from .key_names import layer_patterns, numbered, original_parts
 
 # What stands before a layer's name: diffusers, ComfyUI, PEFT, and DDP.
 _PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.")
@@ -19,7 +19,8 @@ _WRAPPERS = re.compile(r"(?:(?<=\.)|^)_(?:orig_mod|fsdp_wrapped_module|checkpoin
 _FLAT_PREFIX = re.compile(r"lora_(?:unet_|transformer_)?|lycoris_|hunyuan_video_(?:[a-z0-9]+_)?lora_", re.IGNORECASE)
 _TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.)?(?:text_encoders?(?:_\d)?|text_model|te\d?|clip(?:_[lg])?|llama|llm|llava|t5xxl)\."
-    r"|lora_(?:te\d?|text_encoder(?:_?\d)?)_"
+    r"|lora_(?:te\d?|text_encoder(?:_?\d)?|llama|clip_[lg])_"
+    r"|bundle_emb\."  # OneTrainer's, of words that an encoder was trained with
 )
 _PART = re.compile(
     r"(?P<layer>.+)\.(?:(?P<down>lora_A|lora_down|lora(?:_linear_layer)?\.down)|lora_B|lora_up"
@@ -50,6 +51,13 @@ _COMFYUI = (
     ("t_embedder.mlp.2.", "t_embedder.out_layer."),
     ("c_embedder.linear_1.", "c_embedder.in_layer."),
     ("c_embedder.linear_2.", "c_embedder.out_layer."),
+)
+
+# The same as OneTrainer has them (OMI), which numbers the parts of a stacked layer: `linear1.0` to `linear1.3`.
+_OMI = (
+    ("mlp.fc1.", "mlp.fc0."),
+    ("t_embedder.mlp.0.", "t_embedder.linear_1."),
+    ("t_embedder.mlp.2.", "t_embedder.linear_2."),
 )
 
 
@@ -94,7 +102,7 @@ def known_layer(layer: str) -> str:
     """
     for name in bare_names(layer):
         pattern, number = numbered(name)
-        pattern = _COMFYUI_NAMES.get(pattern, pattern)
+        pattern = _SPELLINGS.get(pattern, pattern)
         if pattern in _PATTERNS:
             return pattern.replace("#", number)
     for start in {match.end() for match in [_FLAT_PREFIX.match(layer), re.match("lora_", layer)] if match}:
@@ -104,14 +112,25 @@ def known_layer(layer: str) -> str:
     raise KeyError(layer)
 
 
-def _comfyui_spelling(pattern: str) -> str:
+def _respelled(pattern: str, spellings: tuple[tuple[str, str], ...]) -> str:
     pattern += "."
-    for original, spelling in _COMFYUI:
+    for original, spelling in spellings:
         pattern = pattern.replace(original, spelling)
     return pattern.removesuffix(".")
 
 
-_COMFYUI_NAMES = {_comfyui_spelling(pattern): pattern for pattern in layer_patterns("original")}
+def _spellings() -> Iterator[tuple[str, str]]:
+    """Other spellings of layers' patterns, and what they are in the original or in diffusers' naming."""
+    for layer in layer_patterns("diffusers"):
+        original, parts = original_parts(layer)
+        yield _respelled(original, _COMFYUI), original
+        if len(parts) > 1:
+            yield f"{original}.{parts.index(layer)}", layer
+        else:
+            yield _respelled(original, _OMI), original
+
+
+_SPELLINGS = dict(_spellings())
 _PATTERNS = (*layer_patterns("original"), *layer_patterns("diffusers"))
 _FLAT = {
     re.compile(r"(\d+)".join(re.escape(piece.replace(".", "_")) for piece in pattern.split("#"))): pattern

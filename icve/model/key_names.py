@@ -77,7 +77,7 @@ _TO_ORIGINAL = {b: a for a, targets in _TO_DIFFUSERS.items() for b in targets}
 
 def numbered(layer: str) -> tuple[str, str]:
     """'double_blocks.7.img_mod.linear' -> ('double_blocks.#.img_mod.linear', '7'); no number outside of blocks."""
-    match = re.match(r"(.*?blocks\.)(\d+)(\..*)", layer)
+    match = re.match(r"(.*?blocks\.)(\d+|#)(\..*)", layer)
     return (match[1] + "#" + match[3], match[2]) if match else (layer, "")
 
 

@@ -107,6 +107,13 @@ def dotted(prefix):
     return lambda layer: prefix + layer
 
 
+def omi(layer):
+    """OneTrainer's name: the original one with the number of the part of a stack."""
+    name, layers = next((name, layers) for name, (_, _, layers) in LAYERS.items() if layer in layers)
+    name = name.replace("fc1", "fc0")
+    return name if len(layers) == 1 else f"{name}.{layers.index(layer)}"
+
+
 KOHYA = ("lora_down.weight", "lora_up.weight")
 HEADER = {"transformer.r": RANK, "transformer.lora_alpha": 2, "transformer.bias": "none", "transformer.use_dora": False}
 # name: (of the original layers?, how keys are made, names of the halves, alpha, header, scale of all layers)
@@ -149,6 +156,7 @@ LAYOUTS = {
         {},
         1.0,
     ),
+    "onetrainer-omi": (False, lambda layer: "transformer." + omi(layer), KOHYA, ALPHA, {}, 0.5),
     "compiled": (True, dotted("model.diffusion_model._orig_mod."), ("lora_A", "lora_B"), None, {}, 1.0),
 }
 
@@ -384,7 +392,13 @@ def test_hotswapped_adapters(matrices, by_diffusers, tmp_path):
 
 def test_a_text_encoders_part_is_left_out_with_a_word(apply, by_diffusers, tmp_path, caplog):
     state = named(by_diffusers, dotted("transformer."))
-    te = {"text_encoder.x.lora_A.weight": torch.zeros(4, 8), "lora_te1_x.lora_up.weight": torch.zeros(8, 4)}
+    names = (
+        "text_encoder.x.lora_A.weight",
+        "lora_te1_x.lora_up.weight",
+        "lora_llama_x.alpha",
+        "bundle_emb.word.clip_l",
+    )
+    te = {name: torch.ones(4, 8) for name in names}
     save_file(state | te, tmp_path / "lora.safetensors")
     for way in (fused, loaded):
         with caplog.at_level(logging.WARNING):
