@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from icve.weight_files import foreign_format, visible
 
 from .adapter_names import bare_names, known_layer, parse
-from .adapter_settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
+from .adapter_settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
 from .checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
 from .key_names import to_diffusers
 
@@ -82,7 +82,18 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     # In a folder of several adapters, the adapter_config.json is of the one with PEFT's names.
     if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(file.parent)) == 1):
         settings = settings_beside(file)
-    return _layers(tensors, settings, where)
+    if settings is None and file.name == LORA_FILE:
+        settings = settings_beside(file, FASTVIDEO_CONFIG)
+    adapter = _layers(tensors, settings, where)
+    if settings is None and all(layer.scale == 1 for layer in adapter.values()) and (name := _unused_alpha(header)):
+        log.warning(
+            "The adapter %s is applied at scale 1, as it has neither .alpha nor settings; %s = %s in its header is not "
+            "used: give the scale yourself if it was trained at another one.",
+            where,
+            name,
+            header[name],
+        )
+    return adapter
 
 
 def adapter_file(path: Path) -> Path:
@@ -188,6 +199,14 @@ def _alpha_beside(contents: dict[str, Any]) -> str | None:
     return None
 
 
+def _unused_alpha(header: Mapping[str, str]) -> str | None:
+    """The name of an alpha in a safetensors header that no program reads.
+
+    Not kohya's and musubi's ss_network_alpha: converted files keep it where their matrices are already scaled by it.
+    """
+    return next((name for name in ("lora_alpha", "network_alpha", "alpha") if name in header), None)
+
+
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
     halves, alphas = _parts(tensors, where)
     if settings is None and not alphas and (key := _peft_key(tensors)):
@@ -222,6 +241,11 @@ def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where:
                 scale = settings.scale(bare_names(layer), rank)
             except ValueError as error:
                 raise ValueError(f"The adapter {where} contradicts its settings: {pair['down']!r} {error}.") from error
+        if abs(scale) * rank * _largest(down) * _largest(up) > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"The adapter {where} changes a layer by more than numbers can hold ({pair['down']!r}): its file is "
+                "damaged, or its alpha wrong."
+            )
         for name, part in _split(layer, LowRank(down, up, scale, (pair["down"], pair["up"])), where).items():
             if name in adapter:
                 raise ValueError(
@@ -301,6 +325,10 @@ def _matrix(key: str, value: Any, where: str) -> Tensor:
             "diverged, so take an earlier one."
         )
     return value.detach().clone()  # not mapped from its file, where it is unaligned
+
+
+def _largest(matrix: Tensor) -> float:
+    return max(map(abs, map(float, matrix.aminmax()))) if matrix.numel() else 0.0
 
 
 def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:

@@ -1,8 +1,8 @@
 """What the keys of an adapter's file say: which layer of the transformer, and which part of its adapter.
 
 Trainers write the same matrices under many names. A key is a prefix of the trainer, the layer (diffusers' name, the
-original one, that as ComfyUI or OneTrainer spell it, or either of the first two with underscores for dots), and the part:
-the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
+original one, that as ComfyUI or OneTrainer spell it, or either of the first two with underscores for dots), and the
+part: the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
 """
 
 import re

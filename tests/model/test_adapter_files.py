@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.utils import hub_utils
 from huggingface_hub import errors
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from icve.model import adapter_files, load_transformer
@@ -143,6 +144,14 @@ LAYOUTS = {
         None,
         HEADER | {"transformer.use_rslora": True},
         2 / math.sqrt(RANK),
+    ),
+    "finetrainers": (
+        False,
+        dotted("transformer."),
+        ("lora_A.weight", "lora_B.weight"),
+        None,
+        {"lora_config": '{"r": 4, "lora_alpha": 2, "init_lora_weights": true, "target_modules": ["to_q"]}'},
+        0.5,
     ),
     "diffusers-old": (False, dotted("transformer."), ("lora.down.weight", "lora.up.weight"), None, {}, 1.0),
     "adapter-name": (False, dotted("transformer."), ("lora_A.default.weight", "lora_B.default.weight"), None, {}, 1.0),
@@ -287,6 +296,33 @@ def test_settings_beside_are_those_of_the_only_file_in_the_folder(apply, matrice
     shutil.copy(tmp_path / "renamed.safetensors", tmp_path / "adapter_model.safetensors")
     assert_scales(apply(fused, tmp_path), by_diffusers, 2.0)
     assert_scales(apply(fused, tmp_path / "renamed.safetensors"), by_diffusers, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "scale"),
+    [
+        ('{"step": 1, "lora_params": {"lora_rank": 4, "lora_alpha": 12, "target_modules": ["to_q"]}}', 3.0),
+        ('{"step": 1, "lora_params": {"transformer": {"lora_rank": 4, "lora_alpha": 12}}}', 3.0),
+        ('{"of": "another program"}', 1.0),
+    ],
+)
+def test_fastvideos_settings(text, scale, apply, matrices, by_diffusers, tmp_path):
+    write(tmp_path / LORA_FILE, "diffusers", matrices, by_diffusers)
+    (tmp_path / "lora_config.json").write_text(text)
+    (tmp_path / "lora_optimizer.pt").write_bytes(b"")
+    for way in (fused, loaded):
+        assert_scales(apply(way, tmp_path), by_diffusers, scale)
+
+
+@pytest.mark.parametrize(("layout", "said"), [("diffusers", True), ("diffusers-header", False), ("musubi", False)])
+def test_an_alpha_that_is_not_used_is_said(layout, said, matrices, by_diffusers, tmp_path, caplog):
+    write(tmp_path / "a.safetensors", layout, matrices, by_diffusers)
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as stored:
+        header = stored.metadata() | {"alpha": "8"}
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "a.safetensors", header)
+    with caplog.at_level(logging.WARNING):
+        read_adapter(tmp_path / "a.safetensors")
+    assert ("a.safetensors' is applied at scale 1" in caplog.text and "alpha = 8" in caplog.text) == said
 
 
 @pytest.mark.parametrize("way", [fused, loaded])
@@ -438,6 +474,7 @@ def replaced(key, value):
     ("damage", "message"),
     [
         (replaced(DOWN, lambda a: a * NAN), f"{DOWN}' .* has NaN or infinite values"),
+        (replaced(DOWN, torch.full((4, 16), 3e38)), f"more than numbers can hold .'{DOWN}'"),
         (replaced(UP, lambda b: b.index_fill(1, torch.tensor(0), INF)), f"{UP}' .* has NaN or infinite values"),
         (without(UP), f"{DOWN}' without its lora_B"),
         (without(DOWN), f"{UP}' without its lora_A"),
@@ -512,6 +549,18 @@ def test_a_header_that_names_another_model(matrices, tmp_path):
     save_file(state, tmp_path / "flux.safetensors", {"modelspec.architecture": "Flux.1-dev/lora"})
     with pytest.raises(ValueError, match=r"flux.safetensors' belongs to another model: its header says 'flux'"):
         read_adapter(tmp_path / "flux.safetensors")
+    save_file(state, tmp_path / "flux.safetensors", {"ss_base_model_version": "flux1"})
+    with pytest.raises(ValueError, match=r"flux.safetensors' belongs to another model: its header says 'flux'"):
+        read_adapter(tmp_path / "flux.safetensors")
+
+
+def test_settings_that_name_another_model(apply, by_diffusers, tmp_path):
+    for base in (None, "hunyuanvideo-community/HunyuanVideo", "/flux/weights", "/hunyuan/flux"):
+        folder = peft_folder(tmp_path / "peft", by_diffusers, base_model_name_or_path=base)
+        assert_scales(apply(fused, folder), by_diffusers, 1.5)
+    folder = peft_folder(tmp_path / "peft", by_diffusers, base_model_name_or_path="black-forest-labs/FLUX.1-dev")
+    with pytest.raises(ValueError, match=r"another model: .*adapter_config.json' says .* on 'black-forest-labs/FLUX"):
+        read_adapter(folder)
 
 
 @pytest.mark.parametrize(
