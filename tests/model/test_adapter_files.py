@@ -474,7 +474,7 @@ def replaced(key, value):
     ("damage", "message"),
     [
         (replaced(DOWN, lambda a: a * NAN), f"{DOWN}' .* has NaN or infinite values"),
-        (replaced(DOWN, torch.full((4, 16), 3e38)), f"more than numbers can hold .'{DOWN}'"),
+        (lambda s: s.update({DOWN: torch.full((4, 16), 1e30), UP: torch.full((16, 4), 1e30)}), f"more than numbers can hold .'{DOWN}'"),
         (replaced(UP, lambda b: b.index_fill(1, torch.tensor(0), INF)), f"{UP}' .* has NaN or infinite values"),
         (without(UP), f"{DOWN}' without its lora_B"),
         (without(DOWN), f"{UP}' without its lora_A"),
