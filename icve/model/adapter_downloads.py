@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from .adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
-from .adapter_settings import CONFIG
+from .adapter_settings import CONFIG, FASTVIDEO_CONFIG
 
 
 def local_adapter(
@@ -46,8 +46,9 @@ def local_adapter(
     for name in (weight_name,) if weight_name else (LORA_FILE, *PEFT_FILES):
         try:
             file = _get_model_file(str(source), weights_name=name, subfolder=subfolder, **download)
-            if name in PEFT_FILES:
-                _download_settings(str(source), subfolder, download)
+            if name in (LORA_FILE, *PEFT_FILES):
+                settings = FASTVIDEO_CONFIG if name == LORA_FILE else CONFIG
+                _download_settings(str(source), settings, subfolder, download)
             return Path(file)
         except OSError as error:
             failure = failure or error
@@ -63,10 +64,12 @@ def local_adapter(
     raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
 
 
-def _download_settings(repository: str, subfolder: str | None, download: dict[str, Any]) -> None:
-    """Put a repository's adapter_config.json beside its weights, where it has one."""
+def _download_settings(repository: str, name: str, subfolder: str | None, download: dict[str, Any]) -> None:
+    """Put a repository's settings beside its weights, where it has some."""
     try:
-        _get_model_file(repository, weights_name=CONFIG, subfolder=subfolder, **download)
+        _get_model_file(repository, weights_name=name, subfolder=subfolder, **download)
     except OSError as error:
-        if not isinstance(error.__cause__, EntryNotFoundError) or isinstance(error.__cause__, LocalEntryNotFoundError):
+        absent = isinstance(error.__cause__, EntryNotFoundError)
+        # Without the Hub nobody knows. Most PEFT folders have settings, and few of the others.
+        if not absent or (name == CONFIG and isinstance(error.__cause__, LocalEntryNotFoundError)):
             raise

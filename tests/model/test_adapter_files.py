@@ -732,6 +732,27 @@ def test_a_repositorys_settings_are_downloaded_with_its_weights(configured, appl
             read_adapter(file)
 
 
+def test_fastvideos_settings_are_downloaded_too(apply, matrices, by_diffusers, tmp_path, monkeypatch):
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "cache").mkdir()
+    write(tmp_path / "hub" / LORA_FILE, "diffusers", matrices, by_diffusers)
+    (tmp_path / "hub" / "lora_config.json").write_text('{"lora_params": {"lora_rank": 4, "lora_alpha": 2}}')
+
+    def download(repository, filename, **_):
+        return shutil.copy(tmp_path / "hub" / filename, tmp_path / "cache" / filename)
+
+    monkeypatch.setattr(hub_utils, "hf_hub_download", download)
+    assert_scales(apply(fused, local_adapter("a/b")), by_diffusers, 0.5)
+
+    def cached(repository, filename, **_):
+        if filename != LORA_FILE:
+            raise errors.LocalEntryNotFoundError
+        return str(tmp_path / "cache" / filename)
+
+    monkeypatch.setattr(hub_utils, "hf_hub_download", cached)
+    assert local_adapter("a/b") == tmp_path / "cache" / LORA_FILE
+
+
 def test_nothing_changes_where_an_adapter_is_refused(by_diffusers, tmp_path):
     pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
     state = named(by_diffusers, dotted("transformer."))
