@@ -466,6 +466,10 @@ def without(key):
     return lambda state: state.pop(key)
 
 
+def huge(state):
+    return {key: torch.full_like(state[key], 1e30) for key in (DOWN, UP)}
+
+
 def replaced(key, value):
     return lambda state: state.update({key: value(state[key]) if callable(value) else value})
 
@@ -474,7 +478,7 @@ def replaced(key, value):
     ("damage", "message"),
     [
         (replaced(DOWN, lambda a: a * NAN), f"{DOWN}' .* has NaN or infinite values"),
-        (lambda s: s.update({DOWN: torch.full((4, 16), 1e30), UP: torch.full((16, 4), 1e30)}), f"more than numbers can hold .'{DOWN}'"),
+        (lambda s: s.update(huge(s)), f"more than numbers can hold .'{DOWN}'"),
         (replaced(UP, lambda b: b.index_fill(1, torch.tensor(0), INF)), f"{UP}' .* has NaN or infinite values"),
         (without(UP), f"{DOWN}' without its lora_B"),
         (without(DOWN), f"{UP}' without its lora_A"),
@@ -746,7 +750,7 @@ def test_fastvideos_settings_are_downloaded_too(apply, matrices, by_diffusers, t
 
     def cached(repository, filename, **_):
         if filename != LORA_FILE:
-            raise errors.LocalEntryNotFoundError
+            raise errors.LocalEntryNotFoundError("offline")
         return str(tmp_path / "cache" / filename)
 
     monkeypatch.setattr(hub_utils, "hf_hub_download", cached)
