@@ -4,13 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils.hub_utils import _get_model_file
-from huggingface_hub.errors import (
+from diffusers.utils.hub_utils import (
     EntryNotFoundError,
-    GatedRepoError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    _get_model_file,
 )
 
 from .adapter_files import LORA_FILE, PEFT_FILES, SUFFIXES
@@ -53,12 +51,11 @@ def local_adapter(
         except OSError as error:
             failure = failure or error
     absent = f"has no file {weight_name}" if weight_name else "has no adapter of a usual name: give weight_name as well"
-    reasons = {  # special kinds before those that they are of
-        LocalEntryNotFoundError: "the Hub cannot be reached or was not asked, and its cache does not hold the file",
+    reasons = {
+        FileNotFoundError: "the Hub cannot be reached or was not asked, and its cache does not hold the file",
         EntryNotFoundError: f"its repository on the Hub {absent}",
         RevisionNotFoundError: "its repository on the Hub has no such revision",
-        GatedRepoError: "its repository on the Hub asks for your consent: give it there, and your token here",
-        RepositoryNotFoundError: "the Hub has no such repository, or one that needs a token",
+        RepositoryNotFoundError: "the Hub has no such repository, or one that needs your consent and token",
     }
     reason = next((text for kind, text in reasons.items() if isinstance(failure.__cause__, kind)), "the Hub fails")
     raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
@@ -70,6 +67,6 @@ def _download_settings(repository: str, name: str, subfolder: str | None, downlo
         _get_model_file(repository, weights_name=name, subfolder=subfolder, **download)
     except OSError as error:
         absent = isinstance(error.__cause__, EntryNotFoundError)
-        # Without the Hub nobody knows. Most PEFT folders have settings, and few of the others.
-        if not absent or (name == CONFIG and isinstance(error.__cause__, LocalEntryNotFoundError)):
+        # FileNotFoundError: without the Hub nobody knows. Most PEFT folders have settings, and few of the others.
+        if not absent or (name == CONFIG and isinstance(error.__cause__, FileNotFoundError)):
             raise

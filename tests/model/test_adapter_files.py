@@ -700,8 +700,12 @@ def test_adapters_that_are_nowhere(name, tmp_path):
         (errors.EntryNotFoundError, {}, "its repository on the Hub has no adapter of a usual name: give weight_name"),
         (errors.EntryNotFoundError, {"weight_name": "a.bin"}, "its repository on the Hub has no file a.bin"),
         (errors.RevisionNotFoundError, {}, "its repository on the Hub has no such revision"),
-        (errors.GatedRepoError, {}, "its repository on the Hub asks for your consent"),
-        (errors.RepositoryNotFoundError, {}, "the Hub has no such repository, or one that needs a token"),
+        (errors.GatedRepoError, {}, "the Hub has no such repository, or one that needs your consent and token"),
+        (
+            errors.RepositoryNotFoundError,
+            {},
+            "the Hub has no such repository, or one that needs your consent and token",
+        ),
         (errors.HfHubHTTPError, {}, "the Hub fails"),
     ],
 )
