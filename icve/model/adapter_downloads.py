@@ -57,7 +57,7 @@ def local_adapter(
         RevisionNotFoundError: "its repository on the Hub has no such revision",
         RepositoryNotFoundError: "the Hub has no such repository, or one that needs your consent and token",
     }
-    reason = next((text for kind, text in reasons.items() if isinstance(failure.__cause__, kind)), "the Hub fails")
+    reason = next((text for kind, text in reasons.items() if isinstance(failure.__context__, kind)), "the Hub fails")
     raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
 
 
@@ -66,7 +66,7 @@ def _download_settings(repository: str, name: str, subfolder: str | None, downlo
     try:
         _get_model_file(repository, weights_name=name, subfolder=subfolder, **download)
     except OSError as error:
-        absent = isinstance(error.__cause__, EntryNotFoundError)
+        absent = isinstance(error.__context__, EntryNotFoundError)
         # FileNotFoundError: without the Hub nobody knows. Most PEFT folders have settings, and few of the others.
-        if not absent or (name == CONFIG and isinstance(error.__cause__, FileNotFoundError)):
+        if not absent or (name == CONFIG and isinstance(error.__context__, FileNotFoundError)):
             raise
