@@ -8,6 +8,7 @@ and in that query, key, value (and a single-stream block's MLP input) are one la
 import contextlib
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,6 +289,11 @@ def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, 
         if text and not unknown:
             found = f"{text[0]!r} is of a text encoder, which is not adapted here"
         raise ValueError(f"The adapter {where} holds no LoRA weights of a transformer: {found}.")
+    if scaling := next((key for key in unknown if re.search("alpha|scal", str(key))), None):
+        raise ValueError(
+            f"The adapter {where} holds {scaling!r}, which may scale it in a way that is not read: save every layer's "
+            "alpha as LAYER.alpha instead."
+        )
     if unknown:
         raise ValueError(
             f"The adapter {where} holds {unknown[0]!r}, which is no part of a LoRA: remove what is not, or take the "

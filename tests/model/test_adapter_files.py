@@ -82,6 +82,7 @@ def replaced(key, value):
         (replaced(f"transformer.{TO_Q}.lora_B.bias", torch.ones(16)), "is a LoRA with a bias"),
         (replaced(f"transformer.{TO_Q}.diff_b", torch.ones(16)), "stores a weight's whole change"),
         (replaced("transformer.proj_out.weight", torch.ones(2, 2)), "'transformer.proj_out.weight', which is no part"),
+        (replaced("network_alpha", torch.tensor(8.0)), "'network_alpha', which may scale it in a way that is not read"),
         (replaced(f"transformer.{TO_Q}.reshape_weight", torch.ones(2)), "reshape_weight', which is no part"),
         (replaced(f"diffusion_model.{TO_Q}.lora_A.weight", torch.ones(4, 16)), "without its lora_B"),
         (replaced(f"transformer.{TO_Q}.lora_down.weight", torch.ones(4, 16)), "two adapters of one layer"),
