@@ -222,7 +222,7 @@ def _edit(
     keys = {item.id: item_key(item, settings, digest) for item in items}
     todo = [item for item in items if not is_done(item, known, keys, settings, output)]
     failed: list[Outcome] = []
-    noted: list[Outcome] = []
+    noted = 0
 
     def record(outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -255,7 +255,7 @@ def _edit(
                     if outcome.error is not None:
                         tell(outcome.item, outcome.error)
                     elif outcome.note is not None:
-                        noted.append(outcome)
+                        noted += 1
                         tell(outcome.item, outcome.note, "note")
         log.tidy()
     except OSError as error:
@@ -267,7 +267,7 @@ def _edit(
         "edited": len(todo) - len(failed),
         "failed": len(failed),
         "kept": len(items) - len(todo),
-        "with_notes": len(noted),
+        "with_notes": noted,
         "seconds": round(time.perf_counter() - began, 2),
         **{f"seconds_{kind}": round(value, 2) for kind, value in seconds.seconds.items()},
         "results": str(log.path),

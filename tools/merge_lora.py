@@ -11,14 +11,14 @@ from pathlib import Path
 
 from icve.models.adapters.files import read_adapter
 from icve.models.loading import export_transformer, load_transformer
-from icve.models.lora import fuse_adapter
+from icve.models.lora import fuse_layers
 
 
 def merge(model: Path, lora: Path, output: Path, layout: str = "diffusers", scale: float = 1.0) -> None:
     """Merge and export. Raises ValueError or OSError in one sentence."""
-    read_adapter(lora)  # a bad one is refused before the model is read
+    adapter = read_adapter(lora)  # a bad one is refused before the model is read
     transformer = load_transformer(model)
-    fuse_adapter(transformer, lora, scale)
+    fuse_layers(transformer, adapter, lora, scale)
     export_transformer(transformer, output, layout)
 
 

@@ -25,6 +25,7 @@ from icve.runtime.printable import as_text
 
 _KEY = b"icve.part"
 _REJECTION = ("rejected_reason", "rejected_detail", "rejected_transient")
+_ROW = "rejected_row"  # of a rejected row, all it holds: its text must not make text of the others' numbers
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,11 @@ def write_part(
         stage=stage,
     )
     # Rejected rows may be rejected for what is no text in them, or say so of a name: there it is spelled out.
-    rows = [*kept, *(as_text({**row, **dict(zip(_REJECTION, _values(r), strict=True))}) for row, r in rejected)]
-    table = to_table(rows).replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
+    table = to_table([*kept, *(as_text(dict(zip(_REJECTION, _values(r), strict=True))) for _, r in rejected)])
+    if rejected:
+        rows = to_table([as_text(row) for row, _ in rejected]).to_struct_array().combine_chunks()
+        table = table.append_column(_ROW, pa.concat_arrays([pa.nulls(len(kept), rows.type), rows]))
+    table = table.replace_schema_metadata({_KEY: json.dumps(asdict(info)).encode()})
     with whole_file(file) as temporary:
         pq.write_table(table, temporary)
     return info
@@ -99,9 +103,9 @@ def read_part(file: Path) -> tuple[list[Row], list[tuple[Row, Rejected]]]:
     """A part's kept rows and its rejected ones. Raises OSError or pyarrow.ArrowException."""
     kept, rejected = [], []
     for row in table_rows(pq.read_table(file)):
-        reason, detail, transient = (row.pop(name, None) for name in _REJECTION)
-        # Columns that only other rows of the part have are no columns of this row.
-        row = {name: value for name, value in row.items() if value is not None}
+        own, reason, detail, transient = (row.pop(name, None) for name in (_ROW, *_REJECTION))
+        # Columns that only other rows of the part have are no columns of this row. Earlier versions had no `_ROW`.
+        row = {name: value for name, value in (own or row).items() if value is not None}
         if reason is None:
             kept.append(row)
         else:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
-from icve.data.manifest import ManifestError, RejectedRow, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, RejectedRow, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.video_folders import broken_link, find_videos, is_video, left_out_text
 from icve.runtime.atomic import whole_file
@@ -107,7 +107,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
         found = find_videos(path)
         if found.videos:
             return Inputs(path.absolute(), found.videos, left_out=found.left_out)
-        if not any(p.suffix.lower() == ".parquet" for p in path.iterdir()):
+        if not parquet_parts(path):
             raise ValueError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
     manifest = read_manifest(path, root=root, required=(), partial=True)
     rows: dict[str, Row] = {}

@@ -67,20 +67,18 @@ class ShardWorker:
         before = (
             self.first_rows(shard) if self.numbers[0] == 1 else read_info(self.run.part(self.numbers[0] - 1, shard))
         )
-        rows, worked = None, 0
+        worked = 0
         for number in self.numbers:
             made_from = self.run.made_from(number, shard, before)
             info = read_info(self.run.part(number, shard))
             if info is None or info.made_from != made_from or info.transient:
-                if rows is None:
-                    rows, _ = read_part(self.run.part(number - 1, shard))
+                # Also what this process has just made is read back: Parquet may give other types.
+                rows, _ = read_part(self.run.part(number - 1, shard))
                 started = time.perf_counter()
                 outcomes = self._outcomes(number, rows, casualties, watch)
                 seconds = time.perf_counter() - started
                 worked += len(rows)
-                info, rows = write_outcomes(self.run, number, shard, made_from, rows, outcomes, seconds)
-            else:
-                rows = None
+                info = write_outcomes(self.run, number, shard, made_from, rows, outcomes, seconds)
             before = info
         return worked
 
@@ -171,8 +169,8 @@ def write_outcomes(
     rows: Sequence[Row],
     outcomes: Sequence[Outcome],
     seconds: float,
-) -> tuple[PartInfo, list[Row]]:
-    """Write a shard's part of a stage; returns its metadata and the rows that go on."""
+) -> PartInfo:
+    """Write a shard's part of a stage; returns its metadata."""
     spec = run.pipeline.stages[number - 1]
     kept: list[Row] = []
     rejected: list[tuple[Row, Rejected]] = []
@@ -189,12 +187,11 @@ def write_outcomes(
         raise StageBroken(f"Stage {number} ({spec.name}) gave two rows the same key.")
     provenance = {"class_path": spec.class_path, "version": spec.version, "parameters": spec.parameters}
     try:
-        info = write_part(
+        return write_part(
             run.part(number, shard), made_from, provenance, kept, rejected, len(rows) - len(rejected), seconds
         )
     except ValueError as error:
         raise StageBroken(f"Stage {number} ({spec.name}): {error}") from error
-    return info, kept
 
 
 def rejection(error: Exception) -> Rejected:

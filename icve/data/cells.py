@@ -97,10 +97,10 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays([_column(name, [row.get(name) for row in rows]) for name in names], names=names)
 
 
-def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+def table_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows of a table."""
-    columns = [column_values(column) for column in table.columns]
-    return [dict(zip(table.column_names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    names, columns = table.schema.names, map(column_values, table.columns)
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 
 def _column(name: str, values: list[Any]) -> pa.Array:

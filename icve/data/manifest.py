@@ -29,7 +29,7 @@ from icve.data.rows import (
     check_paths,
     content_id,
     id_of_rejected,
-    path_inside,
+    path_checker,
     row_checker,
 )
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
@@ -68,6 +68,11 @@ class Manifest(list[Row]):
         return Manifest(self[number - 1 :: of], self.root, self.rejected[number - 1 :: of])
 
 
+def parquet_parts(folder: Path) -> list[Path]:
+    """The files of a manifest that is a folder, in order of their names; none in a folder that is no manifest."""
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() == ".parquet" and file.name[0] not in "._")
+
+
 def read_manifest(
     path: str | os.PathLike,
     root: str | os.PathLike | None = None,
@@ -101,16 +106,15 @@ def read_manifest(
     path = Path(path)
     if not path.exists():
         raise ManifestError(f"There is no manifest at {path}.")
-    recorded = None
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        parts, recorded = _parquet_parts(path)
-    elif path.suffix.lower() in SUFFIXES:
-        parts = [path]
-    else:
+    parts = parquet_parts(path) if path.is_dir() else [path]
+    if not parts:
+        raise ManifestError(f"The folder {path} holds no Parquet files.")
+    if parts[0].suffix.lower() not in SUFFIXES:
         raise ManifestError(
             f"{path} is not a manifest: give a file ending in {', '.join(sorted(SUFFIXES))}, or a folder of Parquet "
             "files."
         )
+    recorded = _recorded_in(parts, path) if parts[0].suffix.lower() == ".parquet" else None
     columns = columns or {}
     wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
     records = list(chain.from_iterable(read_records(part, wanted=wanted) for part in parts))
@@ -133,12 +137,12 @@ def read_manifest(
     rows, rejected = [], []
     check = row_checker(names, path, own)
     for number, record in enumerate(records, 1):
-        given = dict(record) if isinstance(record, dict) else {}
         try:
             if isinstance(record, Malformed):
                 raise ManifestError(_sentence(record, number, path))
             rows.append(check(record, number))
         except ManifestError as error:
+            given = record if isinstance(record, dict) else {}
             rejected.append(RejectedRow(number, id_of_rejected(record), str(error), given))
     if rejected and not partial:
         if not rows:
@@ -216,7 +220,7 @@ def resolve_path(root: str | os.PathLike, path: str) -> Path:
     Raises:
         ManifestError: it leaves the root, also through a link.
     """
-    relative = path_inside(path, Path(root), "path")
+    relative = path_checker(Path(root))(path, "path")
     try:
         folder = Path(root).resolve()
         file = (folder / relative).resolve()
@@ -252,15 +256,8 @@ def _folders_of_links(folder: Path) -> Iterator[Path]:
             yield place.parent.parent / "blobs"
 
 
-def _parquet_parts(path: Path) -> tuple[list[Path], str | None]:
-    """The files of a manifest, and the root that they record."""
-    parts = [path]
-    if path.is_dir():
-        parts = sorted(
-            part for part in path.iterdir() if part.suffix.lower() == ".parquet" and part.name[0] not in "._"
-        )
-    if not parts:
-        raise ManifestError(f"The folder {path} holds no Parquet files.")
+def _recorded_in(parts: Sequence[Path], path: Path) -> str | None:
+    """The root that the files of a manifest record."""
     roots = set()
     for part in parts:
         try:
@@ -273,7 +270,7 @@ def _parquet_parts(path: Path) -> tuple[list[Path], str | None]:
             "root in a folder."
         )
     recorded = roots.pop()
-    return parts, recorded.decode() if recorded else None
+    return recorded.decode() if recorded else None
 
 
 def _without_blanks(record: Record | Malformed) -> Record | Malformed:

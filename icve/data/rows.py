@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from icve.data.tables import Malformed, ManifestError, Record
+from icve.runtime.printable import is_text
 
 Row = dict[str, Any]
 
@@ -31,6 +32,7 @@ _IDENTITY = (
     "target_frames",
     "instruction",
 )
+_AS_ROOT = "as the root (--root, or data.init_args.root of a training configuration)"
 _SLOWEST = 1e-6  # frames per second
 _MISSING = frozenset({"none", "null", "<na>", "n/a"})  # how programs spell a missing value as text; "nan" is a number
 
@@ -63,6 +65,8 @@ def row_checker(names: Sequence[str], path: Path, root: Path) -> Callable[[Recor
         root: folder that paths are relative to.
     """
 
+    inside = path_checker(root)
+
     def check(record: Record, number: int) -> Row:
         row = {name: record.get(name) for name in names}
         where = f"in row {number} of {path}"
@@ -78,9 +82,9 @@ def row_checker(names: Sequence[str], path: Path, root: Path) -> Callable[[Recor
                 if 0 < row[name] < _SLOWEST:
                     raise ManifestError(f"{name} {where} must be at least {_SLOWEST:g}, or 0 where it is not known.")
             elif name in FILES:
-                row[name] = path_inside(value, root, f"{name} {where}")
+                row[name] = inside(value, f"{name} {where}")
             elif name in _FILE_LISTS:
-                row[name] = [path_inside(item, root, f"{name} {where}") for item in _listed(value, f"{name} {where}")]
+                row[name] = [inside(item, f"{name} {where}") for item in _listed(value, f"{name} {where}")]
         if problem := instruction_problem(row.get("instruction")):
             raise ManifestError(f"instruction {where} {problem}.")
         own = row.get("id")
@@ -101,11 +105,7 @@ def _names_row(own: Any) -> bool:
 def _unwritable(value: Any) -> bool:
     """Whether a value holds text that UTF-8 cannot say."""
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return True
-        return False
+        return not is_text(value)
     if isinstance(value, dict):
         return any(map(_unwritable, chain.from_iterable(value.items())))
     return isinstance(value, (list, tuple)) and any(map(_unwritable, value))
@@ -150,30 +150,42 @@ def _digest(value: Any) -> str:
 
 def check_paths(row: Mapping[str, Any], where: str) -> None:
     """Raise ManifestError for a row whose paths cannot be written to a manifest: they must be relative."""
+    inside = path_checker(None)
     for name, value in row.items():
         if value is not None and name in FILES:
-            path_inside(value, None, f"{name} {where}")
+            inside(value, f"{name} {where}")
         elif value is not None and name in _FILE_LISTS:
             for item in value:
-                path_inside(item, None, f"{name} {where}")
+                inside(item, f"{name} {where}")
 
 
-def path_inside(path: Any, root: Path | None, what: str) -> str:
-    """A path relative to the root, which absolute ones may name; without a root only relative ones are taken."""
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ManifestError(f"{what} must be a path, not {path!r:.80}.")
-    posix = PurePosixPath(path)
-    if ".." in posix.parts:
+def path_checker(root: Path | None) -> Callable[[Any, str], str]:
+    """A function that gives a path, told what it is, relative to the root, which absolute ones may name.
+
+    Without a root it takes relative ones only. It raises ManifestError for others, and does not follow links.
+    """
+    folders: list[str] = []  # the root's names, found out once: resolving it asks the file system
+
+    def inside(path: Any, what: str) -> str:
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise ManifestError(f"{what} must be a path, not {path!r:.80}.")
+        if ".." in path and ".." in path.split("/"):
+            raise ManifestError(
+                f"{what} leaves the manifest's root or may do so: {path!r} holds '..'; write the manifest's paths "
+                f"relative to a folder that holds all the files, and name it {_AS_ROOT}."
+            )
+        if not path.startswith("/"):
+            return path
+        if root is not None and not folders:
+            names = (Path(os.path.abspath(root)).as_posix(), root.resolve().as_posix())
+            folders.extend(f"{name.rstrip('/')}/" for name in names)
+        posix = PurePosixPath(path).as_posix()
+        for folder in folders:
+            if posix.startswith(folder) and posix != folder:
+                return posix.removeprefix(folder)
         raise ManifestError(
-            f"{what} leaves the manifest's root or may do so: {path!r} must be written without '..', as it lies below "
-            "the root."
+            f"{what} leaves the manifest's root{'' if root is None else f' {root}'}: {path!r} lies elsewhere; name a "
+            f"folder that holds it {_AS_ROOT}."
         )
-    if not posix.is_absolute():
-        return path
-    for folder in () if root is None else (Path(os.path.abspath(root)), root.resolve()):
-        if posix.is_relative_to(folder.as_posix()) and posix != PurePosixPath(folder.as_posix()):
-            return posix.relative_to(folder.as_posix()).as_posix()
-    raise ManifestError(
-        f"{what} leaves the manifest's root{'' if root is None else f' {root}'}: {path!r} lies elsewhere; name a "
-        "folder that holds it as the root (--root, or data.init_args.root of a training configuration)."
-    )
+
+    return inside

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.data.cells import column_values
+from icve.data.cells import table_rows
 
 Record = dict[str, Any]
 
@@ -92,7 +92,7 @@ def _open(path: Path, newline: str = "\n") -> TextIO:
     elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     elif b"\0" in start[:2]:  # a table begins with an ASCII character
-        encoding = "utf-16-le" if start[1] == 0 else "utf-16-be"
+        encoding = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
     else:
         return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
     return path.open(encoding=encoding, errors="surrogatepass", newline=newline)
@@ -127,7 +127,7 @@ def _holds_lines(path: Path) -> bool:
     except (ValueError, RecursionError):
         # Damaged or longer than what was read: a file of lines loses this one alone.
         return path.suffix.lower() != ".json" and head.partition("\n")[0].strip() != "{"
-    return not head[end:].partition("\n")[0].strip(" \t\r,")
+    return "\n" not in head[:end] and not head[end:].partition("\n")[0].strip(" \t\r,")
 
 
 def _lines(path: Path) -> Iterator[Record | Malformed]:
@@ -170,9 +170,10 @@ def _json(path: Path) -> Iterator[Record | Malformed]:
                     # A number at the end of what was read may go on.
                     if end < len(text) or ended or isinstance(value, (dict, str)):
                         count += 1
-                        why = _not_text(path, text[at:end]) or "is not a JSON object"
-                        damaged = not isinstance(value, dict) or _SURROGATE.search(text, at, end)
-                        yield Malformed(value, why) if damaged else value
+                        if not isinstance(value, dict) or _SURROGATE.search(text, at, end):
+                            yield Malformed(value, _not_text(path, text[at:end]) or "is not a JSON object")
+                        else:
+                            yield value
                         at = end
                         continue
             elif ended:
@@ -195,9 +196,9 @@ def _csv(path: Path, header: Sequence[str], wanted: Collection[str]) -> Iterator
         lines: list[str] = []  # of the record in progress
         reader = csv.reader(_noted(file, lines), delimiter=delimiter)
         own = [name.strip() for name in next((cells for cells in reader if cells), [])]
-        if repeated := next((name for name in own if name and own.count(name) > 1), None):
-            raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
         names = list(header) or own
+        if repeated := next((name for name in names if name and names.count(name) > 1), None):
+            raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
         while True:
             lines.clear()
             cells = next(reader, None)
@@ -248,9 +249,7 @@ def _parquet(path: Path, binary: bool) -> Iterator[Record]:
             raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
         names = [field.name for field in schema if binary or not _is_binary(field.type)]
         for batch in file.iter_batches(batch_size=512, columns=None if binary else names):
-            columns = [column_values(batch.column(name)) for name in names]
-            for cells in zip(*columns, strict=True):
-                yield dict(zip(names, cells, strict=True))
+            yield from table_rows(batch.select(names))
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -42,7 +42,7 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
         if (folder / "model_index.json").is_file():
             return folder
     raise FileNotFoundError(
-        _foreign(next(path.glob("*.gguf"), path))
+        _foreign(path)
         or f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "
         "(with model_index.json)."
     )

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from icve.data.manifest import ManifestError, RejectedRow, Row, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, RejectedRow, Row, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.video_folders import broken_link, find_videos, left_out_text
 from icve.data.tables import SUFFIXES
@@ -79,8 +79,7 @@ def read_items(
             or f"The input {source} does not exist: give a video, a folder of videos or a manifest."
         )
     left_out: dict[str, str] = {}
-    parts = path.is_dir() and any(file.suffix.lower() == ".parquet" for file in path.iterdir())
-    if path.suffix.lower() in SUFFIXES or parts:
+    if path.suffix.lower() in SUFFIXES or (path.is_dir() and parquet_parts(path)):
         items = _manifest_items(path, instruction, seed, root, columns)
     else:
         if instruction is None:

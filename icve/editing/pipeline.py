@@ -5,16 +5,14 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
-from diffusers.loaders import HunyuanVideoLoraLoaderMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -24,13 +22,11 @@ import icve.models.hunyuan_video.text
 import icve.models.hunyuan_video.transformer
 import icve.models.weightless.dct
 import icve.models.weightless.hashed  # noqa: F401
+from icve.editing.adapter_mixin import AdapterLoaderMixin
 from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import sampling_sigmas, to_velocity
-from icve.models.adapters.downloads import local_adapter
-from icve.models.adapters.files import AdapterSource, check_fits, read_adapter
 from icve.models.frozen import FrozenComponent
-from icve.models.lora import peft_adapter
 from icve.models.sequence_parallel import shards_of
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -39,7 +35,7 @@ StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[s
 DEFAULTS: dict[str, Any] = asdict(Sampling())
 
 
-class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
+class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
     """Instruction-based video editing in context: the transformer sees the source's clean latents while it denoises.
 
     Args:
@@ -91,47 +87,6 @@ class EditPipeline(DiffusionPipeline, HunyuanVideoLoraLoaderMixin):
         """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder."""
         return super().from_pretrained(
             pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
-        )
-
-    def load_lora_weights(
-        self,
-        pretrained_model_name_or_path_or_dict: AdapterSource,
-        adapter_name: str | None = None,
-        hotswap: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Load an adapter of the transformer, switchable through diffusers' methods (`set_adapters`, `fuse_lora` ...).
-
-        Args:
-            pretrained_model_name_or_path_or_dict: a file or folder of any layout that `icve.models.adapters.files`
-                reads, the tensors of one by name, or the name of a repository on the Hub.
-            adapter_name, hotswap: as in diffusers.
-            **kwargs: `weight_name` and `subfolder` of a folder or repository; of a repository what diffusers takes.
-
-        Raises:
-            ImportError: peft is not installed.
-            FileNotFoundError: there is no adapter.
-            ValueError: it is damaged, of another kind or belongs to another model; the first key that does not fit is
-                named.
-        """
-        if find_spec("peft") is None:
-            raise ImportError("LoRA needs peft: pip install 'icve[lora]'.")
-        if adapter_name is not None and ("." in adapter_name or hasattr(torch.nn.ModuleDict, adapter_name)):
-            raise ValueError(f"An adapter cannot have the name {adapter_name!r}, which torch uses: choose another one.")
-        source, low_memory = pretrained_model_name_or_path_or_dict, kwargs.pop("low_cpu_mem_usage", True)
-        if not isinstance(source, Mapping):
-            source = local_adapter(source, **kwargs)
-        adapter = read_adapter(source)
-        check_fits(adapter, self.transformer, source)
-        state, config = peft_adapter(adapter)
-        self.load_lora_into_transformer(
-            state,
-            transformer=self.transformer,
-            adapter_name=adapter_name,
-            metadata={f"transformer.{name}": value for name, value in config.items()},
-            _pipeline=self,
-            low_cpu_mem_usage=low_memory,
-            hotswap=hotswap,
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *, embed: bool = False, **kwargs: Any) -> None:

@@ -13,7 +13,7 @@ from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Settings
 from icve.runtime.atomic import fsync, write_text
 from icve.runtime.locks import locked
-from icve.runtime.printable import json_line
+from icve.runtime.printable import json_line, json_lines
 
 
 class ResultLog:
@@ -27,8 +27,7 @@ class ResultLog:
         """Results by id. A line that a kill cut short is passed over."""
         rows: dict[str, dict[str, Any]] = {}
         if self.path.is_file():
-            # Not splitlines: it also cuts at U+2028 and others, which stand in instructions and names.
-            for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
+            for line in json_lines(self.path, errors="replace"):
                 with contextlib.suppress(ValueError):
                     row = json.loads(line)
                     if isinstance(row, dict) and "id" in row:

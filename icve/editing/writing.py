@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
 from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.editors import first_sentence
@@ -33,6 +35,11 @@ class Entry:
         self._position = 0
         self._writers: list[VideoWriter] = []
         self._beside: Iterator[np.ndarray] | None = None
+        self._sound: PreparedSound | None = None
+        try:
+            self._start_sound()
+        except Exception as error:  # the source is another one by now, or gone
+            self._fail(error)
 
     def write(self, window: np.ndarray) -> None:
         """Append a window; on any error the item fails and its unfinished files disappear."""
@@ -47,9 +54,7 @@ class Entry:
             if not self.windows_left:
                 self._close()
         except Exception as error:
-            reason = getattr(error, "strerror", None) or first_sentence(error)
-            self.outcome.error = f"{self.path} cannot be written: {reason.rstrip('.')}."
-            self.abandon()
+            self._fail(error)
         finally:
             spent = time.perf_counter() - started
             self.outcome.seconds += spent
@@ -57,37 +62,48 @@ class Entry:
 
     def abandon(self) -> None:
         """Leave nothing of an unfinished file."""
-        for writer in self._writers:
-            writer.__exit__(RuntimeError, None, None)
-        self._writers = []
+        while self._writers:
+            self._writers.pop().__exit__(RuntimeError, None, None)
+        if self._sound is not None:
+            self._sound.close()
 
-    def _open(self) -> None:
+    def _fail(self, error: Exception) -> None:
+        reason = getattr(error, "strerror", None) or first_sentence(error)
+        self.outcome.error = f"{self.path} cannot be written: {reason.rstrip('.')}."
+        self.abandon()
+
+    def _start_sound(self) -> None:
+        """Look up the clip's times, and let its sound be made ready beside the model's work."""
         clip, index = self.outcome.clip, index_packets(self.outcome.clip.path)
-        self._size, aspect = clip.info.displayed, Fraction(1)
-        if self.settings.size == "model":
-            self._size = clip.size
-            height, width = clip.info.displayed
-            aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
         whole = clip.frames == clip.info.frames
-        self._times, time_base, rate = None, None, clip.info.fps
+        self._times, self._time_base = None, None
         origin, end = 0.0, None
         if index.pts is not None:
             pts = index.pts[clip.start : clip.start + clip.frames]
             # A whole file keeps its picture's place beside its sound; a part of one begins at 0.
             first = index.origin if whole else int(pts[0])
-            self._times, time_base, origin = pts - first, index.time_base, float(int(first) * index.time_base)
+            self._times, self._time_base = pts - first, index.time_base
+            origin = float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
-        for stale in self.path.parent.glob(f".{self.path.name}.*.tmp"):  # of a run that was killed
-            if not _alive(stale):
-                stale.unlink(missing_ok=True)
+        ready = self.path.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
+        self._sound = PreparedSound(clip.path, ready, origin, end)
+
+    def _open(self) -> None:
+        clip = self.outcome.clip
+        self._size, aspect = clip.info.displayed, Fraction(1)
+        if self.settings.size == "model":
+            self._size = clip.size
+            height, width = clip.info.displayed
+            aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
         paths = [(self.path, aspect)]
         if self.settings.side_by_side:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
             self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
+            _remove_stale(path)
             writer = VideoWriter(
-                path, rate, time_base, self.settings.crf, "veryfast", sample_aspect, clip.path, (origin, end)
+                path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", sample_aspect, self._sound
             )
             self._writers.append(writer.__enter__())
 
@@ -105,11 +121,12 @@ class Entry:
             raise RuntimeError("More frames came out than went in.")
 
     def _close(self) -> None:
-        writers, self._writers = self._writers, []
+        result = self._writers[0]
         # The side-by-side copy first: where the result is in place, everything is.
-        for writer in reversed(writers):
-            writer.__exit__(None, None, None)
-        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *writers[0].notes]) or None
+        while self._writers:
+            self._writers.pop().__exit__(None, None, None)
+        self._sound.close()
+        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *result.notes]) or None
 
 
 def _differences(info: VideoInfo) -> Iterator[str]:
@@ -123,6 +140,13 @@ def _differences(info: VideoInfo) -> Iterator[str]:
 def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for chunk in chunks:
         yield from chunk
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the temporary files that killed runs left of a file."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _alive(stale):
+            stale.unlink(missing_ok=True)
 
 
 def _alive(temporary: Path) -> bool:

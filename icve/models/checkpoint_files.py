@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from icve.models.weight_files import foreign_format
+from icve.models.weight_files import foreign_format, visible
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -104,7 +104,7 @@ def open_shards(path: Path, ema: bool = False) -> list[Shard]:
         FileNotFoundError: no weights there, or a shard is missing.
         ValueError: a damaged file, several sets of weights, or a DeepSpeed checkpoint.
     """
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    files = [path] if path.is_file() else visible(path, "*.safetensors")
     if all(is_torch_file(file) for file in files):
         _refuse_deepspeed(path if path.is_dir() else path.parent)
     files = files if path.is_file() else _weight_files(path, ema)
@@ -195,7 +195,7 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def _weight_files(folder: Path, ema: bool) -> list[Path]:
-    if indices := sorted(folder.glob("*.index.json"), key=lambda file: (".safetensors" not in file.name, file)):
+    if indices := sorted(visible(folder, "*.index.json"), key=lambda file: (".safetensors" not in file.name, file)):
         index = folder / (WEIGHTS + ".index.json")
         index = index if index in indices else indices[0]
         try:
@@ -203,17 +203,14 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"'{index}' is not a whole index of shards: copy or download it again.") from error
         return _complete(folder, names)
-    files = sorted(folder.glob("*.safetensors"))
+    files = visible(folder, "*.safetensors")
     if not files:
         # Beside the weights Tencent puts 8-bit ones, which need scales of their own.
-        files = sorted(f for f in folder.iterdir() if f.suffix in _TORCH_SUFFIXES and "fp8" not in f.name)
+        files = [f for f in visible(folder) if f.suffix in _TORCH_SUFFIXES and "fp8" not in f.name]
         if len(files) > 1:
             files = [f for f in files if f.stem.endswith("_ema" if ema else "_module")] or files
     if not files:
-        raise FileNotFoundError(
-            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
-            or f"'{folder}' holds no .safetensors or .pt file with weights."
-        )
+        raise FileNotFoundError(foreign_format(folder) or f"'{folder}' holds no .safetensors or .pt file with weights.")
     if match := re.search(r"-\d+-of-(\d+)(\.\w+)$", files[0].name):
         stem = files[0].name[: match.start()]
         count = int(match[1])
@@ -254,10 +251,10 @@ def _refuse_deepspeed(folder: Path) -> None:
 
 
 def is_torch_file(file: Path) -> bool:
-    if file.suffix in _TORCH_SUFFIXES:
-        return True
     with file.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
+        head = stream.read(9)
+    # Torch's archives have any suffix, and so have safetensors, whose header begins after its length.
+    return head.startswith(b"PK\x03\x04") or (file.suffix in _TORCH_SUFFIXES and head[8:] != b"{")
 
 
 def torch_contents(file: Path) -> dict[str, Any]:

@@ -138,12 +138,20 @@ def fuse_adapter(transformer: nn.Module, path: str | Path, scale: float = 1.0) -
 
     Raises:
         FileNotFoundError: there is no adapter.
-        ValueError: it is damaged or belongs to another model, and nothing was changed; or its change is too large for
-            the weights' type, and the layers before are changed.
+        ValueError: it is damaged, or as `fuse_layers`.
+    """
+    fuse_layers(transformer, read_adapter(path), path, scale)
+
+
+def fuse_layers(transformer: nn.Module, adapter: Mapping[str, LowRank], path: str | Path, scale: float = 1.0) -> None:
+    """Add an adapter that was read from a path to the weights, for good.
+
+    Raises:
+        ValueError: it belongs to another model, and nothing was changed; or its change is too large for the weights'
+            type, and the layers before are changed.
     """
     if not math.isfinite(scale):
         raise ValueError(f"The scale of an adapter is a finite number, not {scale}.")
-    adapter = read_adapter(path)
     check_fits(adapter, transformer, path)
     with torch.no_grad():
         for name, layer in adapter.items():

@@ -26,7 +26,10 @@ def read_json(file: Path) -> dict:
 
 
 def foreign_format(file: Path) -> str | None:
-    """What a file is that should hold weights and cannot be read, in one sentence; None if that is not known."""
+    """What a file, or one in a folder, is that should hold weights and cannot be read; None if that is not known."""
+    if file.is_dir():
+        inside = sorted(inner for inner in visible(file) if inner.suffix.lower() == ".gguf" and inner.is_file())
+        return next(filter(None, map(foreign_format, inside)), None)
     try:
         with file.open("rb") as stream:
             head = stream.read(40)
@@ -40,6 +43,11 @@ def foreign_format(file: Path) -> str | None:
             "safetensors weights that it was made of."
         )
     return None
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What a folder holds, without the hidden companions (`._NAME`) of files that were copied from a Mac."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -59,11 +67,10 @@ def weight_files(folder: Path) -> list[Path]:
                     f"'{folder}' lacks the shard {missing[0]}: the download is incomplete, copy or download it again."
                 )
             return files
-    files = sorted(folder.glob("*.safetensors"))
+    files = visible(folder, "*.safetensors")
     if not files:
         raise FileNotFoundError(
-            next(filter(None, map(foreign_format, sorted(folder.glob("*.gguf")))), None)
-            or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
+            foreign_format(folder) or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
         )
     return files
 

@@ -9,6 +9,7 @@ the file for a minute.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -25,6 +26,8 @@ except ImportError:  # Windows
 
 TOUCHED_EVERY, ABANDONED_AFTER = 10.0, 60.0  # seconds
 _LOOKED_AT_EVERY = 0.05
+# Each file system without flock has its own way of saying so.
+_WITHOUT_FLOCK = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOLCK})
 
 
 class AlreadyLocked(Exception):
@@ -46,7 +49,7 @@ def locked(file: str | os.PathLike, wait: bool = True) -> Iterator[None]:
 
     Raises:
         AlreadyLocked: another process holds it, and ``wait`` is false.
-        OSError: the file cannot be made.
+        OSError: the file cannot be made, or flock fails where it exists.
     """
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,15 +62,21 @@ def locked(file: str | os.PathLike, wait: bool = True) -> Iterator[None]:
                 yield
 
 
-def _flock(descriptor: int, wait: bool) -> bool:
-    """Lock an open file; False where its file system has no such locks. Raises AlreadyLocked."""
+def _flock(descriptor: int, wait: bool, again: bool = False) -> bool:
+    """Lock an open file; False where its file system has no such locks. Raises AlreadyLocked, and OSError otherwise."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         raise AlreadyLocked from None
-    except OSError:  # ENOLCK, ENOSYS, EOPNOTSUPP, EINVAL: each file system has its own way of saying so
+    except OSError as error:
+        if error.errno == errno.ENOLCK and not again:  # also where there are too many locks at this moment
+            time.sleep(_LOOKED_AT_EVERY)
+            return _flock(descriptor, wait, again=True)
+        # Not after any error: this process would hold the one lock while another holds the other.
+        if error.errno not in _WITHOUT_FLOCK:
+            raise
         return False
     return True
 
@@ -135,8 +144,11 @@ def _remove_abandoned(lock: Path, owner: str) -> None:
     breaking = lock.with_name(lock.name + ".breaking")  # one process at a time looks and removes
     if not _create(breaking, owner):
         with contextlib.suppress(OSError):
-            # Held for a moment only, so a file that stays is a dead process's.
-            if time.time() - breaking.stat().st_mtime > ABANDONED_AFTER:
+            # Held for a moment only, so a file that stays is a dead process's. The time is the file system's, from a
+            # file that is touched now: a file server's clock may differ from this machine's.
+            clock = lock.with_suffix("")
+            os.utime(clock)
+            if clock.stat().st_mtime - breaking.stat().st_mtime > ABANDONED_AFTER:
                 breaking.unlink()
         time.sleep(_LOOKED_AT_EVERY)
         return

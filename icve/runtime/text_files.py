@@ -13,5 +13,5 @@ def not_utf8(file: str | os.PathLike) -> str | None:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        return f"{file} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}): save it in this encoding."
+        return f"{file} is not UTF-8 (byte 0x{content[error.start]:02x} in line {line}): save it as UTF-8."
     return None

@@ -28,6 +28,7 @@ def test_a_file_of_any_suffix_is_an_input(tmp_path):
 
 def test_a_folder_without_videos_says_what_it_holds(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "_part.parquet").mkdir()
     with pytest.raises(ValueError, match=r"no video in .*not a video: 1 \(notes.txt\)"):
         find_inputs(tmp_path)
 
@@ -39,3 +40,21 @@ def test_rejections_of_what_is_no_text_can_be_written(tmp_path):
     kept, ((row, why),) = read_part(tmp_path / "p.parquet")
     assert json.dumps(kept) == '[{"key": "j", "instruction": "red"}]'
     assert (row["instruction"], why.detail) == ("half \\ud83d", "caf\\xe9")
+
+
+def test_a_rejected_row_makes_no_text_of_what_the_others_hold(tmp_path):
+    rows = [
+        {"id": f"r{n}", "source_path": "a.mp4", "instruction": "do", "source_start": start, "meta": meta, "sure": None}
+        for n, (start, meta) in enumerate([(24, {"fps": 25.0}), ("?", "broken"), (0, None)])
+    ]
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    inputs = find_inputs(tmp_path / "list.json")
+    found = inputs.read(inputs.names)
+    good, bad = [row for row in found if isinstance(row, dict)], [row for row in found if not isinstance(row, dict)]
+    write_part(tmp_path / "p.parquet", "x", {}, good, bad, len(good), 0.0)
+    assert read_part(tmp_path / "p.parquet") == (good, bad)
+    assert [row["source_start"] for row in good] == [24, 0]
+    assert good[0]["meta"] == {"fps": 25.0}
+    more = [*bad, ({"key": "n", "source_start": 7, "sure": None, "tags": [1]}, Rejected("too dark", "", True))]
+    write_part(tmp_path / "p.parquet", "x", {}, [], more, 0, 0.0)
+    assert [row["source_start"] for row, _ in read_part(tmp_path / "p.parquet")[1]] == ["?", "7"]

@@ -112,6 +112,15 @@ def test_a_rerun_does_nothing_again(tmp_path, videos):
     assert again == first
 
 
+def test_a_resumed_run_sees_rows_as_an_uninterrupted_one_does(tmp_path, videos):
+    whole = run(tmp_path, videos, ("Levels", {}), ("Levels", {}))
+    run(tmp_path, videos, ("Levels", {}), output="resumed")
+    resumed = run(tmp_path, videos, ("Levels", {}), ("Levels", {}), output="resumed")
+    rows, uninterrupted = (read_manifest(result.manifest, required=["video"]) for result in (resumed, whole))
+    assert rows == uninterrupted
+    assert {row["video"]: row["came"] for row in rows}["b.mp4"] == "float"
+
+
 def test_a_changed_parameter_redoes_that_stage_and_what_follows(tmp_path, videos):
     stages = [("Count", {"value": 1}), ("Count", {"value": 2, "note": "x"}), ("Count", {"value": 3}), ("Pair", {})]
     run(tmp_path, videos, *stages)

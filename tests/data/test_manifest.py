@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -232,6 +233,19 @@ def test_absolute_paths_inside_the_root_become_relative(tmp_path):
     (tmp_path / "other.jsonl").write_text(json.dumps(GOOD | {"source_path": str(tmp_path)}))
     with pytest.raises(ManifestError, match="leaves"):
         read_manifest(tmp_path / "other.jsonl")
+    (tmp_path / "other.jsonl").write_text(json.dumps(GOOD | {"source_path": f"{tmp_path}-2/a.mp4"}))
+    with pytest.raises(ManifestError, match="leaves"):
+        read_manifest(tmp_path / "other.jsonl")
+    assert read_manifest(tmp_path / "m.jsonl", root="/")[0]["source_path"] == str(names[0])[1:]
+
+
+def test_the_root_is_resolved_once_for_all_absolute_paths(tmp_path, monkeypatch):
+    rows = [GOOD | {"source_path": str(tmp_path / f"{n}.mp4")} for n in range(50)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    resolved, resolve = [], Path.resolve
+    monkeypatch.setattr(Path, "resolve", lambda path: resolved.append(path) or resolve(path))
+    assert len(read_manifest(tmp_path / "m.jsonl")) == 50
+    assert len(resolved) <= 1
 
 
 def test_a_hugging_face_cache_is_used_as_it_is(tmp_path):
@@ -358,10 +372,15 @@ def test_advice_for_columns_and_roots_is_followed(tmp_path, monkeypatch):
     (row,) = rows = read_manifest(path, root=store)
     assert resolve_path(rows.root, row["source_path"]) == store / "a.mp4"
 
-    path.write_text(json.dumps(GOOD | {"source_path": "../store/a.mp4"}))
-    assert "without '..', as it lies below the root" in refused(path)
-    path.write_text(json.dumps(GOOD | {"source_path": "store/a.mp4"}))
-    assert resolve_path(tmp_path, read_manifest(path, root=tmp_path)[0]["source_path"]).is_file()
+    names = ["../store/a.mp4", str(tmp_path / "set" / ".." / "store" / "a.mp4")]
+    for name in names:
+        path.write_text(json.dumps(GOOD | {"source_path": name}))
+        assert "relative to a folder that holds all the files, and name it as the root (--root" in refused(path)
+    files = [Path(os.path.abspath(path.parent / name)) for name in names]
+    folder = os.path.commonpath([*files, path])
+    rows = [GOOD | {"source_path": os.path.relpath(file, folder)} for file in files]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert all(resolve_path(folder, row["source_path"]).is_file() for row in read_manifest(path, root=folder))
 
     (tmp_path / "set" / "linked").symlink_to(store)
     with pytest.raises(ManifestError, match="through a link") as error:

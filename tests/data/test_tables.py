@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icve.data.tables import Malformed, ManifestError, read_records
+from icve.data.tables import _CHUNK, Malformed, ManifestError, read_records
 
 RECORDS = [{"path": "a.mp4", "text": "make it é\u2028\u2029\x85 so"}, {"path": "b.mp4", "text": "plain"}]
 
@@ -33,8 +33,9 @@ def test_every_form_in_every_letter_case_and_encoding(tmp_path, name, encoding):
     assert list(read_records(written(tmp_path / name, encoding))) == RECORDS
 
 
-def test_json_is_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("icve.data.tables._CHUNK", 7)
+@pytest.mark.parametrize("chunk", [7, _CHUNK])
+def test_json_of_every_layout_is_read_in_pieces(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr("icve.data.tables._CHUNK", chunk)
     records = [{"n": n, "text": 'é"[,]{' * n, "list": [n, [n]]} for n in range(30)]
     forms = {
         "list.json": json.dumps(records),
@@ -44,6 +45,8 @@ def test_json_is_read_in_pieces(tmp_path, monkeypatch):
         "lines.json": "\n".join(json.dumps(record) for record in records),
         "list.jsonl": json.dumps(records, indent=1),
         "objects.jsonl": "\n".join(json.dumps(record, indent=1) for record in records),
+        "objects.json": "\n".join(json.dumps(record, indent=2) for record in records),
+        "folded.json": "\n".join(json.dumps(record).replace(", ", ",\n") for record in records),
     }
     for name, text in forms.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -98,12 +101,14 @@ def test_tables_that_cannot_be_read(tmp_path):
     (tmp_path / "twice.csv").write_text("a,b,a\n1,2,3\n")
     (tmp_path / "odd.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16")[:-1])
     (tmp_path / "cut.json").write_text('[{"a": 1}, {"a"')
+    (tmp_path / "nul.jsonl").write_bytes(b"\0")
     (tmp_path / "no.parquet").write_text("no Parquet")
     (tmp_path / "no.txt").touch()
     for name, message in {
         "header.csv": "header of .* looks like cp1252",
         "twice.csv": "two columns 'a'",
         "odd.jsonl": "is not utf-16.* text to its end",
+        "nul.jsonl": "is not utf-16-be text to its end",
         "cut.json": "after its record 1, is cut off or damaged",
         "no.parquet": "not readable Parquet",
         "no.txt": "known are .csv, .json",
@@ -120,3 +125,8 @@ def test_columns_of_bytes_may_be_left_out(tmp_path):
     )
     assert list(read_records(tmp_path / "t.parquet")) == [{"a": b"x", "b": b"y", "c": "z"}]
     assert list(read_records(tmp_path / "t.parquet", binary=False)) == [{"c": "z"}]
+
+
+def test_a_header_that_is_given_takes_the_place_of_one_that_repeats_itself(tmp_path):
+    (tmp_path / "t.csv").write_text("x,x\n1,2\n")
+    assert list(read_records(tmp_path / "t.csv", header=("a", "b"))) == [{"a": "1", "b": "2"}]

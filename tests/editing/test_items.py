@@ -77,6 +77,12 @@ def test_manifests_of_every_kind(tmp_path, suffix):
     assert items[0].source == items[1].source == tmp_path / "a.mp4"
 
 
+def test_what_a_killed_process_left_makes_no_manifest_of_a_folder(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / ".part-0.parquet").touch()
+    assert [item.id for item in read_items(tmp_path, "make it red")] == ["a"]
+
+
 def test_rows_that_cannot_be_edited_say_why_and_cost_nobody_else(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from tests.models.adapters.adapter_cases import LAYERS, RANK, D, changes, weights
+from tests.tiny import tiny_editor
 
 TINY = {
     "num_attention_heads": 2,
@@ -40,6 +42,42 @@ def tool(repository):
         return module
 
     return load
+
+
+@pytest.fixture(scope="module")
+def matrices():
+    """A and B of every original layer."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: (
+            torch.randn(RANK, columns, generator=generator) * 0.1,
+            torch.randn(rows, RANK, generator=generator) * 0.1,
+        )
+        for name, (rows, columns, _) in LAYERS.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def by_diffusers(matrices):
+    """A and B of every diffusers' layer."""
+    parts = {}
+    for name, (a, b) in matrices.items():
+        layers = LAYERS[name][2]
+        sizes = [len(b)] if len(layers) == 1 else [D, D, D, len(b) - 3 * D][: len(layers)]
+        parts |= {layer: (a, piece.clone()) for layer, piece in zip(layers, b.split(sizes), strict=True)}
+    return parts
+
+
+@pytest.fixture
+def apply(tool, tmp_path):
+    """apply(way, path): how every layer of the tiny editor is changed by an adapter."""
+
+    def by(way, path):
+        editor = tiny_editor()
+        before = weights(editor.transformer)
+        return changes(before, way(path, editor, tmp_path, tool))
+
+    return by
 
 
 def randomised(model, seed=0):

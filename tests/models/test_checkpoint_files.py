@@ -5,6 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from icve.editing.editors import resolve_model_folder
+from icve.models.adapters.files import read_adapter
 from icve.models.checkpoint_files import SafetensorsShard, TorchShard, open_shards, read_tensors, shard_tensors
 from icve.models.weight_files import weight_files
 
@@ -53,13 +55,22 @@ def test_a_gguf_file_is_named_as_one(tmp_path, name):
     file = tmp_path / name
     if name == "folder":
         file.mkdir()
-        file = file / "w.gguf"
+        file = file / "w.Q4_K_M.GGUF"
     file.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises((ValueError, FileNotFoundError), match="is a GGUF file"):
         read(tmp_path / name)
     if name == "folder":
-        with pytest.raises(FileNotFoundError, match="is a GGUF file"):
-            weight_files(tmp_path / name)
+        for reader in (weight_files, read_adapter, resolve_model_folder):
+            with pytest.raises(FileNotFoundError, match="is a GGUF file"):
+                reader(tmp_path / name)
+
+
+def test_the_hidden_companions_of_files_from_a_mac_are_no_weights(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
+    for name in ("._weights.safetensors", "._weights.safetensors.index.json"):
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    assert read(tmp_path).keys() == {"a"}
+    assert weight_files(tmp_path) == [tmp_path / "weights.safetensors"]
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -95,6 +95,41 @@ def test_what_another_machine_left_behind_is_abandoned_when_nobody_touches_it(tm
     assert os.listdir(tmp_path) == ["lock"]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EBADF])
+def test_flock_that_fails_is_an_error_and_no_reason_to_take_the_other_lock(tmp_path, monkeypatch, number):
+    _without_flock(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)), locked(tmp_path / "lock"):
+        pass
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_too_many_locks_for_a_moment_do_not_lead_to_the_other_lock(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def once_too_many(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        return flock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", once_too_many)
+    with locked(tmp_path / "lock"):
+        assert os.listdir(tmp_path) == ["lock"]
+
+
+@pytest.mark.parametrize(("age", "stays"), [(0, True), (3600, False)])
+def test_a_breaker_is_judged_by_the_file_systems_clock(tmp_path, monkeypatch, age, stays):
+    for name in ("lock", "lock.held", "lock.held.breaking"):
+        (tmp_path / name).write_text("another's")
+    breaking = tmp_path / "lock.held.breaking"
+    modified = breaking.stat().st_mtime - age
+    os.utime(breaking, (modified, modified))
+    monkeypatch.setattr(locks.time, "time", lambda: modified + 30 if age else modified + 7200)  # this machine's differs
+    locks._remove_abandoned(tmp_path / "lock.held", "another's")
+    assert breaking.exists() == stays
+    assert (tmp_path / "lock.held").exists()  # removed at the next look at the earliest
+
+
 def test_another_machines_holder_that_touches_its_file_is_named(tmp_path, monkeypatch):
     _without_flock(monkeypatch)
     held = tmp_path / "lock.held"

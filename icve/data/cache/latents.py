@@ -41,12 +41,12 @@ from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import AlreadyLocked, locked
-from icve.runtime.printable import json_line
+from icve.runtime.printable import json_line, json_lines
 
 Embedding = tuple[Tensor, Tensor]  # of a text: embeddings (L, Dt) without padding, pooled (Dp,)
 Precision = Literal["bfloat16", "float32"]
 
-FORMAT = 1  # raised when the layout changes, or when decoding or resizing gives other pixels
+FORMAT = 2  # raised when the layout changes, or when decoding or resizing gives other pixels
 TENSORS = ("source", "target", "text", "pooled", "region")
 _INFO, _NO_INSTRUCTION, _RECORDS = "latents.json", "no_instruction.safetensors", "icve.records"
 _OPEN_SHARDS = 32  # per process
@@ -134,7 +134,7 @@ class LatentCache:
         if self.info.get("format") != FORMAT:
             raise ValueError(
                 f"The latent cache {self.folder} has format {self.info.get('format')}, this version reads {FORMAT}: "
-                "encode into another folder with icve-encode."
+                "encode again, into another folder, with: icve-encode -c CONFIG.yaml --output FOLDER."
             )
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
@@ -221,7 +221,7 @@ class LatentCache:
                 raise _damaged(file, error) from error
         for file in sorted((self.folder / "rejected").glob("*.jsonl")):
             if file.name[0] != ".":
-                yield from map(Record.from_json, map(json.loads, file.read_text(encoding="utf-8").split("\n")[:-1]))
+                yield from map(Record.from_json, map(json.loads, json_lines(file)))
 
     def read(self, record: Record) -> dict[str, Tensor]:
         """Tensors of a pair by the names in ``TENSORS``; ``region`` only where its row has a mask.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 def media_path(path: str | os.PathLike) -> str:
     """The absolute path of a file: FFmpeg takes what stands before a colon in a relative one for a protocol."""
-    return os.path.abspath(os.fspath(path))
+    return str(Path(path).absolute())  # not abspath: after a linked folder, .. is not the folder that the path names
 
 
 def foreign_path(path: str | os.PathLike, subject: str | None = None) -> str | None:

@@ -24,22 +24,22 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.format import Flags
 
 from icve.data.media.channels import LAYOUTS, channel_mix, is_custom
-from icve.data.media.video_stream import open_media
+from icve.data.media.media_paths import media_path
+from icve.data.media.timeline import JUMP
+from icve.data.media.video_stream import clock_may_jump, open_media
 
 # What MP4 holds and browsers play; other sound is encoded anew.
 _COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
 _RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
 _PREROLL = 0.25  # seconds decoded before the range: what some decoders need until their sound is right
+_SEEK = 1.0  # seconds read before and after the range, where a file is not read from its beginning to its end
 # Seconds by which times may differ from a count of samples (Matroska rounds them, AVI's jitter); more is a gap. After a
 # packet that does not decode, any difference is.
 _JITTER, _EXACT = 0.03, 0.002
 _MISSING = 0.1  # seconds without a packet, after which a track is not copied: many players play on without a pause
-# Seconds: times that go back further begin anew, as in joined files; those of formats whose clock may jump (transport
-# streams) also where they go on further, as pictures' times do there.
-_RESTART, _JUMP = 1.0, 10.0
+_RESTART = 1.0  # seconds: times that go back further begin anew, as in joined files
 _LONGEST_GAP = 3600.0  # seconds
 
 
@@ -54,6 +54,10 @@ class _CannotCopy(Exception):
     """Packets of a track do not decode, or MP4 does not take them."""
 
 
+class _SeekFailed(Exception):
+    """Reading did not begin before the range in every track."""
+
+
 def start(source: str, begin: float, end: float | None, target: str, decode: bool, seconds: float) -> subprocess.Popen:
     """Begin to make ``target``, an MP4 with the sound of ``source`` from ``begin`` to ``end`` (seconds), moved to 0.
 
@@ -63,7 +67,7 @@ def start(source: str, begin: float, end: float | None, target: str, decode: boo
         decode: False copies what can be copied without a look, and leaves out the rest.
         seconds: after which the process ends itself, in case the one that began it is gone.
     """
-    arguments = json.dumps([os.path.abspath(source), begin, end, os.path.abspath(target), decode])
+    arguments = json.dumps([media_path(source), begin, end, media_path(target), decode])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "icve.data.media.sound", arguments, str(max(1, round(seconds)))],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -91,6 +95,7 @@ class _Job:
         self.notes: list[str] = []
         self.tracks = 0
         self.jumps = False  # whether the format's clock may jump
+        self.seeks = begin > _SEEK  # whether reading begins near the range
 
     def done(self) -> bool:
         """Write the file; False where it has to be done again."""
@@ -101,7 +106,7 @@ class _Job:
             open_media(self.source) as file,
             av.open(self.target, "w", format="mp4") as self.out,
         ):
-            self.jumps = bool(file.format.flags & Flags.ts_discont.value)
+            self.jumps = clock_may_jump(file)
             sounds = file.streams.audio
             names = {
                 sound.index: f"sound track {n}" if len(sounds) > 1 else "the sound" for n, sound in enumerate(sounds, 1)
@@ -126,9 +131,13 @@ class _Job:
             for sound in sounds:
                 if sound.index not in self.left_out and not tried(sound.index, add_track, sound):
                     return False
-            for packet in self._packets(file, [sound for sound in sounds if sound.index in tracks]):
-                if not tried(packet.stream.index, tracks[packet.stream.index].add, packet):
-                    return False
+            try:
+                for packet in self._packets(file, [sound for sound in sounds if sound.index in tracks]):
+                    if not tried(packet.stream.index, tracks[packet.stream.index].add, packet):
+                        return False
+            except _SeekFailed:
+                self.seeks = False
+                return False
             for index, track in tracks.items():
                 if not tried(index, track.finish):
                     return False
@@ -154,26 +163,40 @@ class _Job:
         return _Encoded(self, sound)
 
     def _packets(self, file: av.container.InputContainer, sounds: list[av.AudioStream]) -> Iterator[av.Packet]:
-        """Packets of the range and a little before it."""
-        packets = file.demux(sounds) if sounds else iter(())
+        """Packets of the range and a little before it.
+
+        Where the clock cannot jump, these are those that reading from beginning to end gives: a seek counts only where
+        it leads before the first of them in every track.
+        """
+        seeks = self.seeks and not self.jumps
+        before: set[int] = set()  # streams of which something before the range was read
         reached: set[int] = set()  # streams in the range; times that go back after that are those of a joined file
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.FFmpegError as error:
-                self.notes.append(f"the sound ends early, where the file is damaged: {reason(error)}")
-                return
-            if packet is None:
-                return
-            if not packet.size:  # the end of a track
-                continue
-            time = _time(packet)
-            index = packet.stream.index
-            if index not in reached and time is not None and time + _duration(packet) < self.begin - _PREROLL:
-                continue
-            reached.add(index)
-            if time is None or self.end is None or time < self.end:
-                yield packet
+        passed: set[int] = set()  # streams behind it
+        try:
+            if seeks:
+                file.seek(round((self.begin - _SEEK) * av.time_base))
+            packets = file.demux(sounds) if sounds else iter(())
+            for packet in packets:
+                if not packet.size:  # the end of a track
+                    continue
+                time = _time(packet)
+                index = packet.stream.index
+                if index not in reached and time is not None and time + _duration(packet) < self.begin - _PREROLL:
+                    before.add(index)
+                    continue
+                if seeks and index not in before:
+                    raise _SeekFailed
+                reached.add(index)
+                if time is None or self.end is None or time < self.end:
+                    yield packet
+                elif not self.jumps and time > self.end + _SEEK:
+                    passed.add(index)
+                    if len(passed) == len(sounds):
+                        return
+        except av.error.FFmpegError as error:
+            self.notes.append(f"the sound ends early, where the file is damaged: {reason(error)}")
+        if seeks and len(before) < len(sounds):
+            raise _SeekFailed
 
 
 class _Copied:
@@ -288,7 +311,7 @@ class _Encoded:
         if self._position is None:
             self._position = wanted
         ahead = wanted - self._position
-        if ahead < -_RESTART * self._rate or (self._job.jumps and ahead > _JUMP * self._rate):
+        if ahead < -_RESTART * self._rate or (self._job.jumps and ahead > JUMP * self._rate):
             self._moved -= ahead
         elif ahead > _LONGEST_GAP * self._rate:
             raise _LeftOut(f"its times jump by {ahead / self._rate:.0f} seconds.")

@@ -8,8 +8,8 @@ import numpy as np
 
 # No codec shows a frame further than this from its place in decoding order (H.264 and HEVC allow 16 waiting frames).
 _REORDERED = 16
-# Seconds: a longer step in a format whose clock may jump is a jump. FFmpeg's own limit.
-_JUMP = 10.0
+# Seconds: a longer step in a format whose clock may jump is a jump, for pictures and sound. FFmpeg's own limit.
+JUMP = 10.0
 
 
 def display_times(stamps: Sequence[int | None], jumps: float | None) -> np.ndarray | None:
@@ -48,7 +48,7 @@ def display_times(stamps: Sequence[int | None], jumps: float | None) -> np.ndarr
         usual = max(1, int(np.median(steps[steps > 0])))
         breaks = steps < 0
         if jumps is not None:
-            breaks |= steps > max(_JUMP * jumps, 10 * usual)
+            breaks |= steps > max(JUMP * jumps, 10 * usual)
         if breaks.any():
             times = times[0] + np.concatenate([[0], np.cumsum(np.where(breaks, usual, steps))])
     return times if (np.diff(times) > 0).all() else None

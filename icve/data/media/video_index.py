@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import av
 import numpy as np
-from av.format import Flags
 
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.picture import dynamic_range, orientation
 from icve.data.media.timeline import display_times
 from icve.data.media.video_packets import Packet, packets_are_frames
-from icve.data.media.video_stream import VideoError, open_media, shown_frames, video_stream
+from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, video_stream
 
 __all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
@@ -122,7 +121,7 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
             average, time_base = stream.average_rate, stream.time_base
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             containers = set(container.format.name.split(","))
-            jumps = float(1 / time_base) if container.format.flags & Flags.ts_discont.value else None
+            jumps = float(1 / time_base) if clock_may_jump(container) else None
             sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
         with open_media(path) as container:

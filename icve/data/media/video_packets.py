@@ -45,14 +45,14 @@ def packets_are_frames(packets: Sequence[Packet], codec: str, containers: set[st
     (no packet is missing), and state one picture size throughout.
 
     Args:
-        packets: of one stream, in the file's order.
+        packets: of one stream, in the file's order, all of them whole.
         codec: FFmpeg's name.
         containers: FFmpeg's names of the container.
     """
     if codec not in _CODECS or not containers & _CONTAINERS or not packets:
         return False
     times = [packet.pts for packet in packets]
-    if None in times or any(packet.is_corrupt for packet in packets):
+    if None in times:
         return False
     steps = np.diff(np.sort(np.array(times, dtype=np.int64)))
     if len(steps) and (steps.min() <= 0 or steps.max() > _STEADY * np.median(steps) + 1):  # 1: of rounding

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import av
+from av.format import Flags
 from av.stream import Disposition
 
 from icve.data.media.media_paths import media_path
@@ -25,6 +26,11 @@ class VideoError(ValueError):
 def open_media(path: str | os.PathLike) -> av.container.InputContainer:
     """Open a file whose titles and comments may be in any encoding. Raises av.error.FFmpegError, an OSError too."""
     return av.open(media_path(path), metadata_errors="replace")
+
+
+def clock_may_jump(container: av.container.InputContainer) -> bool:
+    """Whether the times of the file's format may restart or jump and mean nothing by it, as in transport streams."""
+    return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def video_stream(container: av.container.InputContainer, path: str | os.PathLike) -> av.VideoStream:

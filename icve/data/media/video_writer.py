@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
-import subprocess
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +12,9 @@ import av
 import numpy as np
 
 from icve.data.media import sound
+from icve.data.media.media_paths import media_path
+from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video_stream import open_media
-
-_LEAST_SECONDS = 120.0  # for making sound ready, in any case; and as much as the sound itself takes
 
 
 class VideoWriter:
@@ -31,10 +29,8 @@ class VideoWriter:
         crf: x264 quality, 0 (best) to 51.
         preset: x264's; faster ones make larger files of the same quality.
         sample_aspect: width over height of a pixel as shown.
-        sound: file whose sound is copied (every track; tracks that MP4 players do not know or that are damaged are
-            encoded as AAC, see :mod:`icve.data.media.sound`). It never costs the picture.
-        sound_range: seconds [from, to) of that file's timeline that are taken, ``from`` being time 0 of this one; None
-            for ``to`` is its end.
+        sound: what is heard, waited for at the first frame (every track is copied; those that MP4 players do not know
+            or that are damaged are encoded as AAC, see :mod:`icve.data.media.sound`). It never costs the picture.
 
     Attributes:
         notes: sentences on what of the sound could not be kept.
@@ -48,8 +44,7 @@ class VideoWriter:
         crf: int = 18,
         preset: str = "medium",
         sample_aspect: Fraction = Fraction(1),
-        sound: str | os.PathLike | None = None,
-        sound_range: tuple[float, float | None] = (0.0, None),
+        sound: PreparedSound | None = None,
     ) -> None:
         if not rate > 0:
             raise ValueError(f"fps must be positive, not {rate}.")
@@ -64,15 +59,11 @@ class VideoWriter:
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._container = self._stream = None
         self.notes: list[str] = []
-        self._sound_of, self._sound = (sound, sound_range), None
+        self._prepared, self._sound = sound, None
 
     def __enter__(self) -> VideoWriter:
-        temporary = str(self._temporary.absolute())  # FFmpeg takes what is before a colon for a protocol
-        self._container = av.open(temporary, "w", format="mp4", options={"movflags": "+faststart"})
-        source, (begin, end) = self._sound_of
-        if source is not None:
-            ready = self._temporary.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
-            self._sound = _Sound(source, begin, end, ready, self.notes)
+        options = {"movflags": "+faststart"}
+        self._container = av.open(media_path(self._temporary), "w", format="mp4", options=options)
         return self
 
     def write(self, frames: np.ndarray, times: np.ndarray | None = None) -> None:
@@ -141,8 +132,8 @@ class VideoWriter:
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
         self._stream = stream
-        if self._sound is not None:
-            self._sound.open(self._container)
+        if self._prepared is not None:
+            self._sound = _Sound(self._prepared, self._container, self.notes)
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
@@ -152,52 +143,28 @@ class VideoWriter:
 
 
 class _Sound:
-    """The sound of a file, made ready by another process and muxed up to a given time at each call.
+    """A sound that is ready, muxed up to a given time at each call.
 
     Whatever happens to it, the picture goes on: it is said in ``notes``. Only a full disk is an error.
     """
 
-    def __init__(self, path: str | os.PathLike, begin: float, end: float | None, ready: Path, notes: list[str]) -> None:
-        self._range, self._ready, self._notes = (os.path.abspath(path), begin, end, str(ready.absolute())), ready, notes
-        self._file: av.container.InputContainer | None = None
-        self._process: subprocess.Popen | None = None
-        self._waiting: av.Packet | None = None
-        try:
-            with open_media(self._range[0]) as file:
-                if not file.streams.audio:
-                    return
-                length = max((file.duration or 0) / av.time_base, os.path.getsize(path) / 1e6)
-            self._seconds = _LEAST_SECONDS + length
-            self._process = sound.start(*self._range, decode=True, seconds=self._seconds)
-        except Exception as error:
-            self._leave_out(error)
-
-    def open(self, container: av.container.OutputContainer) -> None:
+    def __init__(self, prepared: PreparedSound, container: av.container.OutputContainer, notes: list[str]) -> None:
         """Wait until the sound is ready, and add its tracks."""
+        self._container, self._notes = container, notes
+        self._file: av.container.InputContainer | None = None
+        self._waiting: av.Packet | None = None
+        tracks, said = prepared.result()
+        notes += said
+        if not tracks:
+            return
         try:
-            self._open(container)
+            self._file = open_media(prepared.path)
+            streams = [stream for stream in self._file.streams.audio if stream.frames]
+            self._tracks = {stream.index: container.add_stream_from_template(stream) for stream in streams}
+            self._packets = self._file.demux(streams)
+            self._waiting = next(self._packets, None)
         except Exception as error:
-            self._leave_out(error)
-
-    def _open(self, container: av.container.OutputContainer) -> None:
-        if self._process is None:
-            return
-        result = self._result()
-        if result is None:
-            self._process = sound.start(*self._range, decode=False, seconds=self._seconds)
-            result = self._result()
-            if result is None:
-                return self._leave_out(RuntimeError("FFmpeg crashes or hangs when it reads it"))
-            if not result["notes"]:
-                self._notes.append("The sound is copied unchecked: FFmpeg crashes or hangs when it decodes it.")
-        self._notes += [note[0].upper() + note[1:] for note in result["notes"]]
-        if not result["tracks"]:
-            return
-        self._file = av.open(self._range[3])
-        streams = [stream for stream in self._file.streams.audio if stream.frames]
-        self._tracks = {stream.index: container.add_stream_from_template(stream) for stream in streams}
-        self._container, self._packets = container, self._file.demux(streams)
-        self._waiting = next(self._packets, None)
+            notes.append(f"The sound is left out: {sound.reason(error)}")
 
     def write(self, until: float | None) -> None:
         """Mux the sound up to a time in seconds, None for all of it."""
@@ -217,25 +184,8 @@ class _Sound:
             self._notes.append(f"The sound ends early: {sound.reason(error)}")
 
     def close(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.communicate()
         if self._file is not None:
             self._file.close()
-        self._ready.unlink(missing_ok=True)
-
-    def _result(self) -> dict | None:
-        """What the process says; None where it crashed or did not come to an end."""
-        try:
-            printed, _ = self._process.communicate(timeout=self._seconds)
-            return json.loads(printed) if self._process.returncode == 0 else None
-        except (subprocess.TimeoutExpired, ValueError):
-            self._process.kill()
-            self._process.communicate()
-            return None
-
-    def _leave_out(self, error: Exception) -> None:
-        self._notes.append(f"The sound is left out: {sound.reason(error)}")
 
 
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float | Fraction, crf: int = 18) -> None:

@@ -4,10 +4,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils.hub_utils import _get_model_file
+from diffusers.utils.hub_utils import (
+    EntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    _get_model_file,
+)
 
 from icve.models.adapters.files import LORA_FILE, PEFT_FILES, SUFFIXES
-from icve.models.adapters.settings import CONFIG
+from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG
 
 
 def local_adapter(
@@ -39,12 +44,29 @@ def local_adapter(
     for name in (weight_name,) if weight_name else (LORA_FILE, *PEFT_FILES):
         try:
             file = _get_model_file(str(source), weights_name=name, subfolder=subfolder, **download)
-            if name in PEFT_FILES:
-                _get_model_file(str(source), weights_name=CONFIG, subfolder=subfolder, **download)
+            if name in (LORA_FILE, *PEFT_FILES):
+                settings = FASTVIDEO_CONFIG if name == LORA_FILE else CONFIG
+                _download_settings(str(source), settings, subfolder, download)
             return Path(file)
         except OSError as error:
             failure = failure or error
-    reason = str(failure).splitlines()[0].rstrip(".")
-    raise FileNotFoundError(
-        f"There is no adapter at {source}, neither here nor on the Hub ({reason}): give a path, or weight_name as well."
-    ) from failure
+    absent = f"has no file {weight_name}" if weight_name else "has no adapter of a usual name: give weight_name as well"
+    reasons = {
+        FileNotFoundError: "the Hub cannot be reached or was not asked, and its cache does not hold the file",
+        EntryNotFoundError: f"its repository on the Hub {absent}",
+        RevisionNotFoundError: "its repository on the Hub has no such revision",
+        RepositoryNotFoundError: "the Hub has no such repository, or one that needs your consent and token",
+    }
+    reason = next((text for kind, text in reasons.items() if isinstance(failure.__context__, kind)), "the Hub fails")
+    raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
+
+
+def _download_settings(repository: str, name: str, subfolder: str | None, download: dict[str, Any]) -> None:
+    """Put a repository's settings beside its weights, where it has some."""
+    try:
+        _get_model_file(repository, weights_name=name, subfolder=subfolder, **download)
+    except OSError as error:
+        absent = isinstance(error.__context__, EntryNotFoundError)
+        # FileNotFoundError: without the Hub nobody knows. Most PEFT folders have settings, and few of the others.
+        if not absent or (name == CONFIG and isinstance(error.__context__, FileNotFoundError)):
+            raise

@@ -8,6 +8,7 @@ and in that query, key, value (and a single-stream block's MLP input) are one la
 import contextlib
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from icve.models.adapters.key_layouts import bare_names, layers_of, parse
-from icve.models.adapters.settings import CONFIG, AdapterSettings, settings_beside, settings_in_header
+from icve.models.adapters.key_layouts import bare_names, known_layer, parse
+from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
 from icve.models.checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
+from icve.models.hunyuan_video.key_names import to_diffusers
+from icve.models.weight_files import foreign_format, visible
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +82,18 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     # In a folder of several adapters, the adapter_config.json is of the one with PEFT's names.
     if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(file.parent)) == 1):
         settings = settings_beside(file)
-    return _layers(tensors, settings, where)
+    if settings is None and file.name == LORA_FILE:
+        settings = settings_beside(file, FASTVIDEO_CONFIG)
+    adapter = _layers(tensors, settings, where)
+    if settings is None and all(layer.scale == 1 for layer in adapter.values()) and (name := _unused_alpha(header)):
+        log.warning(
+            "The adapter %s is applied at scale 1, as it has neither .alpha nor settings; %s = %s in its header is not "
+            "used: give the scale yourself if it was trained at another one.",
+            where,
+            name,
+            header[name],
+        )
+    return adapter
 
 
 def adapter_file(path: Path) -> Path:
@@ -99,14 +113,16 @@ def adapter_file(path: Path) -> Path:
                 return folder / name
     files = _weight_files(path)
     if not files:
-        raise FileNotFoundError(f"There is no adapter at {path / LORA_FILE}, nor another one in its folder.")
+        raise FileNotFoundError(
+            foreign_format(path) or f"There is no adapter at {path / LORA_FILE}, nor another one in its folder."
+        )
     if len(files) > 1:
         raise ValueError(f"'{path}' holds {len(files)} files that may be an adapter: name one, as '{files[0]}'.")
     return files[0]
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES and file.is_file())
+    return sorted(file for file in visible(folder) if file.suffix.lower() in SUFFIXES and file.is_file())
 
 
 def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: AdapterSource) -> None:
@@ -164,12 +180,31 @@ def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
         return stored, stored.header
     contents = torch_contents(file)
     tensors = unnest(contents, file, ema=False)
-    if tensors is not contents and (key := next((key for key in contents if "alpha" in str(key)), None)):
+    if tensors is not contents and (key := _alpha_beside(contents)):
         raise ValueError(
             f"The adapter '{file}' keeps {key!r} beside its tensors, which is not read: save every layer's alpha among "
             "the tensors, as LAYER.alpha, or the adapter as a PEFT folder."
         )
     return tensors, {}
+
+
+def _alpha_beside(contents: dict[str, Any]) -> str | None:
+    """The name of an alpha in what a torch file holds beside its tensors."""
+    for key, value in contents.items():
+        if not isinstance(value, dict):
+            if "alpha" in str(key):
+                return str(key)
+        elif not any(map(_is_tensor, value.values())) and (inner := _alpha_beside(value)):
+            return inner
+    return None
+
+
+def _unused_alpha(header: Mapping[str, str]) -> str | None:
+    """The name of an alpha in a safetensors header that no program reads.
+
+    Not kohya's and musubi's ss_network_alpha: converted files keep it where their matrices are already scaled by it.
+    """
+    return next((name for name in ("lora_alpha", "network_alpha", "alpha") if name in header), None)
 
 
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
@@ -190,7 +225,7 @@ def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where:
             raise ValueError(f"The adapter {where} has {key!r} without its {absent}: copy or download it again.")
         down, up = (_matrix(pair[part], tensors[pair[part]], where) for part in ("down", "up"))
         up = up.flatten(1)
-        if down.ndim > 2 and down[0, 0].numel() == 1:  # a linear layer's as a convolution of one pixel
+        if math.prod(down.shape[2:]) == 1:  # a linear layer's as a convolution of one pixel
             down = down.flatten(1)
         rank = len(down)
         if rank != up.shape[1] or rank == 0:
@@ -206,6 +241,11 @@ def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where:
                 scale = settings.scale(bare_names(layer), rank)
             except ValueError as error:
                 raise ValueError(f"The adapter {where} contradicts its settings: {pair['down']!r} {error}.") from error
+        if abs(scale) * rank * _largest(down) * _largest(up) > torch.finfo(torch.float32).max:
+            raise ValueError(
+                f"The adapter {where} changes a layer by more than numbers can hold ({pair['down']!r}): its file is "
+                "damaged, or its alpha wrong."
+            )
         for name, part in _split(layer, LowRank(down, up, scale, (pair["down"], pair["up"])), where).items():
             if name in adapter:
                 raise ValueError(
@@ -248,6 +288,11 @@ def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, 
         if text and not unknown:
             found = f"{text[0]!r} is of a text encoder, which is not adapted here"
         raise ValueError(f"The adapter {where} holds no LoRA weights of a transformer: {found}.")
+    if scaling := next((key for key in unknown if re.search("alpha|scal", str(key))), None):
+        raise ValueError(
+            f"The adapter {where} holds {scaling!r}, which may scale it in a way that is not read: save every layer's "
+            "alpha as LAYER.alpha instead."
+        )
     if unknown:
         raise ValueError(
             f"The adapter {where} holds {unknown[0]!r}, which is no part of a LoRA: remove what is not, or take the "
@@ -266,8 +311,9 @@ def _alpha(key: str, value: Any, where: str) -> float:
 
 
 def _matrix(key: str, value: Any, where: str) -> Tensor:
-    if _is_tensor(value) and value.layout != torch.strided:
-        raise ValueError(f"{key!r} of the adapter {where} is a sparse tensor, where a matrix belongs: save it dense.")
+    if _is_tensor(value) and (value.layout != torch.strided or value.is_nested or value.is_meta):
+        kind = "meta" if value.is_meta else "nested" if value.is_nested else "sparse"
+        raise ValueError(f"{key!r} of the adapter {where} is a {kind} tensor, where a matrix belongs: save it dense.")
     if not _is_tensor(value) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
         kind = str(value.dtype).removeprefix("torch.") if _is_tensor(value) else type(value).__name__
         raise ValueError(
@@ -286,31 +332,26 @@ def _matrix(key: str, value: Any, where: str) -> Tensor:
     return value.detach().clone()  # not mapped from its file, where it is unaligned
 
 
+def _largest(matrix: Tensor) -> float:
+    return max(map(abs, map(float, matrix.aminmax()))) if matrix.numel() else 0.0
+
+
 def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
     """diffusers' layers of one of the file's: each has the whole A and its own rows of B."""
+    another = f"The adapter {where} belongs to another model: "
     try:
-        names, swapped = layers_of(layer)
+        key = known_layer(layer) + ".weight"
     except KeyError:
         name = list(bare_names(layer))[-1]
+        raise ValueError(f"{another}there is no layer {name!r} here, of {whole.keys[0]!r}.") from None
+    width = whole.down.shape[1]
+    try:
+        rows = to_diffusers({key: whole.up}, width)  # query, key and value are as wide as their input
+    except ValueError:
         raise ValueError(
-            f"The adapter {where} belongs to another model: there is no layer {name!r} here, of {whole.keys[0]!r}."
+            f"{another}{whole.keys[1]!r} has {len(whole.up)} rows, which does not fit layers of {width} inputs."
         ) from None
-    width, rows = whole.down.shape[1], len(whole.up)
-    if len(names) > 1:
-        # Query, key and value are as wide as their input; what is left is the MLP's.
-        rest = rows - 3 * width
-        if (rest <= 0) if len(names) == 4 else rest:
-            raise ValueError(
-                f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows, which does not fit "
-                f"{len(names)} layers of {width} inputs."
-            )
-        pieces = whole.up.split([width] * 3 + [rest] * (len(names) == 4))
-        return {name: replace(whole, up=piece) for name, piece in zip(names, pieces, strict=True)}
-    if swapped:
-        if rows % 2:
-            raise ValueError(f"The adapter {where} belongs to another model: {whole.keys[1]!r} has {rows} rows.")
-        whole = replace(whole, up=torch.cat(whole.up.chunk(2)[::-1]))
-    return {names[0]: whole}
+    return {name.removesuffix(".weight"): replace(whole, up=piece) for name, piece in rows.items()}
 
 
 def _peft_key(tensors: Mapping[str, Any]) -> str | None:

@@ -1,7 +1,7 @@
 """What the keys of an adapter's file say: which layer of the transformer, and which part of its adapter.
 
 Trainers write the same matrices under many names. A key is a prefix of the trainer, the layer (diffusers' name, the
-original one, the original one as ComfyUI spells it, or either of the first two with underscores for dots), and the
+original one, that as ComfyUI or OneTrainer spell it, or either of the first two with underscores for dots), and the
 part: the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
 """
 
@@ -9,20 +9,23 @@ import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from icve.models.hunyuan_video.key_names import diffusers_layers, has_swapped_halves, layer_patterns
+from icve.models.hunyuan_video.key_names import layer_patterns, numbered, original_parts
 
-# What stands before a layer's name: diffusers, ComfyUI, PEFT, and wrappers of torch.
-_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.")
+# What stands before a layer's name: diffusers, ComfyUI, PEFT, and DDP.
+_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.")
+# What torch puts before the name of every module that it compiles, shards or recomputes.
+_WRAPPERS = re.compile(r"(?:(?<=\.)|^)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 # Kohya's and musubi's, OneTrainer's, LyCORIS' and HunyuanVideo-I2V's, before a name with underscores for dots.
 _FLAT_PREFIX = re.compile(r"lora_(?:unet_|transformer_)?|lycoris_|hunyuan_video_(?:[a-z0-9]+_)?lora_", re.IGNORECASE)
 _TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.)?(?:text_encoders?(?:_\d)?|text_model|te\d?|clip(?:_[lg])?|llama|llm|llava|t5xxl)\."
-    r"|lora_(?:te\d?|text_encoder(?:_?\d)?)_"
+    r"|lora_(?:te\d?|text_encoder(?:_?\d)?|llama|clip_[lg])_"
+    r"|bundle_emb\."  # OneTrainer's, of words that an encoder was trained with
 )
 _PART = re.compile(
     r"(?P<layer>.+)\.(?:(?P<down>lora_A|lora_down|lora(?:_linear_layer)?\.down)|lora_B|lora_up"
     r"|lora(?:_linear_layer)?\.up)"
-    r"(?:\.(?!(?:weight|bias)(?:\.|$))[A-Za-z_]\w*)?(?:\.weight)?"  # between them may stand PEFT's adapter name
+    r"(?:\.(?!(?:weight|bias)(?:\.|$))[^.]+)?(?:\.weight)?"  # between them may stand PEFT's adapter name
 )
 _ALPHA = re.compile(r"(?P<layer>.+)\.(?:lora_)?alpha")
 _OTHER_KINDS = {
@@ -50,6 +53,13 @@ _COMFYUI = (
     ("c_embedder.linear_2.", "c_embedder.out_layer."),
 )
 
+# The same as OneTrainer has them (OMI), which numbers the parts of a stacked layer: `linear1.0` to `linear1.3`.
+_OMI = (
+    ("mlp.fc1.", "mlp.fc0."),
+    ("t_embedder.mlp.0.", "t_embedder.linear_1."),
+    ("t_embedder.mlp.2.", "t_embedder.linear_2."),
+)
+
 
 class Key(NamedTuple):
     """What a key says: of which layer (as the file names it) it is which part; text encoders' layers are not named."""
@@ -70,9 +80,9 @@ def parse(key: str) -> Key:
         if pattern.match(key):
             raise ValueError(kind)
     if match := _ALPHA.fullmatch(key):
-        return Key("alpha", match["layer"])
+        return Key("alpha", _WRAPPERS.sub("", match["layer"]))
     if match := _PART.fullmatch(key):
-        return Key("down" if match["down"] else "up", match["layer"])
+        return Key("down" if match["down"] else "up", _WRAPPERS.sub("", match["layer"]))
     return Key("unknown")
 
 
@@ -84,46 +94,45 @@ def bare_names(layer: str) -> Iterator[str]:
         yield layer
 
 
-def layers_of(layer: str) -> tuple[list[str], bool]:
-    """diffusers' layers that a layer named in a file is made of, in the order of its rows.
-
-    Returns:
-        their names, and whether the halves of its rows are exchanged in diffusers' layer.
+def known_layer(layer: str) -> str:
+    """A layer named in a file, as diffusers or the original naming has it.
 
     Raises:
         KeyError: a layer that no HunyuanVideo transformer has.
     """
     for name in bare_names(layer):
-        for known in (name, _from_comfyui(name)):
-            try:
-                return diffusers_layers(known), has_swapped_halves(known)
-            except KeyError:
-                continue
+        pattern, number = numbered(name)
+        pattern = _SPELLINGS.get(pattern, pattern)
+        if pattern in _PATTERNS:
+            return pattern.replace("#", number)
     for start in {match.end() for match in [_FLAT_PREFIX.match(layer), re.match("lora_", layer)] if match}:
-        for pattern, name in _FLAT.items():
-            if match := pattern.fullmatch(layer, start):
-                name = name.replace("#", match[1] if match.groups() else "")
-                return diffusers_layers(name), has_swapped_halves(name)
+        for flat, pattern in _FLAT.items():
+            if match := flat.fullmatch(layer, start):
+                return pattern.replace("#", match[1] if match.groups() else "")
     raise KeyError(layer)
 
 
-def _from_comfyui(name: str) -> str:
-    match = re.match(r"(.*?blocks\.)(\d+)(\..*)", name)
-    pattern = f"{match[1]}#{match[3]}" if match else name
-    original = _COMFYUI_NAMES.get(pattern, pattern)
-    return original.replace("#", match[2]) if match else original
-
-
-def _comfyui_spelling(pattern: str) -> str:
+def _respelled(pattern: str, spellings: tuple[tuple[str, str], ...]) -> str:
     pattern += "."
-    for original, spelling in _COMFYUI:
+    for original, spelling in spellings:
         pattern = pattern.replace(original, spelling)
     return pattern.removesuffix(".")
 
 
-_COMFYUI_NAMES = {_comfyui_spelling(pattern): pattern for pattern in layer_patterns("original")}
+def _spellings() -> Iterator[tuple[str, str]]:
+    """Other spellings of layers' patterns, and what they are in the original or in diffusers' naming."""
+    for layer in layer_patterns("diffusers"):
+        original, parts = original_parts(layer)
+        yield _respelled(original, _COMFYUI), original
+        if len(parts) > 1:
+            yield f"{original}.{parts.index(layer)}", layer
+        else:
+            yield _respelled(original, _OMI), original
+
+
+_SPELLINGS = dict(_spellings())
+_PATTERNS = (*layer_patterns("original"), *layer_patterns("diffusers"))
 _FLAT = {
     re.compile(r"(\d+)".join(re.escape(piece.replace(".", "_")) for piece in pattern.split("#"))): pattern
-    for naming in ("original", "diffusers")
-    for pattern in layer_patterns(naming)
+    for pattern in _PATTERNS
 }

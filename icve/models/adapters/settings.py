@@ -3,13 +3,15 @@
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 CONFIG = "adapter_config.json"
-HEADER = "lora_adapter_metadata"  # diffusers' key of a safetensors header
+FASTVIDEO_CONFIG = "lora_config.json"
+HEADERS = ("lora_adapter_metadata", "lora_config")  # keys of a safetensors header: diffusers', finetrainers'
 # These change the weights that an adapter is trained on, or what it computes beyond alpha/rank · B·A.
 _CHANGED_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _NOT_PLAIN = (
@@ -38,15 +40,15 @@ class AdapterSettings:
         alpha: of layers that no pattern matches.
         rank: likewise; None where it is not said.
         rslora: scale by alpha/√rank instead of alpha/rank.
-        alphas, ranks: (regular expression for the end of a layer's name, value); the first that matches counts.
+        alphas, ranks: (what matches a layer's whole name, value); the first that matches counts.
     """
 
     where: str
     alpha: float
     rank: int | None = None
     rslora: bool = False
-    alphas: tuple[tuple[str, float], ...] = ()
-    ranks: tuple[tuple[str, float], ...] = ()
+    alphas: tuple[tuple[re.Pattern[str], float], ...] = ()
+    ranks: tuple[tuple[re.Pattern[str], float], ...] = ()
 
     def scale(self, names: Iterable[str], rank: int) -> float:
         """Scale of a layer's B·A.
@@ -68,37 +70,47 @@ class AdapterSettings:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
 
-def settings_beside(file: Path) -> AdapterSettings | None:
-    """Settings in the adapter_config.json in a file's folder; None where there is none.
+def settings_beside(file: Path, name: str = CONFIG) -> AdapterSettings | None:
+    """Settings in a JSON file in an adapter's folder; None where there are none.
+
+    Args:
+        file: the adapter's.
+        name: of PEFT's or FastVideo's settings.
 
     Raises:
-        ValueError: it is damaged, or of another kind of adapter.
+        ValueError: they are damaged, or of another kind of adapter.
     """
-    config = file.with_name(CONFIG)
+    config = file.with_name(name)
     if not config.is_file():
         return None
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
+        values = json.loads(config.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"'{config}' is not valid JSON ({error}): copy or download it again.") from error
+    if name == FASTVIDEO_CONFIG:
+        values = values.get("lora_params") if isinstance(values, dict) else None
+        if values is None:  # another program's file of this name
+            return None
+        values = values.get("transformer", values) if isinstance(values, dict) else values
     return _settings(values, f"'{config}'")
 
 
 def settings_in_header(header: Mapping[str, str], where: str) -> AdapterSettings | None:
-    """Settings in a safetensors header, as diffusers writes them; None where there are none.
+    """Settings in a safetensors header, as diffusers and finetrainers write them; None where there are none.
 
     Raises:
         ValueError: they are damaged, or of another kind of adapter; or the header says that the file is for another
             model.
     """
-    model = header.get("modelspec.architecture", "").lower()
-    if "hunyuan" not in model and (other := next((name for name in _OTHER_MODELS if model.startswith(name)), None)):
-        raise ValueError(f"The adapter {where} belongs to another model: its header says {other!r}.")
-    if HEADER not in header:
+    for name in ("modelspec.architecture", "ss_base_model_version"):
+        if other := _other_model(header.get(name, "")):
+            raise ValueError(f"The adapter {where} belongs to another model: its header says {other!r}.")
+    text = next((header[name] for name in HEADERS if name in header), None)
+    if text is None:
         return None
     try:
-        values = json.loads(header[HEADER])
-    except ValueError as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The settings in the header of {where} are not valid JSON ({error}).") from error
     if isinstance(values, dict):
         ours = {key.removeprefix("transformer."): v for key, v in values.items() if key.startswith("transformer.")}
@@ -125,14 +137,20 @@ def _settings(values: Any, where: str) -> AdapterSettings:
             f"{_capital(where)} says that training started with {start}, which changed the model's own weights too: "
             "save the adapter as a plain LoRA (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
         )
-    if values.get("lora_alpha") is None:
+    base = str(values.get("base_model_name_or_path") or "")
+    if _other_model(base.rpartition("/")[2]) and "hunyuan" not in base.lower():
+        raise ValueError(f"The adapter belongs to another model: {where} says that it was trained on {base!r}.")
+    alpha, rank = (
+        next((values[name] for name in names if values.get(name) is not None), None)
+        for names in (("lora_alpha", "alpha"), ("r", "lora_rank", "rank"))
+    )
+    if alpha is None:
         raise ValueError(
             f"{_capital(where)} has no lora_alpha, so that the adapter's scale is unknown: write it there."
         )
-    rank = values.get("r")
     return AdapterSettings(
         where,
-        _number(values["lora_alpha"], "lora_alpha", where),
+        _number(alpha, "lora_alpha", where),
         None if rank is None else _number(rank, "r", where),
         bool(values.get("use_rslora")),
         _patterns(values, "alpha_pattern", where),
@@ -140,29 +158,38 @@ def _settings(values: Any, where: str) -> AdapterSettings:
     )
 
 
-def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[str, float], ...]:
+def _other_model(name: str) -> str | None:
+    """The kind of another model that a name begins with."""
+    name = name.lower()
+    return None if "hunyuan" in name else next((other for other in _OTHER_MODELS if name.startswith(other)), None)
+
+
+def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[re.Pattern[str], float], ...]:
     patterns = values.get(name) or {}
     if not isinstance(patterns, dict):
         raise ValueError(f"{name} in {where} is no mapping of layers to numbers.")
-    for pattern in patterns:
+    compiled = []
+    for pattern, value in patterns.items():
+        flags = re.match(r"(?:\(\?[aimsux]+\))*", pattern)[0]  # Python takes them at the start only
         try:
-            re.compile(pattern)
-        except re.error as error:
+            whole = re.compile(rf"{flags}(.*\.)?({pattern.removeprefix(flags)})$")  # PEFT's rule
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{name} in {where} has {pattern!r}, which is no regular expression ({error}).") from error
-    return tuple((pattern, _number(value, f"{name} of {pattern!r}", where)) for pattern, value in patterns.items())
+        compiled.append((whole, _number(value, f"{name} of {pattern!r}", where)))
+    return tuple(compiled)
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value == 0:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < abs(value) <= sys.float_info.max:  # an int may be larger
         raise ValueError(f"{name} in {where} is {value!r}, where a finite number other than 0 belongs.")
     return value
 
 
-def _matching(patterns: tuple[tuple[str, float], ...], names: list[str], default: float | None) -> float | None:
-    for pattern, value in patterns:  # PEFT's rule
-        if any(re.match(rf"(.*\.)?({pattern})$", name) for name in names):
-            return value
-    return default
+def _matching(
+    patterns: tuple[tuple[re.Pattern[str], float], ...], names: list[str], default: float | None
+) -> float | None:
+    return next((value for pattern, value in patterns if any(map(pattern.match, names))), default)
 
 
 def _capital(text: str) -> str:

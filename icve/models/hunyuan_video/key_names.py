@@ -75,13 +75,16 @@ _TO_DIFFUSERS = {a: [b] for a, b in _RENAMES} | dict(_STACKED) | {_SWAPPED_HALVE
 _TO_ORIGINAL = {b: a for a, targets in _TO_DIFFUSERS.items() for b in targets}
 
 
+def numbered(layer: str) -> tuple[str, str]:
+    """'double_blocks.7.img_mod.linear' -> ('double_blocks.#.img_mod.linear', '7'); no number outside of blocks."""
+    match = re.match(r"(.*?blocks\.)(\d+|#)(\..*)", layer)
+    return (match[1] + "#" + match[3], match[2]) if match else (layer, "")
+
+
 def _pattern(key: str) -> tuple[str, str, str]:
     """'double_blocks.7.img_mod.linear.weight' -> ('double_blocks.#.img_mod.linear', '7', '.weight')."""
     stem, _, kind = key.rpartition(".")
-    match = re.match(r"(.*?blocks\.)(\d+)(\..*)", stem)
-    if match is None:
-        return stem, "", "." + kind
-    return match[1] + "#" + match[3], match[2], "." + kind
+    return *numbered(stem), "." + kind
 
 
 def wrapper_prefix(keys: Iterable[str]) -> str:
@@ -109,7 +112,7 @@ def to_diffusers(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
         width: the model width D, the output size of each stacked query, key and value.
 
     Raises:
-        ValueError: a stacked matrix does not hold what its name says at this width.
+        ValueError: a matrix does not hold what its name says at this width.
     """
     out = {}
     for key, value in state.items():
@@ -119,6 +122,8 @@ def to_diffusers(state: dict[str, Tensor], width: int) -> dict[str, Tensor]:
             out[key] = value
             continue
         if stem == _SWAPPED_HALVES[0]:
+            if len(value) % 2:
+                raise ValueError(f"'{key}' has {len(value)} rows, which are no two halves.")
             pieces = [torch.cat(value.chunk(2)[::-1])]
         elif len(targets) > 1:
             rest = len(value) - 3 * width
@@ -164,18 +169,6 @@ def original_parts(layer: str) -> tuple[str, list[str]]:
     stem, number, _ = _pattern(layer + ".weight")
     original = _TO_ORIGINAL[stem]
     return original.replace("#", number), [part.replace("#", number) for part in _TO_DIFFUSERS[original]]
-
-
-def diffusers_layers(layer: str) -> list[str]:
-    """diffusers' layers that a layer of either naming stacks, in order; one for most.
-
-    Raises:
-        KeyError: neither naming has the layer.
-    """
-    stem, number, _ = _pattern(layer + ".weight")
-    if stem in _TO_ORIGINAL:
-        return [layer]
-    return [part.replace("#", number) for part in _TO_DIFFUSERS[stem]]
 
 
 def layer_patterns(naming: Literal["original", "diffusers"]) -> list[str]:

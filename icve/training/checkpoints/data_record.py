@@ -7,6 +7,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
+from icve.data.manifest import parquet_parts
+
 DATA_KEY = "icve.data"  # entry of trainer.ckpt
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
 
@@ -14,10 +18,14 @@ _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", 
 def data_record(data: Any, stage: str) -> dict[str, Any]:
     """The training manifest's content and number of rows, the batch size and the number of loader workers.
 
+    {} on all ranks but the first, which writes `trainer.ckpt`: a manifest is read whole.
+
     Args:
         data: a data module; of a curriculum's, the stage's own is looked at. What it does not have is left out.
         stage: name of the training stage.
     """
+    if rank_zero_only.rank:
+        return {}
     data = _of_stage(data, stage)
     record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}
     if isinstance(manifest := getattr(data, "manifest", None), str):
@@ -41,12 +49,12 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
                 found = data.rows(data.manifest)
                 rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
         before = saved.get("rows")
-        counts = f"{before} rows" if rows == before else f"from {before} to {rows} rows"
+        counts = f"{before} rows" if rows == before else f"{before} rows, then {rows}"
         changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
     for name, title in _CHANGES.items():
         if name in saved and name in now and saved[name] != now[name]:
-            changes.append(f"the {title} (from {saved[name]} to {now[name]})")
-    return f"Since the checkpoint have changed: {', '.join(changes)}." if changes else None
+            changes.append(f"the {title} ({saved[name]}, then {now[name]})")
+    return f"Changed since the checkpoint: {', '.join(changes)}." if changes else None
 
 
 def _of_stage(data: Any, stage: str) -> Any:
@@ -56,10 +64,9 @@ def _of_stage(data: Any, stage: str) -> Any:
 
 def _content(path: Path) -> str | None:
     """Digest of a manifest's bytes, or of its Parquet parts'; None where it cannot be read."""
-    parts = sorted(part for part in path.glob("*.parquet") if part.name[0] not in "._") if path.is_dir() else [path]
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for part in parts:
+        for part in parquet_parts(path) if path.is_dir() else [path]:
             with part.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())
     except OSError:

@@ -296,8 +296,8 @@ def test_other_damage_is_one_sentence(cache_once, pairs_folder, tmp_path, name):
 def test_another_format_is_refused(cache_once, tmp_path):
     shutil.copytree(cache_once, tmp_path / "cache")
     info = json.loads((tmp_path / "cache" / "latents.json").read_text())
-    (tmp_path / "cache" / "latents.json").write_text(json.dumps(info | {"format": 0}))
-    with pytest.raises(ValueError, match="has format 0, this version reads 1"):
+    (tmp_path / "cache" / "latents.json").write_text(json.dumps(info | {"format": 1}))  # as decord had read the videos
+    with pytest.raises(ValueError, match="has format 1, this version reads 2: encode again, into another folder"):
         LatentCache(tmp_path / "cache")
 
 

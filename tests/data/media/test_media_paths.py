@@ -22,6 +22,15 @@ def test_a_relative_path_is_a_file_whatever_its_name(tmp_path, monkeypatch, name
     assert media_path("x:y") == f"{tmp_path}/x:y"
 
 
+def test_a_path_above_a_linked_folder_is_the_systems(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("a/b")
+    name = tmp_path / "link" / ".." / "clip.mp4"
+    write_video(name, np.full((3, 96, 96, 3), 90, np.uint8), 8)
+    assert (tmp_path / "a" / "clip.mp4").is_file()
+    assert probe(name).frames == 3
+
+
 @pytest.mark.skipif(os.name == "nt", reason="such paths are right there")
 @pytest.mark.parametrize("path", ["C:\\clips\\a.mp4", "d:/clips/a.mp4", "clips\\a.mp4", "\\\\server\\a.mp4"])
 def test_a_windows_path_is_named_as_one(tmp_path, monkeypatch, path):

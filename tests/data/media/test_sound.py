@@ -8,7 +8,8 @@ import av
 import numpy as np
 import pytest
 
-from icve.data.media import sound, video_writer
+from icve.data.media import prepared_sound, sound
+from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video import VideoWriter, read_frames
 
 RATE = 48000
@@ -22,16 +23,16 @@ def tones(layout: str, seconds: float = 2.0) -> np.ndarray:
     return np.stack([8000 * np.sin(2 * np.pi * (200 + 100 * k) * time) for k in range(channels)], 1).astype(np.int16)
 
 
-def with_sound(path, codec, wave, layout, delay=0.0, tracks=1):
-    """A video of two seconds with tracks of the sound (n, C) int16, which begins `delay` seconds after the picture."""
+def with_sound(path, codec, wave, layout, delay=0.0, tracks=1, frames=FRAMES):
+    """A video at 10 fps with tracks of the sound (n, C) int16, which begins `delay` seconds after the picture."""
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=10)
-        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        video.width, video.height, video.pix_fmt, video.gop_size = 48, 32, "yuv420p", 10
         sounds = [container.add_stream(codec, rate=RATE) for _ in range(tracks)]
         for stream in sounds:
             stream.layout = layout
-        for number, frame in enumerate(FRAMES):
+        for number, frame in enumerate(frames):
             shown = av.VideoFrame.from_ndarray(frame, format="rgb24")
             shown.pts, shown.time_base = number, Fraction(1, 10)
             container.mux(video.encode(shown))
@@ -46,9 +47,10 @@ def with_sound(path, codec, wave, layout, delay=0.0, tracks=1):
     return path
 
 
-def rewritten(tmp_path, source, **options) -> tuple[list[str], list[tuple[str, float, np.ndarray]]]:
+def rewritten(tmp_path, source, *part) -> tuple[list[str], list[tuple[str, float, np.ndarray]]]:
     """What is said of a source's sound, and the tracks of the result: layout, start in seconds and samples (n, C)."""
-    with VideoWriter(tmp_path / "out.mp4", 10, sound=source, **options) as writer:
+    prepared = PreparedSound(source, tmp_path / "sound.tmp", *part)
+    with prepared, VideoWriter(tmp_path / "out.mp4", 10, sound=prepared) as writer:
         writer.write(FRAMES)
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".tmp"] == []
     assert len(read_frames(tmp_path / "out.mp4")) == len(FRAMES)
@@ -178,10 +180,45 @@ def test_a_part_is_cut_at_its_times(tmp_path, name, codec):
     wave = np.zeros((2 * RATE, 1), np.int16)
     wave[RATE:] = tones("mono")[RATE:]
     source = with_sound(tmp_path / name, codec, wave, "mono")
-    _, ((_, start, heard),) = rewritten(tmp_path, source, sound_range=(0.6, 1.6))
+    _, ((_, start, heard),) = rewritten(tmp_path, source, 0.6, 1.6)
     onset = start + np.flatnonzero(np.abs(heard[:, 0]) > 0.1)[0] / RATE
     assert abs(onset - 0.4) < 0.005
     assert abs(start + len(heard) / RATE - 1.0) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "delay", "partly"),
+    [
+        ("a.mp4", "aac", 0.0, True),
+        ("a.mp4", "libmp3lame", 0.0, True),
+        ("a.mov", "pcm_s16le", 0.0, True),
+        ("a.mkv", "libopus", 0.0, True),
+        ("a.mkv", "flac", 0.0, True),
+        ("a.avi", "libmp3lame", 0.0, True),
+        ("a.avi", "pcm_s16le", 0.0, True),
+        ("a.mkv", "aac", 5.0, False),  # nothing is there before the range
+        ("a.ts", "aac", 0.0, False),  # a clock that may jump
+    ],
+)
+def test_what_is_read_of_a_part_is_what_reading_the_whole_file_gives(tmp_path, monkeypatch, name, codec, delay, partly):
+    noise = np.random.default_rng(0).integers(-9000, 9000, (8 * RATE, 2)).astype(np.int16)
+    frames = FRAMES[:1].repeat(80, axis=0)
+    source = with_sound(tmp_path / name, codec, noise, "stereo", delay, tracks=2, frames=frames)
+    time, looked_at = sound._time, []
+    monkeypatch.setattr(sound, "_time", lambda packet: looked_at.append(packet.dts) or time(packet))
+
+    def prepared(begin, end):
+        looked_at.clear()
+        result = sound.prepare(str(source), begin, end, str(tmp_path / "out.mp4"))
+        return result, (tmp_path / "out.mp4").read_bytes(), len(looked_at)
+
+    for begin, end in [(4.3, 5.7), (0.0, 2.0), (6.123, None)]:
+        *found, count = prepared(begin, end)
+        with monkeypatch.context() as context:
+            context.setattr(sound, "_SEEK", 1e6)
+            *expected, whole = prepared(begin, end)
+        assert found == expected
+        assert not partly or count < 0.75 * whole
 
 
 def test_a_track_that_does_not_decode_costs_only_itself(tmp_path):
@@ -200,7 +237,7 @@ def process(code: str) -> subprocess.Popen:
 @pytest.mark.parametrize("code", ["import os; os.abort()", "import time; time.sleep(100)", "print('nonsense')"])
 def test_a_crash_or_a_hang_costs_the_sound_alone(tmp_path, monkeypatch, code):
     monkeypatch.setattr(sound, "start", lambda *_, **__: process(code))
-    monkeypatch.setattr(video_writer, "_LEAST_SECONDS", -1.0)
+    monkeypatch.setattr(prepared_sound, "_LEAST_SECONDS", -1.0)
     source = with_sound(tmp_path / "a.mp4", "aac", tones("mono"), "mono")
     notes, tracks = rewritten(tmp_path, source)
     assert tracks == []

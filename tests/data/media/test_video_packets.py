@@ -49,7 +49,6 @@ def packets(count, **changes):
         {"pts": {k: 10 * k + 20 for k in range(5, 12)}},  # packets are missing
         {"pts": {0: 10, 1: 0}},  # a picture before the first key frame
         {"is_keyframe": {0: False}},
-        {"is_corrupt": {5: True}},
         {"head": {8: b"another"}},
         {"head": {8: None}},
         {"head": {0: b""}},  # stated later only

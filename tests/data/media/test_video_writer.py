@@ -4,6 +4,7 @@ import av
 import numpy as np
 import pytest
 
+from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video import VideoWriter, probe, read_frames, timestamps
 from icve.data.media.video_index import index_packets
 
@@ -58,7 +59,8 @@ def test_variable_timestamps_come_back(tmp_path):
 @pytest.mark.parametrize(("codec", "name", "kept"), [("aac", "a.mp4", "aac"), ("pcm_s16le", "a.mov", "aac")])
 def test_sound_is_copied_or_encoded(tmp_path, codec, name, kept):
     source = with_sound(tmp_path / name, codec)
-    with VideoWriter(tmp_path / "out.mp4", 10, sound=source) as writer:
+    sound = PreparedSound(source, tmp_path / "sound")
+    with sound, VideoWriter(tmp_path / "out.mp4", 10, sound=sound) as writer:
         writer.write(picture(20))
     codec_found, start, seconds, frequency = heard(tmp_path / "out.mp4")
     assert codec_found == kept
@@ -75,7 +77,8 @@ def test_sound_is_copied_or_encoded(tmp_path, codec, name, kept):
 
 def test_part_of_a_sound(tmp_path):
     source = with_sound(tmp_path / "a.mp4", "aac")
-    with VideoWriter(tmp_path / "out.mp4", 10, sound=source, sound_range=(0.5, 1.5)) as writer:
+    sound = PreparedSound(source, tmp_path / "sound", 0.5, 1.5)
+    with sound, VideoWriter(tmp_path / "out.mp4", 10, sound=sound) as writer:
         writer.write(picture(10))
     _, start, seconds, _ = heard(tmp_path / "out.mp4")
     assert abs(start) < 0.05
@@ -85,7 +88,8 @@ def test_part_of_a_sound(tmp_path):
 def test_picture_keeps_its_place_beside_the_sound(tmp_path):
     source = with_sound(tmp_path / "a.mp4", "aac", delay=0.5)
     index = index_packets(source)
-    with VideoWriter(tmp_path / "out.mp4", 10, index.time_base, sound=source) as writer:
+    sound = PreparedSound(source, tmp_path / "sound")
+    with sound, VideoWriter(tmp_path / "out.mp4", 10, index.time_base, sound=sound) as writer:
         writer.write(picture(20), index.pts - index.origin)
     begins = []
     for kind in ("video", "audio"):

@@ -1,4 +1,7 @@
+from pathlib import Path
 from types import SimpleNamespace
+
+from lightning.pytorch.utilities import rank_zero_only
 
 from icve.training.checkpoints.data_record import data_changes, data_record
 
@@ -18,7 +21,11 @@ def test_only_what_changed_is_told(tmp_path):
     assert data_changes(saved, module(tmp_path / "b.jsonl", tokens_per_batch=7), "sft") is None  # not known of then
     (tmp_path / "b.jsonl").write_text("[]\n")
     same_rows = module(tmp_path / "b.jsonl", rows=lambda path: [path])
-    assert data_changes(saved, same_rows, "sft") == "Since the checkpoint have changed: the training data (1 rows)."
+    assert data_changes(saved, same_rows, "sft") == "Changed since the checkpoint: the training data (1 rows)."
+    longer = module(tmp_path / "b.jsonl", rows=lambda path: [path, path])
+    longer.batch_size = 4
+    told = "Changed since the checkpoint: the training data (1 rows, then 2), the batch size (2, then 4)."
+    assert data_changes(saved, longer, "sft") == told
 
 
 def test_parts_of_a_folder_are_the_data(tmp_path):
@@ -26,8 +33,20 @@ def test_parts_of_a_folder_are_the_data(tmp_path):
     before = data_record(module(tmp_path), "sft")
     (tmp_path / "notes.txt").write_text("b")
     assert data_record(module(tmp_path), "sft") == before
-    (tmp_path / "part-1.parquet").write_text("b")
+    (tmp_path / ".part-2.parquet.tmp.parquet").write_text("b")
+    assert data_record(module(tmp_path), "sft") == before
+    (tmp_path / "PART-1.PARQUET").write_text("b")
     assert data_record(module(tmp_path), "sft") != before
+
+
+def test_the_first_rank_alone_reads_the_data(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    saved = data_record(module(tmp_path / "a.jsonl"), "sft")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr(Path, "open", None)
+    changed = module(tmp_path / "b.jsonl")
+    assert data_record(changed, "sft") == {}
+    assert data_changes(saved, changed, "sft") is None
 
 
 def test_of_a_curriculum_the_stage_is_looked_at():

@@ -117,7 +117,7 @@ def test_a_resume_says_what_has_changed_of_the_data(fit, tiny_yaml, caplog):
     caplog.set_level(logging.INFO)
     assert fit("--trainer.max_steps", 1)[0] == 0
     assert fit("--ckpt_path", fit.folder, "--trainer.max_steps", 2)[0] == 0
-    assert "Since the checkpoint" not in caplog.text
+    assert "since the checkpoint" not in caplog.text
     manifest = Path(yaml.safe_load(tiny_yaml.read_text())["data"]["init_args"]["manifest"])
     shorter = manifest.with_name("shorter.jsonl")
     shorter.write_text("".join(manifest.read_text().splitlines(keepends=True)[:-1]))
@@ -130,8 +130,8 @@ def test_a_resume_says_what_has_changed_of_the_data(fit, tiny_yaml, caplog):
         1,
     ]
     assert fit("--ckpt_path", fit.folder, "--trainer.max_steps", 3, *changed)[0] == 0
-    told = "the training data (from 5 to 4 rows), the batch size (from 2 to 1), the loader workers (from 0 to 1)."
-    assert f"Since the checkpoint have changed: {told}" in caplog.text
+    told = "the training data (5 rows, then 4), the batch size (2, then 1), the loader workers (0, then 1)."
+    assert f"Changed since the checkpoint: {told}" in caplog.text
 
 
 def test_a_configuration_that_is_not_utf8_is_one_sentence(fit, tiny_yaml):
