@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if overrides and not arguments.config:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     # Imported late: help is quick.
-    from icve.inspection.pictures import write_page, write_sheet
-    from icve.inspection.rows import choose, inspect_rows
-    from icve.inspection.table import summary
+    from icve.preflight.seen_pictures import write_page, write_sheet
+    from icve.preflight.seen_rows import choose, inspect_rows
+    from icve.preflight.seen_table import summary
 
     try:
         if min(arguments.count, arguments.rows or 1) < 1:

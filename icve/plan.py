@@ -52,11 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve plan`; returns the exit status."""
     arguments, overrides = build_parser().parse_known_args(argv)
     # Imported late: help is quick.
-    from icve.planning.report import as_json, compare, tables
+    from icve.preflight.plan_report import as_json, compare, tables
 
     try:
         _check(arguments)
-        from icve.planning.configured import read_run
+        from icve.preflight.configured_run import read_run
 
         run = read_run(arguments.config, overrides, arguments.text_tokens, arguments.cached)
     except (ValueError, FileNotFoundError) as error:
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _result(run, arguments: argparse.Namespace, gpus: int):
-    from icve.planning.evaluation import Machine
-    from icve.planning.report import Result
+    from icve.preflight.fits import Machine
+    from icve.preflight.plan_report import Result
 
     machine = Machine(
         gpus,
@@ -87,7 +87,7 @@ def _result(run, arguments: argparse.Namespace, gpus: int):
 
 def strategies(names: Sequence[str] | None) -> Sequence[str]:
     """Names of strategies as this command knows them; None is all."""
-    from icve.planning.layouts import ALIASES, STRATEGIES
+    from icve.preflight.layouts import ALIASES, STRATEGIES
 
     if names is None:
         return STRATEGIES

@@ -14,7 +14,7 @@ from icve.data.media.video import write_video
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairDataset
 from icve.data.unpaired_clips import UnpairedClipsDataModule
-from icve.inspection.rows import choose, inspect_rows
+from icve.preflight.seen_rows import choose, inspect_rows
 from tests.data.conftest import numbered
 from tests.training.conftest import TINY_YAML
 

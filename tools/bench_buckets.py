@@ -20,7 +20,7 @@ from statistics import fmean
 
 from icve.data.buckets import Bucket, BucketBatchSampler, StepSizes
 from icve.models.sequence_parallel import split_sizes
-from icve.planning.report import table
+from icve.preflight.plan_report import table
 
 BUCKETS = (
     Bucket(480, 768, 77),

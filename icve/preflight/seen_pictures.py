@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from icve.evaluation.report import Example, write_report
-from icve.inspection.rows import Inspection, SeenPair
-from icve.inspection.table import cells, summary
+from icve.preflight.seen_rows import Inspection, SeenPair
+from icve.preflight.seen_table import cells, summary
 
 _COLUMNS = 6  # frames of a clip in the picture
 _WIDTH = 200  # pixels of each

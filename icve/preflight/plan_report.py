@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from icve.planning.evaluation import Machine, Option, Run, best, describe, evaluate, gib, nearest, options, remedies
-from icve.planning.layouts import Layout
+from icve.preflight.fits import Machine, Option, Run, best, describe, evaluate, gib, nearest, options, remedies
+from icve.preflight.layouts import Layout
 
 DAY = 86_400
 _PARTS = ("parameters", "gradients", "optimizer", "ema", "frozen", "activations", "buffers", "reserve")

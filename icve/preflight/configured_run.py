@@ -13,9 +13,9 @@ from icve.data.buckets import Bucket
 from icve.models.closed_forms import deviation, tokens
 from icve.models.counting import Sample, build_on_meta, count
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
-from icve.planning.evaluation import Run, Sized
-from icve.planning.frozen import frozen_bytes
-from icve.planning.layouts import Model
+from icve.preflight.fits import Run, Sized
+from icve.preflight.frozen_bytes import frozen_bytes
+from icve.preflight.layouts import Model
 from icve.runtime.precision import named
 from icve.training.run.configuration import parse_configuration
 

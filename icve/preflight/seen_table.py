@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from icve.inspection.rows import Clip, Inspection
+from icve.preflight.seen_rows import Clip, Inspection
 
 _HEAD = ("row", "bucket", "clip", "file", "frames", "seconds", "fps", "scaled to, cut off")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from icve.data.buckets import Bucket
 from icve.models.counting import Counts
-from icve.planning.layouts import STRATEGIES, Layout, Memory, Model, communication, layouts, memory
+from icve.preflight.layouts import STRATEGIES, Layout, Memory, Model, communication, layouts, memory
 
 _MOST_GPUS = 4096  # looked at when more are needed
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from icve.models.counting import Counts
-from icve.planning.layouts import STRATEGIES, Layout, Model, communication, layouts, memory
+from icve.preflight.layouts import STRATEGIES, Layout, Model, communication, layouts, memory
 
 P = 1000
 COUNTS = Counts(1.0, 2.0, 1.0, 400.0, 800.0)
@@ -77,7 +77,7 @@ def test_layouts_divide_heads_gpus_and_batch():
 
 @pytest.mark.parametrize("path", ["torch.optim.AdamW", "icve.training.optimization.optimizers.MuonAdamW"])
 def test_state_of_an_optimizer_is_counted(path):
-    from icve.planning.configured import _parameters, transformer_arguments
+    from icve.preflight.configured_run import _parameters, transformer_arguments
     from tests.training.conftest import tiny_transformer
 
     real = tiny_transformer()

@@ -1,1 +1,0 @@
-"""What training sees of a manifest, by the code that training selects and reads with."""
