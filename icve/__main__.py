@@ -2,7 +2,7 @@
 
 import sys
 
-from icve.cli import main
+from icve.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.data.manifest import write_manifest
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs

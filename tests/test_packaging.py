@@ -143,12 +143,12 @@ def test_every_import_is_declared():
 def test_console_scripts_are_the_built_commands_and_import():
     scripts = console_scripts()
     assert scripts == {
-        "lightning": "icve.cli:main",
-        "icve": "icve.cli:main",
-        "icve-curate": "icve.curate:main",
-        "icve-edit": "icve.edit:main",
-        "icve-encode": "icve.encode:main",
-        "icve-eval": "icve.evaluate:main",
+        "lightning": "icve.cli.main:main",
+        "icve": "icve.cli.main:main",
+        "icve-curate": "icve.cli.curate:main",
+        "icve-edit": "icve.cli.edit:main",
+        "icve-encode": "icve.cli.encode:main",
+        "icve-eval": "icve.cli.evaluate:main",
     }
     for target in scripts.values():
         module, function = target.split(":")

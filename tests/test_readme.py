@@ -47,7 +47,7 @@ def commands_of(block: str) -> list[str]:
 
 
 def run_icve(arguments: list[str]) -> int:
-    from icve.cli import main
+    from icve.cli.main import main
 
     try:
         return main(arguments) or 0
@@ -63,10 +63,15 @@ def check_composes(configs: list[str], options: list[str]) -> None:
 
 def check_icve(arguments: list[str], folder: Path) -> None:
     """Check the arguments of `icve`, `lightning` or `python -m icve`: configurations are composed, data is written."""
-    from icve import demo, inspect_data, plan
+    from icve.cli import convert, inspect_data, plan
+    from icve.cli.demo import run as demo
 
     command, *options = arguments
-    if command in ("fit", "validate"):
+    if command in ("edit", "eval", "encode", "curate"):
+        check_command(shlex.join([f"icve-{command}", *options]), folder)
+    elif command == "convert":
+        convert.build_parser().parse_args(options)
+    elif command in ("fit", "validate"):
         assert run_icve([*arguments, "--print_config"]) == 0
     elif command == "synthesize":
         shortened = list(arguments)
@@ -96,14 +101,14 @@ def check_launcher(program: str, arguments: list[str]) -> None:
 
 
 def check_parses(program: str, arguments: list[str]) -> None:
-    from icve import edit, evaluate
+    from icve.cli import edit, evaluate
 
     {"icve-edit": edit, "icve-eval": evaluate}[program].build_parser().parse_args(arguments)  # exits if it does not fit
 
 
 def check_encode(arguments: list[str]) -> None:
     """Its own options parse, and with the rest the configuration is composed."""
-    from icve.encode import build_parser
+    from icve.cli.encode import build_parser
 
     given, rest = build_parser().parse_known_args(arguments)
     check_composes(given.config, rest)
@@ -113,7 +118,7 @@ def check_curate(arguments: list[str]) -> None:
     """The pipeline loads and the arguments fit."""
     import argparse
 
-    from icve import curate
+    from icve.cli import curate
     from icve.curation.importers import import_command
     from icve.curation.stage_list import load_pipeline
 
@@ -158,8 +163,6 @@ def check_command(line: str, folder: Path) -> None:
     elif program in ("torchrun", "deepspeed") and "icve" in words:
         check_launcher(program, words[1:])
         check_icve(words[words.index("icve") + 1 :], folder)
-    elif program == "torchrun":
-        check_parses("icve-edit", words[words.index("icve.edit") + 1 :])
     elif program == "sbatch":
         script = words.index("tools/train.sbatch")
         subprocess.run(["bash", "-n", ROOT / words[script]], check=True, timeout=60)

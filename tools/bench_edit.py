@@ -22,7 +22,7 @@ from icve.synthetic.pair_files import synthesize_pairs
 
 def launch(*options: object) -> tuple[dict, float]:
     """Run `icve-edit`; returns its summary and the wall time of the whole command."""
-    command = [sys.executable, "-m", "icve.edit", *map(str, options)]
+    command = [sys.executable, "-m", "icve.cli.edit", *map(str, options)]
     started = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(ended.stdout.splitlines()[-1]), time.perf_counter() - started

@@ -187,7 +187,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
         if size not in (None, 1):
             raise ValueError(
                 f"--sequence_parallel_size {size} needs {size} processes: start them with torchrun --nproc_per_node "
-                f"{size} -m icve.edit ..."
+                f"{size} -m icve edit ..."
             )
         yield Processes(device=device)
         return

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from icve.curate import main
+from icve.cli.curate import main
 from icve.curation import supervisor
 from icve.curation.raw_videos import find_inputs
 from icve.curation.runner import LocalRunner, phases, run_pipeline
@@ -239,7 +239,7 @@ def test_a_killed_run_redoes_at_most_the_running_shards(tmp_path, videos, reposi
     for number in range(12):
         (videos / f"more_{number}.mp4").write_bytes(b"more" * number)
     pipeline = pipeline_of(tmp_path, ("Count", {}), ("Slow", {"delay": 0.15}), ("Pair", {}))
-    command = [sys.executable, "-m", "icve.curate", str(pipeline), "--input", str(videos), "--output"]
+    command = [sys.executable, "-m", "icve.cli.curate", str(pipeline), "--input", str(videos), "--output"]
     command += [str(tmp_path / "out"), "--workers", "1", "--gpus", "0"]
     process = subprocess.Popen(command, cwd=repository, start_new_session=True, stderr=subprocess.DEVNULL)
     second = tmp_path / "out" / "stages" / "02-Slow"
@@ -259,7 +259,7 @@ def test_a_killed_run_redoes_at_most_the_running_shards(tmp_path, videos, reposi
 
 def test_workers_end_with_their_parent(tmp_path, videos, repository):
     pipeline = pipeline_of(tmp_path, ("Slow", {"delay": 1000}))
-    command = [sys.executable, "-m", "icve.curate", str(pipeline), "--input", str(videos), "--output"]
+    command = [sys.executable, "-m", "icve.cli.curate", str(pipeline), "--input", str(videos), "--output"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=repository, stderr=subprocess.DEVNULL)
 
     def children():

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from diffusers import FirstBlockCacheConfig, MagCacheConfig
 
-from icve import edit
+from icve.cli import edit
 from icve.data.media.video import read_frames
 from icve.editing.batch import edit_items
 from icve.editing.estimate import seconds_per_batch
@@ -48,7 +48,15 @@ def options(folder: Path, output: str, *more: str) -> list[str]:
 def in_two_processes():
     """Starts `icve-edit` under `torchrun`; what a test leaves running is ended."""
     launched = []
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "icve.edit"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        "-m",
+        "icve.cli.edit",
+    ]
 
     def start(*arguments: str) -> subprocess.Popen:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -216,7 +224,7 @@ def test_a_pipeline_in_two_processes(make_clip, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "given", "message"),
     [
-        ({}, ["--sequence_parallel_size", "2"], "start them with torchrun --nproc_per_node 2 -m icve.edit"),
+        ({}, ["--sequence_parallel_size", "2"], "start them with torchrun --nproc_per_node 2 -m icve edit"),
         ({"WORLD_SIZE": "3"}, ["--sequence-parallel-size", "2"], "3 processes cannot be grouped by 2"),
         ({"WORLD_SIZE": "2"}, ["--device", "cuda:1"], "would be that of all 2 processes: leave the number out"),
         ({"WORLD_SIZE": "999"}, ["--device", "cuda"], "999 processes need 999 devices 'cuda'"),

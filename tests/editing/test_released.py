@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from icve import edit
+from icve.cli import edit
 from icve.data.media.video import probe
 from icve.editing.released import diffusers_vae, released_editor
 from icve.editing.sampling import NEGATIVE_PROMPT

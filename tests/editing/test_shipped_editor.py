@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from icve import edit
+from icve.cli import edit
 from icve.data.media.video import read_frames, write_video
 from icve.editing.editors import load_editor, shipped_editor
 from icve.editing.windows import windows

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icve.cli import main
+from icve.cli.main import main
 from tests.faults.job import Job
 from tests.training.runs import steps, strategy
 

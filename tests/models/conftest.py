@@ -1,5 +1,3 @@
-import importlib.util
-
 import pytest
 import torch
 
@@ -31,19 +29,6 @@ def model(config):
     return randomised(HunyuanVideoInContextTransformer3DModel(**config))
 
 
-@pytest.fixture
-def tool(repository):
-    """Load a script of tools/ as a module."""
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(name, repository / "tools" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
-
-
 @pytest.fixture(scope="module")
 def matrices():
     """A and B of every original layer."""
@@ -69,13 +54,13 @@ def by_diffusers(matrices):
 
 
 @pytest.fixture
-def apply(tool, tmp_path):
+def apply(tmp_path):
     """apply(way, path): how every layer of the tiny editor is changed by an adapter."""
 
     def by(way, path):
         editor = tiny_editor()
         before = weights(editor.transformer)
-        return changes(before, way(path, editor, tmp_path, tool))
+        return changes(before, way(path, editor, tmp_path))
 
     return by
 

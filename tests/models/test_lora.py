@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from icve.models.hunyuan_video.key_names import to_original
 from icve.models.loading import load_transformer
 from icve.models.lora import LORA_FILE, LoRA, add_lora, save_lora, to_comfyui
+from tests.models.adapters.adapter_cases import convert
 from tests.tiny import tiny_editor
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
@@ -60,19 +61,21 @@ def test_a_saved_adapter_loads_into_a_pipeline_and_can_be_removed(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "icve"])
-def test_merged_weights_edit_like_the_adapter(tool, layout, tmp_path):
+def test_merged_weights_edit_like_the_adapter(layout, tmp_path):
     editor = trained(alpha=6.0)
     save_lora(editor.transformer, tmp_path / "lora")
     tiny_editor().save_pretrained(tmp_path / "model")
-    tool("merge_lora").merge(tmp_path / "model", tmp_path / "lora", tmp_path / "merged", layout)
+    paths = ["--model", tmp_path / "model", "--lora", tmp_path / "lora", "--output", tmp_path / "merged"]
+    convert("merge", *paths, "--format", layout)
     fresh = tiny_editor()
     fresh.transformer.load_state_dict(load_transformer(tmp_path / "merged").state_dict())
     torch.testing.assert_close(edit(fresh), edit(editor), atol=1e-4, rtol=0)
 
 
-def test_comfyui_layout_is_the_same_change_of_the_original_weights(tool, tmp_path):
+def test_comfyui_layout_is_the_same_change_of_the_original_weights(tmp_path):
     editor = trained(alpha=6.0)
-    tool("convert_lora").convert(save_lora(editor.transformer, tmp_path).parent, tmp_path / "comfy.safetensors")
+    adapter = save_lora(editor.transformer, tmp_path).parent
+    convert("lora", "--input", adapter, "--output", tmp_path / "comfy.safetensors")
     converted = load_file(tmp_path / "comfy.safetensors")
     names = {re.sub(r"\.lora_[AB]\.weight$", "", key) for key in converted}
     assert names == {
@@ -93,7 +96,7 @@ def test_comfyui_layout_is_the_same_change_of_the_original_weights(tool, tmp_pat
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_an_adapter_of_another_model_is_refused(tool, tmp_path):
+def test_an_adapter_of_another_model_is_refused(tmp_path):
     file = save_lora(trained().transformer, tmp_path)
     state = load_file(file)
     wrong = {key: value[:, :8].clone() if key.endswith("to_q.lora_A.weight") else value for key, value in state.items()}
@@ -109,7 +112,7 @@ def test_an_adapter_of_another_model_is_refused(tool, tmp_path):
     with pytest.raises(ValueError, match="no LoRA weight in"):
         to_comfyui({"transformer.x.weight": torch.zeros(1)})
     with pytest.raises(FileNotFoundError, match="no adapter at"):
-        tool("convert_lora").convert(tmp_path / "absent", tmp_path / "out.safetensors")
+        convert("lora", "--input", tmp_path / "absent", "--output", tmp_path / "out.safetensors")
 
 
 def test_part_of_a_stack_is_named():

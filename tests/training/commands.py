@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from icve.cli import main
+from icve.cli.main import main
 
 if __name__ == "__main__":
     for arguments in json.loads(Path(sys.argv[1]).read_text()):

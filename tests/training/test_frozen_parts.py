@@ -7,7 +7,7 @@ import torch
 import yaml
 from safetensors import safe_open
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder

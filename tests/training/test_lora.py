@@ -8,7 +8,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from icve import cli
+from icve.cli import main as cli
 from icve.editing.editors import load_editor
 from icve.models.loading import load_transformer
 from icve.models.lora import LORA_FILE, LoRA

@@ -4,7 +4,7 @@ import pytest
 import torch
 import yaml
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.models.loading import load_transformer
 from icve.training.checkpoints.state_files import WEIGHTS, StateFiles
 from icve.training.module import InContextEditingModule

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.flow import flow_loss, interpolate
 from icve.training.randomness import generator
 from icve.training.run.curriculum_record import Record

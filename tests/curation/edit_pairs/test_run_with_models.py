@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from icve.curate import main
+from icve.cli.curate import main
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.paired_edits import PairedEditsDataModule
 

@@ -119,7 +119,7 @@ def test_a_killed_import_goes_on(put, tmp_path):
     count = 12 * open_tables.BLOCK
     table = "src_video,tgt_video,prompt\n" + "".join(f"a.mp4,b.mp4,Add {n}\n" for n in range(count))
     source, output = put(files={"k.csv": table}), tmp_path / "out"
-    command = [sys.executable, "-m", "icve.curate", "import", "kiwi", str(source), "--output", str(output)]
+    command = [sys.executable, "-m", "icve.cli.curate", "import", "kiwi", str(source), "--output", str(output)]
     process = subprocess.Popen([*command, "--check", "none"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while process.poll() is None and len(list(output.glob("rejected/part-*.parquet"))) < 3:

@@ -1,4 +1,4 @@
-"""The cache's files and what training reads from them; tests/test_encode.py has the commands."""
+"""The cache's files and what training reads from them; tests/cli/test_encode.py has the commands."""
 
 import json
 import shutil

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from icve.cli.convert import build_parser
 from icve.models.loading import load_transformer
 from icve.models.lora import fuse_adapter
 
@@ -168,12 +169,18 @@ def changes(before, after):
     }
 
 
-def fused(path, editor, tmp_path, tool):
+def convert(*arguments):
+    """`icve convert`, whose errors are raised."""
+    parsed = build_parser().parse_args([str(argument) for argument in arguments])
+    return parsed.run(parsed)
+
+
+def fused(path, editor, tmp_path):
     fuse_adapter(editor.transformer, path)
     return weights(editor.transformer)
 
 
-def loaded(path, editor, tmp_path, tool):
+def loaded(path, editor, tmp_path):
     pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
     editor.load_lora_weights(path)
     editor.transformer.fuse_lora()
@@ -181,15 +188,15 @@ def loaded(path, editor, tmp_path, tool):
     return weights(editor.transformer)
 
 
-def merged(path, editor, tmp_path, tool):
+def merged(path, editor, tmp_path):
     editor.transformer.save_pretrained(tmp_path / "model")
-    tool("merge_lora").merge(tmp_path / "model", path, tmp_path / "merged")
+    convert("merge", "--model", tmp_path / "model", "--lora", path, "--output", tmp_path / "merged")
     return weights(load_transformer(tmp_path / "merged"))
 
 
-def converted(path, editor, tmp_path, tool):
-    tool("convert_lora").convert(path, tmp_path / "converted" / "comfyui.safetensors")
-    return fused(tmp_path / "converted", editor, tmp_path, tool)
+def converted(path, editor, tmp_path):
+    convert("lora", "--input", path, "--output", tmp_path / "converted" / "comfyui.safetensors")
+    return fused(tmp_path / "converted", editor, tmp_path)
 
 
 def assert_scales(change, by_diffusers, scale):

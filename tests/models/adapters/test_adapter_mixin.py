@@ -1,9 +1,10 @@
-"""Every way of applying an adapter: fusing, loading it to switch, and the tools."""
+"""Every way of applying an adapter: fusing, loading it to switch, and converting it."""
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from icve.cli.convert import main
 from icve.models.adapters import files as adapter_files
 from icve.models.lora import fuse_adapter, to_comfyui
 from tests.models.adapters.adapter_cases import (
@@ -12,6 +13,7 @@ from tests.models.adapters.adapter_cases import (
     D,
     assert_scales,
     changes,
+    convert,
     converted,
     dotted,
     fused,
@@ -92,28 +94,26 @@ def test_changes_that_the_weights_cannot_hold(by_diffusers, tmp_path):
         fuse_adapter(tiny_editor().transformer, tmp_path / "large.safetensors", NAN)
 
 
-def test_merging_reads_the_adapter_once(tool, by_diffusers, tmp_path, monkeypatch):
+def test_merging_reads_the_adapter_once(by_diffusers, tmp_path, monkeypatch):
     save_file(named(by_diffusers, dotted("transformer.")), tmp_path / "lora.safetensors")
     tiny_editor().transformer.save_pretrained(tmp_path / "model")
     opened = []
     safe_open = adapter_files.safe_open
     monkeypatch.setattr(adapter_files, "safe_open", lambda file, **kw: opened.append(file) or safe_open(file, **kw))
-    tool("merge_lora").merge(tmp_path / "model", tmp_path / "lora.safetensors", tmp_path / "merged")
+    paths = ["--model", tmp_path / "model", "--lora", tmp_path / "lora.safetensors", "--output", tmp_path / "merged"]
+    convert("merge", *paths)
     assert opened == [tmp_path / "lora.safetensors"]
 
 
-@pytest.mark.parametrize("name", ["merge_lora", "convert_lora"])
-def test_commands_end_with_one_sentence_and_write_nothing(name, tool, by_diffusers, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("kind", ["merge", "lora"])
+def test_commands_end_with_one_sentence_and_write_nothing(kind, by_diffusers, tmp_path, capsys):
     state = named(by_diffusers, dotted("transformer."))
     state[f"transformer.{TO_Q}.lora_A.weight"] *= NAN
     save_file(state, tmp_path / "bad.safetensors")
     tiny_editor().transformer.save_pretrained(tmp_path / "model")
     lora, output = str(tmp_path / "bad.safetensors"), tmp_path / "out"
-    options = {"merge_lora": ["--model", str(tmp_path / "model"), "--lora", lora], "convert_lora": ["--input", lora]}
-    monkeypatch.setattr("sys.argv", [name, *options[name], "--output", str(output)])
-    with pytest.raises(SystemExit) as ended:
-        tool(name).main()
-    assert ended.value.code == 2
+    options = {"merge": ["--model", str(tmp_path / "model"), "--lora", lora], "lora": ["--input", lora]}
+    assert main([kind, *options[kind], "--output", str(output)]) == 2
     assert "has NaN or infinite values" in capsys.readouterr().err
     assert not output.exists()
 

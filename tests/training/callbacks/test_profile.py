@@ -4,7 +4,7 @@ import json
 import pytest
 import yaml
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.profile import Profile
 

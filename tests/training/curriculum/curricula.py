@@ -4,7 +4,7 @@ import shutil
 
 import yaml
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.training.run.curriculum_record import Record
 from tests.training.runs import steps
 

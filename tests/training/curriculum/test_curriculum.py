@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.evaluation.curves import read_curves
 from icve.training.module import InContextEditingModule
 from icve.training.run import stage_runs

@@ -1,4 +1,4 @@
-"""The command itself is tested through icve.cli.main, as a user types it (tests/test_cli.py has the rest)."""
+"""The command itself is tested through icve.cli.main, as a user types it (tests/cli/test_main.py has the rest)."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.training.checkpoints.checkpoint_paths import read_stage
 from tests.training.runs import steps
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icve.cli import main
-from icve.edit import main as edit
+from icve.cli.edit import main as edit
+from icve.cli.main import main
 from icve.runtime import precision
 from icve.runtime.precision import MatmulTimes
 from icve.training.checkpoints.checkpoint_paths import read_stage

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from icve.cli.demo.resumable import Stages, digest
 from icve.curation.raw_videos import Inputs, find_inputs
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
@@ -26,7 +27,6 @@ from icve.data.unpaired_clips import read_clips
 from icve.evaluation.report import Example
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import json_lines
-from icve.stages import Stages, digest
 
 KINDS = {"clips": ("clip_pairs_demo.yaml", read_clips), "pairs": ("edit_pairs_offline.yaml", read_edit)}
 MOST_SHOWN = 12  # edits kept back from training and shown in the report

@@ -9,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from icve import cli, demo
+from icve.cli import main as cli
+from icve.cli.demo import run as demo
 from icve.curation.work import StageBroken
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import read_frames

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icve import edit
+from icve.cli import edit
 from icve.data.media import sound
 from icve.data.media.video import VideoWriter, probe, read_frames, timestamps, write_video
 from icve.editing.results import ResultLog
@@ -321,7 +321,7 @@ def test_a_folder_of_odd_names_costs_nothing(tiny_model, make_clip, tmp_path, ca
 
 def test_every_name_can_be_printed_in_ascii(tmp_path):
     (tmp_path / "caf\udce9 – ✓.mp4").write_bytes(b"none")
-    command = [sys.executable, "-m", "icve.edit", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "icve.cli.edit", "--input", str(tmp_path), "--output", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run([*command, "--instruction", "x"], capture_output=True, env=environment)
     assert done.returncode == 3
@@ -334,7 +334,7 @@ def test_sigkill_costs_at_most_the_running_batch(tiny_model, make_clip, tmp_path
     for number in range(40):
         make_clip(f"{number:02d}.mp4", frames=9, seed=number)
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "icve.edit", "--model", tiny_model, "--input", tmp_path, "--output", out]
+    command = [sys.executable, "-m", "icve.cli.edit", "--model", tiny_model, "--input", tmp_path, "--output", out]
     command = [str(word) for word in [*command, "--instruction", "make it red", "--steps", 40, "--batch-size", 3]]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = out / "results.jsonl"
@@ -370,7 +370,7 @@ def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path
         writer.write(rng.integers(0, 256, (40, 160, 160, 3), dtype=np.uint8))
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
-        "from icve.edit import main; sys.exit(main())"
+        "from icve.cli.edit import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "--model", tiny_model, "--input", tmp_path, "--output", tmp_path / "out"]
     command += ["--instruction", "x", "--steps", 1, "--side-by-side"]
@@ -424,5 +424,5 @@ def test_a_result_plays_in_a_browser(tiny_model, tmp_path, capsys):
 
 
 def test_help_needs_no_torch():
-    code = "import sys, icve.edit; icve.edit.build_parser().format_help(); assert 'torch' not in sys.modules"
+    code = "import sys, icve.cli.edit; icve.cli.edit.build_parser().format_help(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=dict(os.environ))

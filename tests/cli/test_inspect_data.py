@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icve.cli import main
+from icve.cli.main import main
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import write_video
 from icve.data.paired_edits import PairedEditsDataModule

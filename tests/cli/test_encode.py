@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from icve.cli import main as icve
+from icve.cli.encode import main
+from icve.cli.main import main as icve
 from icve.data.cache.latents import LatentCache
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.paired_edits import PairedEditsDataModule
-from icve.encode import main
 from icve.runtime.locks import locked
 from tests.training import conftest as training
 from tests.training.runs import steps
@@ -271,7 +271,7 @@ def test_killed_and_started_again(encode, many_pairs, tiny_yaml, tmp_path):
     data = with_data(many_pairs)
     assert encode(*data, output=tmp_path / "whole")[1]["encoded"] == 200
     whole = contents(tmp_path / "whole")[0]
-    command = [sys.executable, "-m", "icve.encode", "-c", tiny_yaml, "--output", encode.output, *data]
+    command = [sys.executable, "-m", "icve.cli.encode", "-c", tiny_yaml, "--output", encode.output, *data]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + TIME_LIMIT

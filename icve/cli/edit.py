@@ -31,7 +31,7 @@ EPILOG = """examples:
   icve-edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
   icve-edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
   icve-edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
-  torchrun --nproc_per_node 8 -m icve.edit --input edits.jsonl --output out --sequence_parallel_size 4
+  torchrun --nproc_per_node 8 -m icve edit --input edits.jsonl --output out --sequence_parallel_size 4
 
 A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
 Every item becomes OUTPUT/<id>.mp4 and a line of OUTPUT/results.jsonl. The same command again edits what is missing,

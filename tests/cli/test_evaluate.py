@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from icve import evaluate
+from icve.cli import evaluate
 from icve.data.manifest import read_manifest
 from icve.synthetic.pair_files import synthesize_pairs
 

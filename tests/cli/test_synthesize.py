@@ -1,7 +1,7 @@
 import pytest
 
+from icve.cli.synthesize import main
 from icve.data.manifest import read_manifest
-from icve.synthetic.cli import main
 from icve.synthetic.events import read_events
 
 

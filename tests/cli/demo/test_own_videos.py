@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 
+from icve.cli.demo.own_videos import NoVideos, _hold_back, curate_own, edit_own, find_own, mix, own_examples
 from icve.curation.raw_videos import find_inputs
 from icve.data.manifest import read_manifest, resolve_path, write_manifest
 from icve.data.media.video import probe, write_video
-from icve.own_videos import NoVideos, _hold_back, curate_own, edit_own, find_own, mix, own_examples
 from tests.tiny import tiny_editor
 
 

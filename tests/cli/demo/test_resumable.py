@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from icve.stages import ForeignFolder, Stages, digest
+from icve.cli.demo.resumable import ForeignFolder, Stages, digest
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from icve.cli import main
-from icve.plan import build_parser
+from icve.cli.main import main
+from icve.cli.plan import build_parser
 from icve.training.run.configured_parts import configured_parts
 from tests.training.conftest import TINY_YAML
 

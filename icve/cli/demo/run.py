@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from icve.stages import ForeignFolder, Stages, digest
+from icve.cli.demo.resumable import ForeignFolder, Stages, digest
 
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
@@ -108,13 +108,13 @@ def run_demo(
         MissingConfig: a configuration is missing.
         ForeignFolder: ``output`` holds something else under a name the demo needs.
         TooFewPairs: too few raw videos were asked for.
-        icve.own_videos.NoVideos: there is no video in ``videos``.
+        icve.cli.demo.own_videos.NoVideos: there is no video in ``videos``.
         icve.curation.work.StageBroken: a stage of curation cannot run.
         TrainingFailed: a training stage ended with an error.
         OSError: something cannot be read or written.
     """
+    from icve.cli.demo.own_videos import add_own_videos, edit_own, find_own, own_examples
     from icve.evaluation.demo_results import write_results
-    from icve.own_videos import add_own_videos, edit_own, find_own, own_examples
     from icve.synthetic.pair_files import synthesize_pairs
     from icve.synthetic.raw_files import synthesize_raw
 
@@ -272,7 +272,7 @@ def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed:
     Raises:
         TrainingFailed: it has said why.
     """
-    from icve import cli
+    from icve.cli import main as cli
     from icve.training.checkpoints.checkpoint_paths import resolve_checkpoint, saved_checkpoints
 
     arguments = ["fit", "-c", str(config), f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
@@ -320,7 +320,7 @@ def seconds_by_kind(stages: Stages) -> dict[str, float]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of `icve demo`."""
-    from icve.synthetic.cli import size as clip_size
+    from icve.cli.synthesize import size as clip_size
 
     parser = argparse.ArgumentParser(
         prog="icve demo",
@@ -361,8 +361,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in given.items():
         if isinstance(value, int) and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
+    from icve.cli.demo.own_videos import NoVideos
     from icve.curation.work import StageBroken
-    from icve.own_videos import NoVideos
 
     try:
         metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers, args.videos)

@@ -1,0 +1,1 @@
+"""The commands: `icve VERB`, a thin module each."""
