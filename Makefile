@@ -70,5 +70,5 @@ format: $(VENV)/.linters ## apply formatting and safe style fixes
 
 .PHONY: clean
 clean: ## remove builds and caches (not .venv, not runs/)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .testmondata*
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .testmondata*
 	find icve tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,7 +29,10 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
 
     Raises:
         FileNotFoundError: if there is none.
+        ValueError: the run's checkpoints are damaged.
     """
+    from icve.models.run_folders import inside_run
+
     path = Path(path)
     if path.is_file():
         raise FileNotFoundError(
@@ -38,9 +41,9 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
         )
     if not path.is_dir():
         raise FileNotFoundError(f"The model folder {path} does not exist.")
-    for folder in (path, path / "checkpoints" / "last"):
-        if (folder / "model_index.json").is_file():
-            return folder
+    folder = inside_run(path)
+    if (folder / "model_index.json").is_file():
+        return folder
     raise FileNotFoundError(
         _foreign(path)
         or f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "

@@ -14,6 +14,7 @@ from icve.models.hunyuan_video.configs import PARAMETERS, config_from, mismatch,
 from icve.models.hunyuan_video.key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
+from icve.models.run_folders import inside_run
 from icve.runtime.atomic import new_folder
 
 Model = HunyuanVideoInContextTransformer3DModel
@@ -155,11 +156,11 @@ def _locate(path: Path) -> Path:
         raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
     if path.is_file():
         return path
-    for folder in (path, path / "checkpoints" / "last"):
-        if (folder / "transformer").is_dir():
-            return folder / "transformer"
-        if (folder / ADAPTED).is_file():
-            return folder
+    folder = inside_run(path)
+    if (folder / "transformer").is_dir():
+        return folder / "transformer"
+    if (folder / ADAPTED).is_file():
+        return folder
     return tencent_transformer(path) or path
 
 

@@ -15,7 +15,7 @@ from icve.models.lora import LORA_FILE, LoRA
 from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.checkpoint_paths import read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from tests.tiny import tiny_editor
 from tests.training.runs import run_in_turn, steps
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from icve.training.checkpoints.checkpoint_paths import read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from tests.training.runs import finish, fit, start, steps, strategy, until_steps
 from tests.training.test_resharding import assert_same_state
 

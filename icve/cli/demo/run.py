@@ -273,7 +273,7 @@ def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed:
         TrainingFailed: it has said why.
     """
     from icve.cli import main as cli
-    from icve.training.checkpoints.checkpoint_paths import resolve_checkpoint, saved_checkpoints
+    from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
 
     arguments = ["fit", "-c", str(config), f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
     arguments += [f"--data.init_args.manifest={data / 'train.parquet'}"]

@@ -22,6 +22,7 @@ from icve.models.adapters.key_layouts import bare_names, known_layer, parse
 from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
 from icve.models.checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
 from icve.models.hunyuan_video.key_names import to_diffusers
+from icve.models.run_folders import inside_run
 from icve.models.weight_files import foreign_format, visible
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,10 @@ def adapter_file(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise FileNotFoundError(f"There is no adapter at {path}.")
-    for folder in (path, path / "checkpoints" / "last"):
-        for name in (LORA_FILE, *PEFT_FILES):
-            if (folder / name).is_file():
-                return folder / name
+    folder = inside_run(path)
+    for name in (LORA_FILE, *PEFT_FILES):
+        if (folder / name).is_file():
+            return folder / name
     files = _weight_files(path)
     if not files:
         raise FileNotFoundError(

@@ -9,7 +9,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from icve.training.checkpoints.checkpoint_paths import BEST, LAST, point_to, remove_folder, saved_checkpoints
+from icve.models.run_folders import BEST, LAST, saved_checkpoints
+from icve.training.checkpoints.links import point_to, remove_folder
 from icve.training.validation import validate_now
 
 

@@ -7,8 +7,6 @@ it, so that a run goes on with more or fewer processes, or with another strategy
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -20,16 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from icve.runtime.atomic import flush, whole_file
+from icve.runtime.atomic import flush
 
 FOLDER = "state"
-CONTENTS = "contents.json"  # of a checkpoint: size and checksum of every file
 WEIGHTS, AVERAGE = "weights", "ema"
 AVERAGE_KEY = "EMA"  # of the average's callback among the callbacks' states in trainer.ckpt
 OPTIMIZER = "optimizer."  # + the name of an entry of the optimizer's state
 _FILE_BYTES = 2 << 30
-_BLOCK = 1 << 24
-_SMALL = 1 << 24  # bytes of a file that everybody looks into
 
 
 @dataclass(frozen=True)
@@ -145,49 +140,3 @@ class StateFiles:
                 "whole, or belongs to another model; resume from another one."
             )
         return torch.cat(parts)
-
-
-# ---- whether a checkpoint is what was written -----------------------------------------------------------------------
-
-
-def checksum(file: Path) -> int:
-    """CRC-32 of a file's bytes."""
-    value = 0
-    with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def describe(folder: Path, files: Iterable[Path]) -> dict[str, list[int]]:
-    """{path in the folder: [bytes, checksum]} of some of its files."""
-    return {file.relative_to(folder).as_posix(): [file.stat().st_size, checksum(file)] for file in files}
-
-
-def write_contents(folder: Path, described: dict[str, list[int]]) -> None:
-    """Write down what a checkpoint folder holds, to disk."""
-    with whole_file(folder / CONTENTS) as file:
-        file.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-
-
-def damage(folder: Path, share: int = 0, of: int = 1) -> str | None:
-    """What is wrong with a checkpoint folder, in words; None where it is as it was written.
-
-    Args:
-        folder: a checkpoint.
-        share, of: of the large files, look into the bytes of this share only, as others do of theirs; 0 of 0 looks at
-            their sizes alone.
-    """
-    try:
-        contents = json.loads((folder / CONTENTS).read_text(encoding="utf-8"))
-        for number, (name, (size, crc)) in enumerate(sorted(contents.items())):
-            file = folder / name
-            if not file.is_file():
-                return f"{file} is missing"
-            if file.stat().st_size != size:
-                return f"{file} has {file.stat().st_size} bytes instead of {size}"
-            if (size <= _SMALL or (of and number % of == share)) and checksum(file) != crc:
-                return f"{file} is not what was written (its checksum differs)"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return f"{folder / CONTENTS} cannot be read ({error})"
-    return None

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import adapted_weights
+from icve.models.run_folders import names_itself, resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
 from icve.runtime.text_files import not_utf8
@@ -28,14 +29,8 @@ from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.callbacks.profile import Profile
 from icve.training.callbacks.stop_signal import StopOnSignal, status
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.checkpoint_paths import (
-    names_itself,
-    read_data_record,
-    read_stage,
-    resolve_checkpoint,
-    saved_checkpoints,
-)
 from icve.training.checkpoints.data_record import data_changes
+from icve.training.checkpoints.stage_record import read_data_record, read_stage
 from icve.training.distributed.sharded import ShardedState
 from icve.training.module import InContextEditingModule
 from icve.training.run.arguments import about_the_class, explain, with_strategy_class

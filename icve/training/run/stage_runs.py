@@ -18,9 +18,10 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
 from icve.training.callbacks.stop_signal import SIGNAL, Listening, StopOnSignal, agreed, status
-from icve.training.checkpoints.checkpoint_paths import read_stage, resolve_checkpoint, saved_checkpoints
+from icve.training.checkpoints.stage_record import read_stage
 from icve.training.run.curriculum import CurriculumCallback, Stage
 from icve.training.run.curriculum_record import Record
 from icve.training.run.paths import check_paths

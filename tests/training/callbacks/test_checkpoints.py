@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from icve.editing.pipeline import EditPipeline
+from icve.models.run_folders import saved_checkpoints
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.checkpoints import checkpoint_io, model_folder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders, CheckpointNotWritten
-from icve.training.checkpoints.checkpoint_paths import saved_checkpoints
 from icve.training.checkpoints.state_files import WEIGHTS, Slice, StateFiles, write_slices
 from icve.training.module import Sampling
 from tests.training.conftest import tiny_transformer

@@ -8,7 +8,7 @@ import pytest
 
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.stop_signal import AGAIN, Listening, StopOnSignal
-from icve.training.checkpoints.checkpoint_paths import read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from tests.training.runs import finish, steps, until_steps
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from icve.training.checkpoints import background, checkpoint_io, state_files
+from icve.models.run_folders import resolve_checkpoint
+from icve.runtime import folder_contents
+from icve.runtime.folder_contents import describe, write_contents
+from icve.training.checkpoints import background, checkpoint_io
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders, CheckpointNotWritten
-from icve.training.checkpoints.checkpoint_paths import read_stage, resolve_checkpoint
 from icve.training.checkpoints.micro_steps import STAGE_KEY
-from icve.training.checkpoints.state_files import WEIGHTS, Slice, describe, write_contents
+from icve.training.checkpoints.stage_record import read_stage
+from icve.training.checkpoints.state_files import WEIGHTS, Slice
 
 CONTENTS = {
     "state_dict": {"transformer.w": torch.arange(3.0)},
@@ -161,7 +164,7 @@ def spoil(folder, how):
 
 
 def test_what_only_reading_shows_is_passed_over_when_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(state_files, "_SMALL", 0)  # no file is looked into at a glance
+    monkeypatch.setattr(folder_contents, "_SMALL", 0)  # no file is looked into at a glance
     older, newer = (save(tmp_path / f"step-00000{n}") for n in (5, 7))
     spoil(newer, "flipped")
     assert resolve_checkpoint(tmp_path) == newer

@@ -12,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from icve.cli.main import main
-from icve.training.checkpoints.checkpoint_paths import read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from tests.training.runs import steps
 
 

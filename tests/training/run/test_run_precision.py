@@ -10,7 +10,7 @@ from icve.cli.edit import main as edit
 from icve.cli.main import main
 from icve.runtime import precision
 from icve.runtime.precision import MatmulTimes
-from icve.training.checkpoints.checkpoint_paths import read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from icve.training.run.run_precision import device_type, run_size
 
 MATRIX_WORK = ("mm", "bmm", "addmm", "baddbmm", "addbmm", "linear", "convolution", "attention", "matmul", "einsum")

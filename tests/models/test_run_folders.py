@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-from icve.training.checkpoints.checkpoint_paths import point_to, read_stage, resolve_checkpoint, saved_checkpoints
+from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
+from icve.training.checkpoints.links import point_to
+from icve.training.checkpoints.stage_record import read_stage
 from tests.training.checkpoints.test_checkpoint_io import save, spoil
 
 

@@ -4,20 +4,12 @@ RUN/checkpoints/step-NNNNNN are the checkpoints of a run; `last` and `best` ther
 """
 
 import logging
-import os
 import re
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from lightning.pytorch.utilities import rank_zero_only
-
-from icve.training.checkpoints.data_record import DATA_KEY
-from icve.training.checkpoints.micro_steps import STAGE_KEY
-from icve.training.checkpoints.state_files import damage
+from icve.runtime.folder_contents import CONTENTS, damage
 
 log = logging.getLogger(__name__)
 
@@ -38,22 +30,6 @@ def _step(folder: Path) -> int:
     return int(folder.name.removeprefix("step-")) if FOLDER_NAME.fullmatch(folder.name) else 0
 
 
-def point_to(checkpoint: Path, name: str = LAST) -> None:
-    """Make `name` beside a checkpoint a link to it, replacing the previous link in one step."""
-    temporary = checkpoint.parent / f".{name}.{os.getpid()}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(checkpoint.name)
-    os.replace(temporary, checkpoint.parent / name)
-
-
-def remove_folder(path: Path) -> None:
-    """Remove a folder; it loses its name first, so that an interrupted removal leaves no broken checkpoint."""
-    if path.exists():
-        doomed = path.parent / f".{path.name}.{os.getpid()}.removed.tmp"
-        os.rename(path, doomed)
-        shutil.rmtree(doomed)
-
-
 def resolve_checkpoint(path: str | Path) -> Path:
     """What a user names as a checkpoint, as the folder or file that holds it.
 
@@ -70,6 +46,22 @@ def resolve_checkpoint(path: str | Path) -> Path:
     if not FOLDER_NAME.fullmatch(found.name):
         return found
     return undamaged(found, not names_itself(path), partial(damage, of=0))
+
+
+def inside_run(path: str | Path) -> Path:
+    """The newest checkpoint that is whole, of a run's folder or a link to its last one; any other path is itself.
+
+    Raises:
+        ValueError: all are damaged.
+    """
+    path = Path(path).expanduser()
+    last = path if path.name == LAST else path / "checkpoints" / LAST
+    newest = [last.resolve()] if last.is_dir() else saved_checkpoints(path / "checkpoints")[-1:]
+    if not newest:
+        return path
+    if FOLDER_NAME.fullmatch(newest[0].name) and (newest[0] / CONTENTS).is_file():
+        return undamaged(newest[0], fall_back=True, look=partial(damage, of=0))
+    return newest[0]
 
 
 def names_itself(path: str | Path) -> bool:
@@ -97,27 +89,6 @@ def _locate(path: Path) -> Path:
     )
 
 
-def read_stage(path: Path) -> dict[str, Any] | None:
-    """{stage, step, batches, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
-    file = path / TRAINER_FILE
-    if not file.is_file():
-        return None
-    contents = _contents(file)
-    if STAGE_KEY not in contents:
-        raise ValueError(f"{file} was not written by this project: it does not name its training stage.")
-    return contents[STAGE_KEY]
-
-
-def read_data_record(path: Path) -> dict[str, Any]:
-    """What a checkpoint folder says of the data it was trained on, see `data_record`; {} for nothing."""
-    return _contents(path / TRAINER_FILE).get(DATA_KEY, {})
-
-
-def _contents(file: Path) -> dict[str, Any]:
-    # Memory-mapped: the tensors are not read.
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-
-
 def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = damage) -> Path:
     """A checkpoint folder, or the newest before it that is as it was written.
 
@@ -135,6 +106,8 @@ def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = 
         problem = look(folder)
         if problem is None:
             if problems:
+                from lightning.pytorch.utilities import rank_zero_only  # seconds, which edits need not wait
+
                 rank_zero_only(log.warning)("%s; the run goes on from %s.", problems[0], folder)
             return folder
         problems.append(problem)
