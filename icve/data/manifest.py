@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -33,6 +32,7 @@ from icve.data.rows import (
     row_checker,
 )
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
+from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,8 @@ def write_manifest(
             f"{path} cannot record another root than its own folder: write Parquet, or write it into {root}."
         )
     lines = "".join(json_line(row, json_value) for row in checked).encode()
-    _atomically(path, lambda name: name.write_bytes(lines))
+    with whole_file(path) as temporary:
+        temporary.write_bytes(lines)
     return path
 
 
@@ -315,7 +316,8 @@ def _write_table(rows: list[Row], file: Path, root: str) -> None:
         table = to_table(rows).replace_schema_metadata({_ROOT_KEY: root.encode()})
     except ValueError as error:
         raise ManifestError(f"{file} cannot be written: {error}") from error
-    _atomically(file, lambda name: pq.write_table(table, name))
+    with whole_file(file) as temporary:
+        pq.write_table(table, temporary)
 
 
 def _own_folder(path: Path) -> Path:
@@ -326,12 +328,3 @@ def _recorded_root(path: Path, root: str | os.PathLike | None) -> str:
     # path may not exist yet: what has a suffix is a file
     folder = path.parent if path.suffix else path
     return "." if root is None else Path(os.path.relpath(root, folder)).as_posix()
-
-
-def _atomically(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from icve.evaluation.report import Example, write_report
 from icve.preflight.seen_rows import Inspection, SeenPair
 from icve.preflight.seen_table import cells, summary
+from icve.runtime.atomic import whole_file
 
 _COLUMNS = 6  # frames of a clip in the picture
 _WIDTH = 200  # pixels of each
@@ -50,13 +50,8 @@ def write_sheet(path: Path, pairs: Sequence[SeenPair]) -> Path:
     for panel in panels:
         sheet.paste(panel, (0, top))
         top += panel.height + 8
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with whole_file(path) as temporary:
         sheet.save(temporary, "PNG")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

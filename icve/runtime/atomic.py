@@ -72,6 +72,23 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def replace_link(link: str | Path, target: str) -> None:
+    """Make a link to a neighbour of this name, in one step where there was another link."""
+    link = Path(link)
+    temporary = _temporary(link)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder, if it is there; it loses its name first, so that an interrupted removal leaves no half of it."""
+    path = Path(path)
+    if path.exists():
+        doomed = _temporary(path)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
+
+
 def _temporary(path: Path) -> Path:
     # Not by the process id: processes of several machines may share a folder.
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

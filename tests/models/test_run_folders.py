@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
-from icve.training.checkpoints.links import point_to
+from icve.runtime.atomic import replace_link
 from icve.training.checkpoints.stage_record import read_stage
 from tests.training.checkpoints.test_checkpoint_io import save, spoil
 
@@ -14,7 +14,7 @@ from tests.training.checkpoints.test_checkpoint_io import save, spoil
 def test_every_way_to_name_a_checkpoint(tmp_path):
     run = tmp_path / "run"
     first, second = (save(run / "checkpoints" / f"step-00000{n}") for n in (5, 7))
-    point_to(second)
+    replace_link(second.parent / "last", second.name)
     for name in (run, run / "checkpoints", run / "checkpoints" / "last", second):
         assert resolve_checkpoint(name) == second
     assert resolve_checkpoint(first) == first
@@ -37,8 +37,8 @@ def test_half_written_folders_and_a_dangling_link_do_not_matter(tmp_path):
 
 def test_the_link_is_replaced_and_relative(tmp_path):
     first, second = (save(tmp_path / f"step-00000{n}") for n in (1, 2))
-    point_to(first)
-    point_to(second)
+    replace_link(first.parent / "last", first.name)
+    replace_link(second.parent / "last", second.name)
     assert os.readlink(tmp_path / "last") == "step-000002"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["last", "step-000001", "step-000002"]
 
@@ -68,12 +68,12 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
 @pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "unlisted"])
 def test_a_damaged_checkpoint_is_passed_over_unless_it_is_named(tmp_path, how, caplog):
     older, newer = (save(tmp_path / "run" / "checkpoints" / f"step-00000{n}") for n in (5, 7))
-    point_to(newer)
+    replace_link(newer.parent / "last", newer.name)
     spoil(newer, how)
     for name in (tmp_path / "run", newer.parent / "last"):
         assert resolve_checkpoint(name) == older
     assert "the run goes on from" in caplog.text
-    point_to(newer, "best")
+    replace_link(newer.parent / "best", newer.name)
     for name in (newer, newer.parent / "best"):  # another one is not the best
         with pytest.raises(ValueError, match=r"step-000007 is damaged: .* resume from an earlier one"):
             resolve_checkpoint(name)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from icve.models.run_folders import BEST, LAST, saved_checkpoints
-from icve.training.checkpoints.links import point_to, remove_folder
+from icve.runtime.atomic import remove_folder, replace_link
 from icve.training.validation import validate_now
 
 
@@ -75,7 +75,7 @@ class Checkpoints(Checkpoint):
             if self.best is None:
                 (self.folder / BEST).unlink(missing_ok=True)
             else:
-                point_to(self.folder / self.best, BEST)
+                replace_link(self.folder / BEST, self.best)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         # Here rather than at the end of training for the last step too: Lightning's counters are then mid-epoch, and
@@ -110,7 +110,7 @@ class Checkpoints(Checkpoint):
             trainer.strategy.checkpoint_io.finish()
             self.best, self.best_score = self.newest.name, score
             if trainer.is_global_zero:
-                point_to(self.newest, BEST)
+                replace_link(self.folder / BEST, self.newest.name)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
         return self.folder / f"step-{step:06d}"
 
     def _written(self, path: Path) -> None:
-        point_to(path)
+        replace_link(path.parent / LAST, path.name)
         self._prune()
 
     def _prune(self) -> None:

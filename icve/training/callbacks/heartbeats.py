@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from icve.runtime.atomic import write_text
+
 PACKAGE = Path(__file__).parents[2]
 TORCH = Path(torch.__file__).parent
 
@@ -115,11 +117,8 @@ class Heartbeats:
 
     def write(self, beat: Beat) -> None:
         """Replace this process's last beat."""
-        temporary = self._path(self.rank).with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(beat)), encoding="utf-8")
-            os.replace(temporary, self._path(self.rank))
+            write_text(self._path(self.rank), json.dumps(asdict(beat)))
 
     def read(self, rank: int) -> Beat | None:
         """Last beat of a process, or None where it has left none."""

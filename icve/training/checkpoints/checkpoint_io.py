@@ -19,11 +19,10 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 
 from icve.models.run_folders import TRAINER_FILE, undamaged
-from icve.runtime.atomic import flush
+from icve.runtime.atomic import flush, remove_folder
 from icve.runtime.folder_contents import damage, describe, write_contents
 from icve.runtime.together import together
 from icve.training.checkpoints.background import Background, announce, collect, hand_over, wait_for_all
-from icve.training.checkpoints.links import remove_folder
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
 from icve.training.checkpoints.state_files import Slice, StateFiles, snapshot, write_slices
