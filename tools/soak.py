@@ -19,10 +19,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the harness stands with the tests
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started as a script
 
-from tests.faults.faults import DISK, KILLS, STOP
-from tests.faults.run import CASES, Figures, Run, write_pairs
+from tools.faults.faults import DISK, KILLS, STOP
+from tools.faults.run import CASES, Figures, Run, write_pairs
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 OTHERS = 0.15  # share of faults that are no kills

@@ -135,7 +135,7 @@ class Job:
 
 @pytest.mark.parametrize(("status", "words"), [(1, "ended with status 1"), (0, "ended with status 0 before")])
 def test_a_start_that_ends_unfinished_before_its_fault_has_failed(tool, monkeypatch, tmp_path, status, words):
-    from tests.faults import run as harness
+    from tools.faults import run as harness
 
     monkeypatch.setattr(harness, "Job", lambda command, log: Job(tmp_path, status))
     run = harness.Run(tmp_path / "run", tmp_path / "manifest.parquet", "one", 8)

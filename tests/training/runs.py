@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tools.faults.runs import steps, strategy  # noqa: F401 (strategy is for tests)
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -46,17 +48,6 @@ def until_steps(process, run, count, seconds):
         time.sleep(0.02)
 
 
-def strategy(kind, processes, size, **options):
-    """Options of `icve fit`: so many processes on CPUs, of which `size` share a sample's tokens."""
-    options |= {"sequence_parallel_size": size, "process_group_backend": "gloo"}
-    chosen = [f"--trainer.strategy.init_args.{name}={value}" for name, value in options.items()]
-    return [
-        f"--trainer.devices={processes}",
-        f"--trainer.strategy=icve.training.distributed.strategies.{kind}",
-        *chosen,
-    ]
-
-
 def torchrun(module, processes, *arguments, seconds):
     """Run a module of the tests in so many processes; returns what it printed and said."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -76,10 +67,3 @@ def run_in_turn(commands, processes, folder, seconds):
     file = folder / "commands.json"
     file.write_text(json.dumps([list(map(str, command)) for command in commands]))
     return torchrun("tests.training.commands", processes, file, seconds=seconds)[0]
-
-
-def steps(run):
-    """Lines of RUN/steps.jsonl that are whole; none before the first."""
-    file = run / "steps.jsonl"
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from icve.cli.main import main
-from tests.faults.job import Job
-from tests.training.runs import steps, strategy
+from tools.faults.job import Job
+from tools.faults.runs import steps, strategy
 
 CHECKPOINT_EVERY = 4  # steps
 TO_END = 60.0  # seconds that a job may live on after a fault

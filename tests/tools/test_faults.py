@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.faults.faults import DISK, KILLED_IN_SAVE, KILLED_IN_STEP, damage_newest
-from tests.faults.run import Run, write_pairs
+from tools.faults.faults import DISK, KILLED_IN_SAVE, KILLED_IN_STEP, damage_newest
+from tools.faults.run import Run, write_pairs
 
 pytestmark = [
     pytest.mark.slow,

@@ -5,8 +5,8 @@ import signal
 import time
 from contextlib import suppress
 
-from tests.faults.job import Job, send
-from tests.faults.run import Fault, Run
+from tools.faults.job import Job, send
+from tools.faults.run import Fault, Run
 
 FILE_LIMIT = 20_000  # bytes: the record of steps is smaller, a rank's part of a checkpoint larger
 
