@@ -20,14 +20,7 @@ from icve.data.media.media_paths import foreign_path
 from icve.data.media.picture import dynamic_range, orientation
 from icve.data.media.timeline import display_times
 from icve.data.media.video_packets import Packet, packets_are_frames
-from icve.data.media.video_stream import (
-    VideoError,
-    clock_may_jump,
-    open_media,
-    shown_frames,
-    time_unit,
-    video_stream,
-)
+from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, time_unit, video_stream
 
 __all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
