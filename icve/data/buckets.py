@@ -249,7 +249,7 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         samples = [self.sizes.samples(bucket) for bucket in range(len(rows))]
         if ratios is None and len(set(samples)) == 1:
             return rows // np.gcd.reduce(rows)
-        shares = rows / np.array(samples) if ratios is None else np.asarray(ratios, dtype=np.float64)
+        shares = rows / np.array(samples, dtype=np.float64) if ratios is None else np.asarray(ratios, dtype=np.float64)
         weights = np.where(rows > 0, shares, 0.0)
         if weights.sum() == 0:
             raise ValueError("The buckets with a positive ratio are all empty.")

@@ -27,6 +27,7 @@ from icve.data.selection import Pair, select
 log = logging.getLogger(__name__)
 
 _REPORTED = 20  # rejected rows that are logged one by one; all are in the cache's `rejected`
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,6 @@ def _encode(sample: dict[str, Any], encoders: Encoders) -> tuple[dict[str, Tenso
 
 
 # A decoded job: its record, its sample and what was read of its files; or why it cannot be decoded.
-T = TypeVar("T")
 Loaded = tuple[Record, dict[str, Any], list] | str
 
 

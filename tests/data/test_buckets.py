@@ -172,7 +172,7 @@ def test_replacement_depends_on_the_place_only():
     rows = list(range(1000))
     place = Draw(5, 7, 2)
     chosen = [replacement(rows, 1, place, attempt) for attempt in range(1, 9)]
-    assert chosen == [replacement(rows, 1, place._replace(index=99), attempt) for attempt in range(1, 9)]
+    assert chosen == [replacement(rows, 1, place._replace(row=99), attempt) for attempt in range(1, 9)]
     assert len(set(chosen)) > 5
     assert chosen[0] != replacement(rows, 1, place._replace(position=3), 1)
     assert chosen[0] != replacement(rows, 2, place, 1)

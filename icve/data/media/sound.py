@@ -327,10 +327,8 @@ class _Encoded:
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            channels = self._mix.shape[1]
-            samples = np.frombuffer(memoryview(frame.planes[0]), np.float32, frame.samples * channels).reshape(
-                -1, channels
-            )
+            plane, channels = memoryview(frame.planes[0]), self._mix.shape[1]
+            samples = np.frombuffer(plane, np.float32, frame.samples * channels).reshape(-1, channels)
             drop = min(self._repeated, len(samples))
             self._repeated -= drop
             # The encoder refuses what is no number.
