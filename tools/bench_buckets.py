@@ -103,7 +103,7 @@ def simulate(
         for number in range(step * micro_steps, (step + 1) * micro_steps):
             loads = []
             for sampler in samplers:
-                taken = [draw.index for draw in sampler.micro_batch(number)]
+                taken = [draw.row for draw in sampler.micro_batch(number)]
                 drawn.update(taken)
                 loads += process_tokens([BUCKETS[owner[row]] for row in taken], sequence_parallel)
             computed += sum(loads)
@@ -113,7 +113,7 @@ def simulate(
     for step in count(len(samples)):
         if second.total() >= 2 * rows:
             break
-        second.update(draw.index for draw in samplers[0].batch(step))
+        second.update(draw.row for draw in samplers[0].batch(step))
     full = [tokens for tokens in most if tokens]
     return Simulation(
         steps=len(samples),

@@ -110,8 +110,9 @@ def cut_clips(seconds: np.ndarray, start: int, end: int, frames: int, fps: float
         return clips
     # In a file of variable rate a clip that starts later may be longer: then they stay where they were.
     late = np.linspace(0, end - clips[-1][1], len(clips)).astype(int)
-    spread = [_clip(seconds, clip[0] + int(by), end, frames, fps) for clip, by in zip(clips, late, strict=True)]
-    apart = all(a and b and a[1] <= b[0] for a, b in pairwise(spread))
+    moved = (_clip(seconds, clip[0] + int(by), end, frames, fps) for clip, by in zip(clips, late, strict=True))
+    spread = [clip for clip in moved if clip is not None]
+    apart = len(spread) == len(clips) and all(a[1] <= b[0] for a, b in pairwise(spread))
     return spread if apart else clips
 
 

@@ -114,6 +114,8 @@ class DropTrivial(Stage):
 def rewordings(instruction: str) -> list[str]:
     """Other ways to give an instruction, in a fixed order, without the original; empty where none is known."""
     match = re.fullmatch(r"(?P<please>please )?(?P<text>.*?)(?P<end>[.!]*)", instruction.strip(), re.I | re.S)
+    if match is None:  # never: it takes any text
+        return []
     text = match["text"].strip()
     for pattern, forms in _FORMS:
         if (parts := re.fullmatch(pattern, text, re.I | re.S)) is None:

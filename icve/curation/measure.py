@@ -50,7 +50,7 @@ class Measure(Stage):
         path, name = work.video(row), f"signals/{row['key']}.npz"
         signals = measure(path, (row["height"], row["width"]), self.side, self.flow_fps, self.sample_fps)
         with whole_file(resolve_path(work.output, name)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **signals)
+            np.savez_compressed(file, **signals)  # type: ignore[arg-type]  # none is called "allow_pickle"
         return row | {"signals": name}
 
 
@@ -101,7 +101,7 @@ def measure(
     seconds = timestamps(path)
     count = len(seconds)
     height, width = (max(16, round(length * side / max(shape))) for length in shape)
-    frames = {
+    frames: dict[str, np.ndarray] = {
         "change": np.zeros(count, np.float32),
         "luma": np.zeros(count, np.float32),
         "contrast": np.zeros(count, np.float32),
@@ -131,8 +131,8 @@ def measure(
     return {"seconds": seconds, **frames, **flow.signals(), **samples.signals()}
 
 
-def _bars(grey: np.ndarray) -> tuple[float, float, float, float]:
-    """Shares of the picture that are black at the top, bottom, left and right."""
+def _bars(grey: np.ndarray) -> tuple[float, ...]:
+    """Four shares of the picture that are black at the top, bottom, left and right."""
     sides: list[float] = []
     for axis in (1, 0):
         bright = cv2.reduce(grey, axis, cv2.REDUCE_MAX).ravel() > _BAR_LUMA
@@ -157,8 +157,9 @@ class _Flow:
     """Dense inverse search flow (DIS) between grey frames a period apart, as a few numbers each."""
 
     def __init__(self, seconds: np.ndarray, height: int, width: int, fps: float) -> None:
-        self.due, self.grey = _Due(seconds, fps), None
-        self.search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self.due = _Due(seconds, fps)
+        self.grey: np.ndarray | None = None
+        self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.diagonal = float(np.hypot(height, width))
         y, x = np.mgrid[0:height:_FLOW_STEP, 0:width:_FLOW_STEP].astype(np.float32)
         self.from_centre = np.stack([x - (width - 1) / 2, y - (height - 1) / 2], axis=-1)
@@ -171,9 +172,9 @@ class _Flow:
             return
         last, self.due.last = self.due.last, number
         before, self.grey = self.grey, grey
-        if before is None:
+        if last is None or before is None:
             return
-        flow = self.search.calc(before, grey, None)[::_FLOW_STEP, ::_FLOW_STEP]
+        flow = self.search.calc(before, grey, None)[::_FLOW_STEP, ::_FLOW_STEP]  # type: ignore[call-overload]  # takes None
         magnitude = np.sqrt(np.square(flow).sum(-1))
         median, peak = np.percentile(magnitude, (50, 95))
         pan = np.median(flow.reshape(-1, 2), axis=0)
@@ -185,7 +186,7 @@ class _Flow:
 
     def signals(self) -> dict[str, np.ndarray]:
         table = np.array(self.found, np.float64).reshape(-1, 7)
-        names = {"flow_median": 2, "flow_peak": 3, "flow_pan": slice(4, 6), "flow_zoom": 6}
+        names: dict[str, int | slice] = {"flow_median": 2, "flow_peak": 3, "flow_pan": slice(4, 6), "flow_zoom": 6}
         values = {name: table[:, column].astype(np.float32) for name, column in names.items()}
         return {"flow_frames": table[:, :2].astype(np.int32), **values}
 

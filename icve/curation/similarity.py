@@ -90,9 +90,9 @@ class CLIPSimilarityBand(SimilarityBand):
         from transformers import CLIPImageProcessor, CLIPModel
 
         self.device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        options = {"local_files_only": True}
-        self.clip = CLIPModel.from_pretrained(self.model, use_safetensors=True, **options).to(self.device).eval()
-        self.processor = CLIPImageProcessor.from_pretrained(self.model, **options)
+        clip = CLIPModel.from_pretrained(self.model, use_safetensors=True, local_files_only=True)
+        self.clip = clip.to(self.device).eval()  # type: ignore[arg-type]  # transformers' decorator loses `self`
+        self.processor = CLIPImageProcessor.from_pretrained(self.model, local_files_only=True)
 
     def distances(self, row: Row, work: Workspace) -> np.ndarray:
         source, target = (self._embed(row, role, work) for role in ("source", "target"))

@@ -83,7 +83,7 @@ class Stage(ABC):
     """
 
     version: ClassVar[int] = 1
-    needs: ClassVar[Literal["cpu", "gpu"]] = "cpu"
+    needs: Literal["cpu", "gpu"] = "cpu"  # of a stage that asks a model, what that needs
     scope: ClassVar[Literal["rows", "all"]] = "rows"
     batch_size: int = 1
     incidental: ClassVar[frozenset[str]] = frozenset()

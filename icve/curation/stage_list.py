@@ -103,7 +103,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         raise PipelineError(not_utf8(path) or f"{path}: {error}.") from error
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise PipelineError(f"The pipeline {path} cannot be read: {_sentence(error)}") from error
-    if not isinstance(content["stages"], list) or not content["stages"]:
+    if not isinstance(content, dict) or not isinstance(content["stages"], list) or not content["stages"]:
         raise PipelineError(f"{path} is no pipeline: stages must be a list of class_path and init_args.")
     root, shard_size = content.get("root", "input"), content.get("shard_size", 8)
     if root not in ("input", "output"):
@@ -178,7 +178,7 @@ def _that_matter(entry: Any) -> Any:
     if "class_path" not in entry:
         return {name: _that_matter(value) for name, value in entry.items()}
     module, _, name = entry["class_path"].rpartition(".")
-    incidental = getattr(getattr(importlib.import_module(module), name), "incidental", frozenset())
+    incidental: frozenset[str] = getattr(getattr(importlib.import_module(module), name), "incidental", frozenset())
     kept = {key: _that_matter(value) for key, value in (entry.get("init_args") or {}).items() if key not in incidental}
     return {"class_path": entry["class_path"], "init_args": kept}
 

@@ -87,7 +87,9 @@ class Supervisor:
     def _attempt(self, method: str, argument: str, casualties: Casualties) -> tuple[int, list[str], Rejected | None]:
         """Either (rows worked on, [], None), or the stage and rows at work and how it ended."""
         connection = self._start()
-        number, keys, deadline, allowed = 0, [], None, 0.0
+        number, allowed = 0, 0.0
+        keys: list[str] = []
+        deadline: float | None = None
         try:
             connection.send((method, argument, casualties))
             while True:

@@ -71,7 +71,7 @@ class Draw(NamedTuple):
     the figures of a validation.
     """
 
-    index: int
+    row: int
     batch: int
     position: int
     counted: bool = True
@@ -249,9 +249,8 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         samples = [self.sizes.samples(bucket) for bucket in range(len(rows))]
         if ratios is None and len(set(samples)) == 1:
             return rows // np.gcd.reduce(rows)
-        if ratios is None:
-            ratios = rows / np.array(samples, dtype=np.float64)
-        weights = np.where(rows > 0, np.asarray(ratios, dtype=np.float64), 0.0)
+        shares = rows / np.array(samples, dtype=np.float64) if ratios is None else np.asarray(ratios, dtype=np.float64)
+        weights = np.where(rows > 0, shares, 0.0)
         if weights.sum() == 0:
             raise ValueError("The buckets with a positive ratio are all empty.")
         turns = np.maximum(np.rint(weights / weights.sum() * _CYCLE).astype(np.int64), weights > 0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
+
+if TYPE_CHECKING:
+    from icve.data.pairs import PairsDataModule
 
 
 class CurriculumDataModule(LightningDataModule):
@@ -19,6 +22,8 @@ class CurriculumDataModule(LightningDataModule):
         ValueError: no stages, or the model's stage is none of them (raised when the data is asked for).
     """
 
+    trainer: Trainer
+
     def __init__(self, stages: dict[str, LightningDataModule]) -> None:
         super().__init__()
         if not stages:
@@ -26,14 +31,14 @@ class CurriculumDataModule(LightningDataModule):
         self.stages = stages
 
     @property
-    def current(self) -> LightningDataModule:
+    def current(self) -> PairsDataModule:
         """Data module of the stage that the trainer's module is in."""
-        stage = self.trainer.lightning_module.stage
+        stage = str(self.trainer.lightning_module.stage)
         if stage not in self.stages:
             raise ValueError(
                 f"The data module has no stage '{stage}', only {', '.join(self.stages)}: set --model.stage to one."
             )
-        data = self.stages[stage]
+        data = cast("PairsDataModule", self.stages[stage])  # or one that begins at a batch as it does
         data.trainer = self.trainer
         return data
 

@@ -1,11 +1,13 @@
 """Where a pair differs, on the latent grid: the loss can weigh the edited region more than the copied rest."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def region_from_mask(mask: Tensor, latent_shape: tuple[int, int, int]) -> Tensor:
+def region_from_mask(mask: Tensor, latent_shape: Sequence[int]) -> Tensor:
     """Latent positions that an edit mask in pixels touches.
 
     Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from icve.data.selection import Pair, select
 log = logging.getLogger(__name__)
 
 _REPORTED = 20  # rejected rows that are logged one by one; all are in the cache's `rejected`
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class Work:
     repeated: int = 0
 
 
+class _Codec(Protocol):
+    def encode(self, video: Tensor) -> Tensor: ...
+
+
+class _TextEncoder(Protocol):
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
 class Encoders:
     """The frozen codec and text encoder on the device they run on."""
 
@@ -64,11 +73,11 @@ class Encoders:
     @torch.no_grad()
     def video(self, pixels: Tensor) -> Tensor:
         """uint8 (3, F, H, W) to latents (C, T, h, w) float32, as training does it."""
-        return self.codec.encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
+        return cast(_Codec, self.codec).encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
 
     @torch.no_grad()
     def _text(self, instruction: str) -> Embedding:
-        embeddings, mask, pooled = self.text_encoder.encode([instruction])
+        embeddings, mask, pooled = cast(_TextEncoder, self.text_encoder).encode([instruction])
         return embeddings[0][mask[0].to(embeddings.device, torch.bool)].cpu(), pooled[0].cpu()
 
 
@@ -129,7 +138,7 @@ def encode_pairs(
         writer.reject(record)
     encoded = 0
     for job, loaded in zip(work.jobs, _decoded(work.jobs, data, workers), strict=True):
-        reason = loaded
+        reason = loaded if isinstance(loaded, str) else None
         if not isinstance(loaded, str):
             record, sample, reads = loaded
             tensors, reason = _encode(sample, encoders)
@@ -205,5 +214,5 @@ def _identify(root: Path, path: str) -> FileIdentity:
         raise VideoError(root / path, f"it cannot be opened ({error.strerror}).") from error
 
 
-def _as_it_is(loaded: Loaded) -> Loaded:
+def _as_it_is(loaded: T) -> T:
     return loaded

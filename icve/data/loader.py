@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import BucketBatchSampler
 
@@ -15,12 +15,12 @@ from icve.data.buckets import BucketBatchSampler
 class PairLoader(DataLoader):
     """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again."""
 
-    def __init__(self, *args: Any, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
-        super().__init__(*args, worker_init_fn=leave_signals_to_the_reader, **kwargs)
+    def __init__(self, dataset: Dataset, *, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
+        super().__init__(dataset, worker_init_fn=leave_signals_to_the_reader, **kwargs)
         end_workers_at_exit()
         self.report = report
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # PyTorch promises its private class
         for batch in super().__iter__():
             if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
                 batch["weight"] = sampler.weight(sampler.start_batch)

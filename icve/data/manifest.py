@@ -122,8 +122,9 @@ def read_manifest(
         records = [_without_blanks(record) for record in records]
     if not records:
         raise ManifestError(f"The manifest {path} has no rows.")
-    if all(isinstance(record, Malformed) for record in records):
-        raise ManifestError(f"{path} has no record that can be read: {_sentence(records[0], 1, path)}")
+    malformed = [record for record in records if isinstance(record, Malformed)]
+    if len(malformed) == len(records):
+        raise ManifestError(f"{path} has no record that can be read: {_sentence(malformed[0], 1, path)}")
     records = _rename(records, columns, path)
     names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
     for name in required:
@@ -252,9 +253,9 @@ def _folders_of_links(folder: Path) -> Iterator[Path]:
     """Folders, links resolved, that links below ``folder`` may lead into."""
     for place in filter(None, os.environ.get(ROOTS, "").split(os.pathsep)):
         yield Path(place).resolve()
-    for place in (folder, *folder.parents):
-        if place.parent.name == "snapshots":  # as huggingface_hub lays out its cache
-            yield place.parent.parent / "blobs"
+    for version in (folder, *folder.parents):
+        if version.parent.name == "snapshots":  # as huggingface_hub lays out its cache
+            yield version.parent.parent / "blobs"
 
 
 def _recorded_in(parts: Sequence[Path], path: Path) -> str | None:

@@ -137,12 +137,12 @@ class PairDataset(Dataset[dict[str, Any]]):
         # Which row replaces which must not depend on what this process has met before: known-bad rows are skipped
         # without being opened again, but they use up their attempt.
         dropped: list[tuple[str, str]] = []
-        index = draw.index
+        index = draw.row
         members = self.members[self.selection.pairs[index].bucket]
         for attempt in range(1, _ATTEMPTS + 1):
             if index not in self._unreadable:
                 try:
-                    counted = draw.counted and index == draw.index
+                    counted = draw.counted and index == draw.row
                     return {**self._load(index), "dropped": dropped, "counted": counted}
                 except (VideoError, ManifestError, LatentsError) as error:
                     self._unreadable[index] = str(error)
@@ -150,7 +150,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             index = replacement(members, self.seed, draw, attempt)
         raise ValueError(
             f"{_ATTEMPTS} pairs in a row cannot be read; check the manifest and its root. The first: "
-            f"{self._unreadable[draw.index]}"
+            f"{self._unreadable[draw.row]}"
         )
 
     def _load(self, index: int) -> dict[str, Any]:
@@ -256,15 +256,15 @@ class PairsDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
         train = self.train is None and stage in (None, "fit")
-        val = self.val is None and self.val_manifest is not None and stage in (None, "fit", "validate")
+        val_manifest = self.val_manifest if self.val is None and stage in (None, "fit", "validate") else None
         index = None
-        if self.latents is not None and (train or val):
+        if self.latents is not None and (train or val_manifest is not None):
             self.latent_cache = self.latent_cache or LatentCache(self.latents)
             index = RecordIndex(self.latent_cache.records())
         if train:
             self.train = self._select(self.manifest, index)
-        if val:
-            self.val = self._select(self.val_manifest, index)
+        if val_manifest is not None:
+            self.val = self._select(val_manifest, index)
 
     def step_sizes(self, groups: int, passes: int) -> StepSizes:
         """How so many groups of processes share a step's batch in so many passes; no manifest is read for it."""
@@ -275,6 +275,7 @@ class PairsDataModule(LightningDataModule):
         """Endless loader that begins at batch ``start_batch``."""
         if self.train is None:
             self.setup("fit")
+        assert self.train is not None  # as setup leaves it
         rank, groups = data_share(self.trainer)
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
         sizes = self.step_sizes(groups, passes)
@@ -293,6 +294,7 @@ class PairsDataModule(LightningDataModule):
             return []
         if self.val is None:
             self.setup("validate")
+        assert self.val is not None  # as setup leaves it
         members = self.val.members(len(self.buckets))
         batches = validation_batches(members, self.batch_size, *data_share(self.trainer))
         return self._loader(self.val, self.val_manifest, batches)
@@ -317,7 +319,7 @@ class PairsDataModule(LightningDataModule):
                 f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
                 "check the manifest, its root and the buckets."
             )
-        if index is not None:
+        if index is not None and self.latent_cache is not None:
             self._cached[path] = CachedRows(
                 self.latent_cache, index, selection, self.buckets, self.fps, type(self).read, path
             )

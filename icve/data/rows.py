@@ -78,8 +78,8 @@ def row_checker(names: Sequence[str], path: Path, root: Path) -> Callable[[Recor
             if name in INTEGERS:
                 row[name] = _number(value, int, f"{name} {where}")
             elif name == "fps":
-                row[name] = _number(value, float, f"{name} {where}")
-                if 0 < row[name] < _SLOWEST:
+                row[name] = fps = _number(value, float, f"{name} {where}")
+                if 0 < fps < _SLOWEST:
                     raise ManifestError(f"{name} {where} must be at least {_SLOWEST:g}, or 0 where it is not known.")
             elif name in FILES:
                 row[name] = inside(value, f"{name} {where}")

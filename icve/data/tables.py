@@ -154,9 +154,9 @@ def _json(path: Path) -> Iterator[Record | Malformed]:
     text, at, depth, ended, count = "", 0, 0, False, 0
     with _open(path) as file:
         while True:
-            between = _BETWEEN.match(text, at)
-            depth += between.group().count("[") - between.group().count("]")
-            at = between.end()
+            if between := _BETWEEN.match(text, at):  # always, be it of nothing
+                depth += between.group().count("[") - between.group().count("]")
+                at = between.end()
             if at < len(text):
                 try:
                     value, end = decoder.raw_decode(text, at)

@@ -22,7 +22,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # mypy has no word for a module that may be missing
 
 TOUCHED_EVERY, ABANDONED_AFTER = 10.0, 60.0  # seconds
 _LOOKED_AT_EVERY = 0.05

@@ -36,15 +36,15 @@ def state_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edi
     edits = []
     for identity in sorted(old | new):
         a, b = old.get(identity), new.get(identity)
-        if b is None:
+        if a and not b:
             edits.append(Edit("remove", a["shape"], a["colour"]))
-        elif a is None:
+        elif b and not a:
             if b["position"] is None:
                 return None
             edits.append(Edit("add", b["shape"], b["colour"], position=b["position"]))
-        elif a["shape"] != b["shape"]:
+        elif a and b and a["shape"] != b["shape"]:
             edits.append(Edit("replace", a["shape"], a["colour"], b["shape"], b["colour"]))
-        elif a["colour"] != b["colour"]:
+        elif a and b and a["colour"] != b["colour"]:
             edits.append(Edit("recolour", a["shape"], a["colour"], b["shape"], b["colour"]))
     return edits
 

@@ -142,9 +142,10 @@ def _draw(
         edit = replace(edit, background=again)
     if adds:
         scene = replace(scene, objects=(added_object(scene, edit.shape, edit.colour, edit.position),))
-    scene = place(rng, scene, looks, [clip_motion(rng) for _ in looks])
-    if scene is None:
+    placed = place(rng, scene, looks, [clip_motion(rng) for _ in looks])
+    if placed is None:
         return None
+    scene = placed
     objects = [obj for obj in scene.objects if not adds or obj.look != subject[0]]
     order = rng.permutation(len(objects))
     return replace(scene, objects=tuple(objects[i] for i in order)), edit

@@ -142,22 +142,23 @@ def _stage(rng: np.random.Generator, actors: list[_Actor], scene: Scene, times: 
     """Give the actors places and motions, and write down the states; None if there is no room or a held-out edit."""
     scene = replace(scene, origin=(float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2))))
     hosts = [actor for actor in actors if actor.position is None]
-    guests = [actor for actor in actors if actor.position is not None]
-    for guest in guests:
-        scene = replace(scene, objects=(*scene.objects, added_object(scene, *guest.looks[0][0], guest.position)))
+    guests = [(actor, actor.position) for actor in actors if actor.position is not None]
+    for guest, position in guests:
+        scene = replace(scene, objects=(*scene.objects, added_object(scene, *guest.looks[0][0], position)))
     motions = [long_motion(rng, scene.frames) for _ in hosts]
-    scene = place(rng, scene, [host.looks[0][0] for host in hosts], motions)
-    if scene is None:
+    placed = place(rng, scene, [host.looks[0][0] for host in hosts], motions)
+    if placed is None:
         return None
+    scene = placed
     # Those who visit stand in front, as added objects do.
-    cast = list(zip([*guests, *hosts], scene.objects, strict=True))
+    cast = list(zip([*(guest for guest, _ in guests), *hosts], scene.objects, strict=True))
     cast = cast[len(guests) :] + cast[: len(guests)]
 
     layers = tuple(layer for actor, obj in cast for layer in _layers(actor, obj, scene.frames))
     bounds = [(0, 0), *((time, time + FADE) for time in times), (scene.frames, scene.frames)]
     states = tuple(_state(scene, cast, begin, end) for (_, begin), (end, _) in pairwise(bounds))
     for before, after in permutations(states, 2):
-        if any(is_held_out(*edit.combination) for edit in state_edits(before, after) or ()):
+        if any(edit.combination and is_held_out(*edit.combination) for edit in state_edits(before, after) or ()):
             return None
     return RawScene(replace(scene, objects=layers), states)
 

@@ -41,7 +41,7 @@ def _named_rng(*names: object) -> np.random.Generator:
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, sigma_x: float, sigma_y: float) -> np.ndarray:
     """Blurred white noise, zero mean, unit variance, float32 (height, width)."""
-    noise = rng.standard_normal((height, width)).astype(np.float32)
+    noise: np.ndarray = rng.standard_normal((height, width)).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), sigmaX=max(sigma_x, 0.3), sigmaY=max(sigma_y, 0.3))
     return (noise - noise.mean()) / noise.std()
 
@@ -79,7 +79,7 @@ def _pattern(name: str, x: np.ndarray, y: np.ndarray, unit: float, rng: np.rando
         nearest, second = np.take_along_axis(distance, order, axis=-1).transpose(2, 0, 1)
         return _step(second - nearest - 0.03, 3 * pixel) * (0.6 + 0.4 * ((order[..., 0] * 7) % 10) / 9.0)
     if name == "a starry sky":
-        stars = (rng.random((height, width)) < 0.02).astype(np.float32)
+        stars: np.ndarray = (rng.random((height, width)) < 0.02).astype(np.float32)
         stars = cv2.GaussianBlur(stars * rng.uniform(0.5, 1.0, stars.shape).astype(np.float32), (0, 0), 0.6)
         return 2.2 * stars + 0.05 * (1 + _smooth_noise(rng, height, width, unit / 8, unit / 8))
     if name == "a gray checkerboard":
@@ -172,7 +172,7 @@ def sprite(shape: str, resolution: int) -> np.ndarray:
     for value, polygon in zip((255, 0), _outline(shape), strict=False):
         points = (polygon / SPRITE_EXTENT + 0.5) * fine
         cv2.fillPoly(canvas, [np.round(points).astype(np.int32)], value)
-    rim = cv2.distanceTransform(canvas, cv2.DIST_L2, 3) / (fine / SPRITE_EXTENT)
+    rim: np.ndarray = cv2.distanceTransform(canvas, cv2.DIST_L2, 3) / (fine / SPRITE_EXTENT)
     coverage = cv2.resize(canvas.astype(np.float32) / 255.0, (resolution, resolution), interpolation=cv2.INTER_AREA)
     rim = cv2.resize(rim, (resolution, resolution), interpolation=cv2.INTER_AREA)
     y, x = np.mgrid[0:resolution, 0:resolution].astype(np.float32) / resolution - 0.5

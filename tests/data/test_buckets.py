@@ -29,17 +29,17 @@ def test_a_batch_is_a_pure_function_of_seed_and_number():
 
 def test_batches_keep_to_one_bucket_and_know_their_place():
     for number, batch in enumerate(batches(100)):
-        assert len({OWNER[draw.index] for draw in batch}) == 1
+        assert len({OWNER[draw.row] for draw in batch}) == 1
         assert [(draw.batch, draw.position) for draw in batch] == [(number, i) for i in range(4)]
 
 
 def test_every_sample_is_seen_equally_often():
     # 20 samples, shares 6 : 3 : 1: ten batches are a cycle of 24 + 12 + 4 samples, so each sample is seen twice.
-    seen = Counter(draw.index for batch in batches(30) for draw in batch)
+    seen = Counter(draw.row for batch in batches(30) for draw in batch)
     assert set(seen) == set(range(20))
     assert set(seen.values()) == {6}
     # and within a bucket, once each before any comes again
-    first = [draw.index for batch in batches(100) for draw in batch if draw.index < 12]
+    first = [draw.row for batch in batches(100) for draw in batch if draw.row < 12]
     for epoch in range(5):
         assert sorted(first[12 * epoch : 12 * epoch + 12]) == MEMBERS[0]
     assert first[:12] != first[12:24]
@@ -48,12 +48,12 @@ def test_every_sample_is_seen_equally_often():
 def test_buckets_alternate_in_proportion():
     counts = Counter()
     for number, batch in enumerate(batches(500), 1):
-        counts[batch[0].index >= 12] += 1
+        counts[batch[0].row >= 12] += 1
         assert abs(counts[True] / number - 0.4) < 2 / number + 1e-9
 
 
 def test_ratios_override_sizes():
-    counts = Counter(batch[0].index // 12 + (batch[0].index >= 18) for batch in batches(1000, ratios=[1, 5, 1, 2]))
+    counts = Counter(batch[0].row // 12 + (batch[0].row >= 18) for batch in batches(1000, ratios=[1, 5, 1, 2]))
     assert counts == {0: 250, 1: 250, 2: 500}
 
 
@@ -87,7 +87,7 @@ def test_a_steps_batch_does_not_depend_on_how_it_is_split(split):
         if most is None:
             assert max(counts) - min(counts) <= 1
         else:
-            limit = max(1, most // BUCKETS[OWNER[batch[0].index]].tokens)
+            limit = max(1, most // BUCKETS[OWNER[batch[0].row]].tokens)
             assert max(counts) <= limit
             # As few passes as the limit allows.
             assert sum(count > 0 for count in counts) == -(-sum(counts) // limit)
@@ -110,13 +110,13 @@ def test_what_groups_cannot_share_is_met_on_average():
     drawn = {0: [], 2: [], 3: []}
     counts = Counter()
     for batch in batches(400, sizes(12, groups=8)):
-        drawn[OWNER[batch[0].index]].append(len(batch) * 8)  # this group's slice
+        drawn[OWNER[batch[0].row]].append(len(batch) * 8)  # this group's slice
         counts[len(batch) * 8] += 1
     for of_bucket in drawn.values():
         assert [a + b for a, b in zip(of_bucket[::2], of_bucket[1::2], strict=False)] == [24] * (len(of_bucket) // 2)
     assert set(counts) == {8, 16}
     sampler = BucketBatchSampler(MEMBERS, sizes(12, groups=8))
-    first = [draw.index for step in range(50) for draw in sampler.batch(step) if draw.index < 12]
+    first = [draw.row for step in range(50) for draw in sampler.batch(step) if draw.row < 12]
     assert all(sorted(first[12 * epoch : 12 * epoch + 12]) == MEMBERS[0] for epoch in range(len(first) // 12))
 
 
@@ -125,12 +125,12 @@ def test_a_budget_of_tokens_gives_small_samples_larger_batches():
     seen, tokens = Counter(), Counter()
     steps = batches(3000, size)
     for batch in steps:
-        bucket = OWNER[batch[0].index]
+        bucket = OWNER[batch[0].row]
         assert abs(len(batch) * BUCKETS[bucket].tokens - 36) < BUCKETS[bucket].tokens
         tokens[bucket] += len(batch) * BUCKETS[bucket].tokens
-        seen.update(draw.index for draw in batch)
+        seen.update(draw.row for draw in batch)
     for bucket, total in tokens.items():
-        turns = sum(OWNER[batch[0].index] == bucket for batch in steps)
+        turns = sum(OWNER[batch[0].row] == bucket for batch in steps)
         assert total / turns == pytest.approx(36, abs=BUCKETS[bucket].tokens / turns)
     # Samples are still seen equally often.
     assert max(seen.values()) <= 1.02 * min(seen.values())
@@ -172,7 +172,7 @@ def test_replacement_depends_on_the_place_only():
     rows = list(range(1000))
     place = Draw(5, 7, 2)
     chosen = [replacement(rows, 1, place, attempt) for attempt in range(1, 9)]
-    assert chosen == [replacement(rows, 1, place._replace(index=99), attempt) for attempt in range(1, 9)]
+    assert chosen == [replacement(rows, 1, place._replace(row=99), attempt) for attempt in range(1, 9)]
     assert len(set(chosen)) > 5
     assert chosen[0] != replacement(rows, 1, place._replace(position=3), 1)
     assert chosen[0] != replacement(rows, 2, place, 1)

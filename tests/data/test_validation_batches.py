@@ -20,7 +20,7 @@ def test_every_row_counts_once_whatever_the_groups(groups):
             counted = [draw for draw in draws if draw.counted]
             assert 0 < len(counted) <= batch_size
             # What is not counted costs no more than it must: another bucket or batch would.
-            assert {draw.index for draw in draws} == {draw.index for draw in counted}
+            assert {draw.row for draw in draws} == {draw.row for draw in counted}
             assert [draw.position for draw in counted] == list(range(len(counted)))
-            order += [draw.index for draw in counted]
+            order += [draw.row for draw in counted]
         assert order == list(range(sum(sizes)))

@@ -79,7 +79,7 @@ class Shares(TinyPairs):
         batches = validation_batches([range(HELD_OUT)], 3, self.share()["rank"], self.share()["num_replicas"])
         return as_loader(
             [
-                {**cut(samples, *(draw.index for draw in draws)), "counted": [draw.counted for draw in draws]}
+                {**cut(samples, *(draw.row for draw in draws)), "counted": [draw.counted for draw in draws]}
                 for draws in batches
             ]
         )

@@ -45,7 +45,7 @@ class AnswerStore:
         digest = hashlib.sha256(json.dumps([prompt, parameters], sort_keys=True).encode())
         for picture in pictures:
             digest.update(repr(picture.shape).encode())
-            digest.update(np.ascontiguousarray(picture))
+            digest.update(np.ascontiguousarray(picture).data)
         return digest.hexdigest()
 
     def get(self, key: str) -> str | None:

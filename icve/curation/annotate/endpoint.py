@@ -138,14 +138,11 @@ class EndpointModel(VisionLanguageModel):
         self.jpeg_quality, self.longest_side = jpeg_quality, longest_side
         self.temperature, self.max_tokens_name, self.extra_body = temperature, max_tokens_name, extra_body
         self.input_price, self.output_price, self.cache = input_price, output_price, cache
+        # All attempts, for the question and once more for its correction.
+        queue = 3600.0 if requests_per_minute or tokens_per_minute else 60.0
+        self.seconds = 2 * attempts * (timeout + longest_wait) + queue
         self._client: Any = None
         self._folder: Path | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Most seconds a question may take: all attempts, for the question and once more for its correction."""
-        queue = 3600.0 if self.requests_per_minute or self.tokens_per_minute else 60.0
-        return 2 * self.attempts * (self.timeout + self.longest_wait) + queue
 
     def setup(self) -> None:
         """Connect.
@@ -305,13 +302,13 @@ class EndpointModel(VisionLanguageModel):
         return re.sub(r"^.*</think>", "", text or "", flags=re.DOTALL).strip(), end == "length"
 
     def _account(self, usage: Any, reserved: float) -> None:
-        taken = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-        if not all(isinstance(count, int) for count in taken):
+        asked, said = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+        if not isinstance(asked, int) or not isinstance(said, int):
             self._log.add(self.model, Usage(requests=1, unmetered=1))
             return
-        cost = (taken[0] * self.input_price + taken[1] * self.output_price) / 1e6
-        self._log.add(self.model, Usage(requests=1, input_tokens=taken[0], output_tokens=taken[1], cost=cost))
-        self._rate.correct(sum(taken) - reserved)
+        cost = (asked * self.input_price + said * self.output_price) / 1e6
+        self._log.add(self.model, Usage(requests=1, input_tokens=asked, output_tokens=said, cost=cost))
+        self._rate.correct(asked + said - reserved)
 
 
 def _problem(question: Question, text: str, cut: bool) -> str | None:

@@ -27,4 +27,4 @@ def data_url(picture: np.ndarray, format: PictureFormat = "jpeg", jpeg_quality: 
     written, content = cv2.imencode(f".{format}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     if not written:
         raise ValueError(f"A picture of {picture.shape} cannot be written as {format}.")
-    return f"data:image/{format};base64,{base64.b64encode(content).decode()}"
+    return f"data:image/{format};base64,{base64.b64encode(content.tobytes()).decode()}"

@@ -75,7 +75,7 @@ class LocalModel(VisionLanguageModel):
         model = AutoModelForImageTextToText.from_pretrained(
             self.folder, **own, use_safetensors=True, dtype=getattr(torch, dtype)
         )
-        self._model = model.to(device).eval()
+        self._model = model.to(device).eval()  # type: ignore[arg-type]  # transformers' decorator loses `self`
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
         """Answers in the order of the questions; call ``setup`` before."""

@@ -61,16 +61,20 @@ def clip_motion(frames: np.ndarray) -> ClipMotion:
     shrink = min(1.0, _SHORT_SIDE / min(height, width))
     size = (round(width * shrink), round(height * shrink))
     grey = [cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), size, interpolation=cv2.INTER_AREA) for f in frames]
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     # Down to single pixels and without smoothing: the preset's flow is a third too slow on small things and leaks far
     # over their outlines.
     dis.setFinestScale(0)
     dis.setVariationalRefinementIterations(0)
+
+    def flow(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return dis.calc(a, b, None)  # type: ignore[call-overload]  # takes None for a flow to begin with
+
     pairs = list(pairwise(grey))
-    forward = np.stack([dis.calc(a, b, None) for a, b in pairs])
-    backward = np.stack([dis.calc(b, a, None) for a, b in pairs])
-    ahead = [_camera(flow) for flow in forward]
-    back = [_camera(flow) for flow in backward]
+    forward = np.stack([flow(a, b) for a, b in pairs])
+    backward = np.stack([flow(b, a) for a, b in pairs])
+    ahead = [_camera(field) for field in forward]
+    back = [_camera(field) for field in backward]
     camera, fit = np.stack([matrix for matrix, _ in ahead]), np.array([share for _, share in ahead], np.float32)
     own_ahead = [_residual(flow, matrix) for flow, (matrix, _) in zip(forward, ahead, strict=True)]
     own_back = [_residual(flow, matrix) for flow, (matrix, _) in zip(backward, back, strict=True)]

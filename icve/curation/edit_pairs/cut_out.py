@@ -10,6 +10,7 @@ from icve.curation.edit_pairs.clip_motion import ClipMotion, follow
 _KEY_FRAMES = 5  # that the colour models are learnt from
 _CUT_SIDE = 160  # pixels of the shorter side at which outlines are cut: the time grows with the square
 _ROUNDS = 2
+_NO_BOX = (0, 0, 0, 0)  # GrabCut is told by labels what to look at
 _MEMORY = 0.7  # how much a frame believes its neighbours
 
 
@@ -54,11 +55,11 @@ def _cut(pixels: np.ndarray, rough: np.ndarray) -> np.ndarray:
     cv2.setRNGSeed(0)  # GrabCut starts from k-means with OpenCV's own random numbers
     stacked = cropped[keys].reshape(-1, *cropped.shape[2:])
     learnt = labels[keys].reshape(stacked.shape[:2]).copy()
-    cv2.grabCut(stacked, learnt, None, behind, front, 2, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(stacked, learnt, _NO_BOX, behind, front, 2, cv2.GC_INIT_WITH_MASK)
 
     inside = np.zeros(pixels.shape[:3], np.float32)
     for frame, label, out in zip(cropped, labels, inside[crop], strict=True):
-        cut, _, _ = cv2.grabCut(frame, label.copy(), None, behind, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
+        cut, _, _ = cv2.grabCut(frame, label.copy(), _NO_BOX, behind, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
         out[:] = (cut == cv2.GC_FGD) | (cut == cv2.GC_PR_FGD)
     return inside
 

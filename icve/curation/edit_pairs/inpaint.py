@@ -92,7 +92,7 @@ class Inpaint(Stage):
         self.folder = model_folder(model, "model_index.json")
         self.steps, self.guidance, self.negative_prompt = steps, guidance, negative_prompt
         self.paste, self.edge, self.seed, self.timeout = paste, edge, seed, timeout
-        self.vace: Vace | None = None
+        self.vace: Vace  # read by `setup`
 
     def setup(self) -> None:
         from icve.curation.edit_pairs.vace import Vace

@@ -35,8 +35,9 @@ def parse_marks(text: str) -> tuple[int, int]:
     if bare := _TWO_MARKS.fullmatch(text):
         return int(bare[1]), int(bare[2])
     answer = parse_json(text)
-    marks = [answer.get(name) for name in ("instruction", "quality")] if isinstance(answer, dict) else []
-    if len(marks) != 2 or any(type(mark) is not int or not 1 <= mark <= 5 for mark in marks):
+    given = [answer.get(name) for name in ("instruction", "quality")] if isinstance(answer, dict) else []
+    marks = [mark for mark in given if type(mark) is int and 1 <= mark <= 5]
+    if len(marks) != 2:
         raise ValueError('The answer must hold "instruction" and "quality", each a whole number from 1 to 5.')
     return marks[0], marks[1]
 
@@ -109,7 +110,8 @@ class Judge(AskingStage):
     def _outcome(self, row: Row, answers: list[Answer]) -> Outcome:
         if failed := [answer for answer in answers if answer.text is None]:
             return Rejected("not judged", failed[0].error, any(answer.transient for answer in failed))
-        instruction, quality = np.mean([parse_marks(answer.text) for answer in answers], axis=0).round(3).tolist()
+        marks = [parse_marks(answer.text) for answer in answers if answer.text is not None]
+        instruction, quality = np.mean(marks, axis=0).round(3).tolist()
         detail = f"instruction {instruction:g}, quality {quality:g}, at least {self.keep:g} wanted"
         if instruction < self.keep:
             return Rejected("instruction not followed", detail)

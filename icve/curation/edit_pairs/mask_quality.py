@@ -106,7 +106,7 @@ def _outline(mask: np.ndarray, lab: np.ndarray) -> tuple[float, float, float]:
     at_border = (x < 2) | (y < 2) | (x > width - 3) | (y > height - 3)
     if at_border.all():
         return 0.0, 1.0, 0.0
-    signed = cv2.distanceTransform(solid, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - solid, cv2.DIST_L2, 5)
+    signed: np.ndarray = cv2.distanceTransform(solid, cv2.DIST_L2, 5) - cv2.distanceTransform(1 - solid, cv2.DIST_L2, 5)
     signed = cv2.GaussianBlur(signed, (0, 0), step)
     inward = np.stack([cv2.Sobel(signed, cv2.CV_32F, 1, 0), cv2.Sobel(signed, cv2.CV_32F, 0, 1)], -1)
     column, row = x.astype(int), y.astype(int)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,7 +68,7 @@ class MergeStyles(Stage):
     def seconds(self, row: Row) -> float:
         return 24 * 3600.0  # a million videos may have to be copied
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
+    def __call__(self, rows: list[Row], work: Workspace) -> Sequence[Outcome]:
         if self.manifest is None or not rows:
             return rows
         required = ("source_path", "target_path", "instruction")

@@ -20,6 +20,7 @@ from icve.runtime.atomic import whole_file
 
 KINDS = ("remove", "copy", "recolour", "background", "style")
 
+_NO_OBJECT = "no clear object"
 _ELSEWHERE = 0.1  # share of a colour outside a thing beyond which the colour does not single the thing out
 
 
@@ -132,16 +133,14 @@ class OfflineEdits(Stage):
         made: list[Row] = []
         refused: list[str] = []
         for kind in self.kinds:
-            if kind in ("remove", "copy", "background") and mask is None:
-                refused.append(f"{kind}: no clear object")
-                continue
             # Each kind draws its own random numbers, so that leaving one out changes no other.
             scene = Scene(frames, mask, motion, row, self.random(row, self.seed + 1000 * KINDS.index(kind)))
             for edit in self._makers[kind](scene):
-                changed = None if isinstance(edit, str) else _difference(frames, edit)
                 if isinstance(edit, str):
                     refused.append(f"{kind}: {edit}")
-                elif changed < self.min_change:
+                    continue
+                changed = _difference(frames, edit)
+                if changed < self.min_change:
                     refused.append(f"{edit.kind}: it changes by {changed:.1f}, at least {self.min_change:g} wanted")
                 else:
                     made += self._write(row, edit, changed, work)
@@ -184,6 +183,9 @@ class OfflineEdits(Stage):
         return None
 
     def _remove(self, scene: Scene) -> Iterator[Edit | str]:
+        if scene.mask is None or scene.motion is None:
+            yield _NO_OBJECT
+            return
         if scene.row["object_kind"] != "moving":
             yield "a coloured thing may be a part of another"
             return
@@ -210,6 +212,9 @@ class OfflineEdits(Stage):
             )
 
     def _copy(self, scene: Scene) -> Iterator[Edit | str]:
+        if scene.mask is None or scene.motion is None:
+            yield _NO_OBJECT
+            return
         if fault := self._partial(scene.row):
             yield fault
             return
@@ -224,11 +229,12 @@ class OfflineEdits(Stage):
         yield Edit("copy", frames, mask, "add", there, "remove", back)
 
     def _recolour(self, scene: Scene) -> Iterator[Edit | str]:
-        mask, colour, phrase = scene.mask, scene.row.get("object_colour"), scene.row.get("object")
-        single = mask is not None and bool(colour)
-        if single and scene.row["object_kind"] == "coloured":
-            single = found_elsewhere(scene.frames, mask) <= _ELSEWHERE
-        if not single:
+        colour, phrase = scene.row.get("object_colour", ""), scene.row.get("object", "")
+        mask = scene.mask if colour else None
+        if mask is not None and scene.row["object_kind"] == "coloured":
+            mask = mask if found_elsewhere(scene.frames, mask) <= _ELSEWHERE else None
+        everywhere = mask is None
+        if mask is None:
             # Without a thing of one colour, a colour of the whole picture.
             found = strong_colour(scene.frames)
             if found is None:
@@ -236,7 +242,7 @@ class OfflineEdits(Stage):
                 return
             mask, colour = found
             phrase = f"everything {colour}"
-        painted = recolour(scene.frames, mask, colour, scene.rng, everywhere=not single)
+        painted = recolour(scene.frames, mask, colour, scene.rng, everywhere=everywhere)
         if isinstance(painted, str):
             yield painted
             return
@@ -245,6 +251,9 @@ class OfflineEdits(Stage):
         yield Edit("recolour", frames, changed, "recolour", words)
 
     def _background(self, scene: Scene) -> Iterator[Edit | str]:
+        if scene.mask is None:
+            yield _NO_OBJECT
+            return
         if fault := self._partial(scene.row):
             yield fault
             return

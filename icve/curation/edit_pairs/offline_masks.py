@@ -124,7 +124,8 @@ class OfflineMasks(Stage):
         size = motion.forward.shape[2:0:-1]
         small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in lab])
         seeds = {"coloured": coloured_seeds(small, motion, self.max_area)}
-        whys, objects = [], []
+        whys: list[str] = []
+        objects: list[FoundObject] = []
         if np.median(motion.fit) >= _CAMERA_FIT:
             seeds["moving"] = moving_seeds(motion, self.max_area)
         else:
@@ -137,7 +138,10 @@ class OfflineMasks(Stage):
                 whys.append(f"{kind}: it covers {places.mean():.0%} of the frame")
                 continue
             found = self._object(kind, frames, lab, places, motion)
-            (whys if isinstance(found, str) else objects).append(found)
+            if isinstance(found, str):
+                whys.append(found)
+            else:
+                objects.append(found)
         # A whole moving thing allows every edit, a coloured one only to be recoloured, a part of one hardly any.
         return max(objects, key=lambda found: found.rank, default=None), "; ".join(whys)
 

@@ -93,7 +93,7 @@ def strong_colour(frames: np.ndarray) -> tuple[np.ndarray, str] | None:
     chroma, hue = chroma_hue(lab)
     strong = chroma > _STRONG
     histogram, _ = np.histogram(hue[strong], 72, (0, 360), weights=chroma[strong])
-    smooth = sum(np.roll(histogram, shift) for shift in range(-3, 4))
+    smooth = sum((np.roll(histogram, shift) for shift in range(-3, 4)), np.zeros(72))
     peak = 5.0 * float(smooth.argmax()) + 2.5
     mask = strong & (np.abs((hue - peak + 180) % 360 - 180) < 22)
     if not _LEAST < mask.mean() < _MOST or not mask.any(axis=(1, 2)).all():

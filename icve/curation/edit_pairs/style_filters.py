@@ -43,7 +43,7 @@ def _levels(grey: np.ndarray) -> np.ndarray:
 
 def _grain(shape: tuple[int, int], sigma: float) -> np.ndarray:
     """Texture of paper or canvas (H, W) float32, mean 0 and standard deviation 1, the same for every clip."""
-    noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    noise: np.ndarray = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), sigma)
     return noise / noise.std()
 
@@ -146,7 +146,8 @@ def _palette(pixels: np.ndarray, colours: int) -> np.ndarray:
     cv2.setRNGSeed(0)
     sample = pixels[:: max(1, len(pixels) // 8000)]
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 15, 0.5)
-    return cv2.kmeans(sample, min(colours, len(sample)), None, criteria, 2, cv2.KMEANS_PP_CENTERS)[2]
+    labels = np.zeros((len(sample), 1), np.int32)
+    return cv2.kmeans(sample, min(colours, len(sample)), labels, criteria, 2, cv2.KMEANS_PP_CENTERS)[2]
 
 
 def _pixel_art(frames: np.ndarray) -> np.ndarray:

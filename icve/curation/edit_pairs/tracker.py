@@ -51,7 +51,7 @@ class MaskTracker:
         self.device = device
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = Sam2VideoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=self.dtype)
-        self.model = model.to(device).eval()
+        self.model = model.to(device).eval()  # type: ignore[arg-type]  # transformers' decorator loses `self`
 
     @torch.inference_mode()
     def track(self, frames: np.ndarray, prompt_frame: int, box: np.ndarray) -> np.ndarray:

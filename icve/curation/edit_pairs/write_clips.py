@@ -69,12 +69,13 @@ class WriteClips(Stage):
         video = work.video(row)
         seconds = timestamps(video)[: row["scene_end"] - self.margin]
         clips = clips_of(seconds, row["scene_start"] + self.margin, self.frames, self.fps)
-        if not clips:
+        chosen = choose_bucket(self.buckets, row["width"], row["height"], self.frames)
+        if not clips or chosen is None:
             frames = row["scene_end"] - row["scene_start"]
             wanted = f"no {self.frames} frames at {self.fps:g} fps with margins of {self.margin}"
             return Rejected("scene too short for a clip", f"{frames} frames of the video hold {wanted}")
         order = self.random(row, self.seed).permutation(len(clips))[: self.clips_per_scene]
-        bucket = self.buckets[choose_bucket(self.buckets, row["width"], row["height"], self.frames)]
+        bucket = self.buckets[chosen]
         written = []
         for number in sorted(order):
             file = work.output / "sources" / f"{row['key']}-{number}.mp4"

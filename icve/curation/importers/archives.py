@@ -12,9 +12,13 @@ import tarfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from icve.data.manifest import ManifestError, relative_path, resolve_path
 from icve.runtime.atomic import whole_file
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _NAME = re.compile(r"(?P<archive>(?P<stem>.+)\.(tar|tgz|tar\.(gz|bz2|xz)))(\.(part)?(?P<part>\d+|[a-z]{2,3}))?")
 _UNREADABLE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
@@ -76,15 +80,14 @@ def unpack(root: Path, wanted: Mapping[str, tuple[int, str]], done: Callable[[],
 def _wanted_place(
     member: tarfile.TarInfo, archive: Path, root: Path, wanted: Mapping[str, tuple[int, str]], left: set[int]
 ) -> tuple[int, str] | None:
-    name = PurePosixPath(member.name)
-    if not member.isreg() or name.is_absolute() or ".." in name.parts:
+    name, packed = PurePosixPath(member.name), _NAME.fullmatch(archive.name)
+    if packed is None or not member.isreg() or name.is_absolute() or ".." in name.parts:
         return None
     try:
         beside = PurePosixPath(relative_path(archive.parent, root))
     except ManifestError:
         beside = PurePosixPath()
-    stem = _NAME.fullmatch(archive.name)["stem"]
-    for location in (beside / name, beside / stem / name):
+    for location in (beside / name, beside / packed["stem"] / name):
         for start in range(len(location.parts)):
             # A lone file name would fit files of any folder: it must be the whole path.
             if start and start == len(location.parts) - 1:
@@ -96,7 +99,8 @@ def _wanted_place(
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
-    source = tar.extractfile(member)
+    if (source := tar.extractfile(member)) is None:
+        raise EOFError(f"{member.name} has no content")
     with whole_file(file) as temporary:
         with temporary.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
@@ -114,7 +118,7 @@ class _Joined(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         while True:
             if self._file is None:
                 if not self._left:

@@ -134,7 +134,8 @@ def import_set(
             task = progress.add_task("", total=len({number for number, _ in wanted.values()}))
             report.problems = unpack(root, wanted, lambda: progress.advance(task))
     settings = [_VERSION, kind, check, sorted((folders or {}).items())]
-    written, ids = set(), set()
+    written: set[str] = set()
+    ids: set[int] = set()
     console = Console(stderr=True)
     with counting_bar(f"Importing {layout.title}", console) as progress, ThreadPoolExecutor(workers) as pool:
         task = progress.add_task("", total=limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -108,7 +108,7 @@ def open_table(path: Path, base: Path, layout: PairSet, columns: Mapping[str, st
 
 def _records(
     path: Path, name: PurePosixPath, layout: PairSet, columns: Mapping[str, str]
-) -> Iterator[Record | Malformed]:
+) -> Generator[Record | Malformed, None, None]:
     wanted = {*columns, *(theirs for mapping in layout.columns for theirs in mapping), *layout.more}
     for record in read_records(path, layout.header, wanted, binary=False):
         yield record if isinstance(record, Malformed) else layout.complete(record, name)

@@ -76,9 +76,10 @@ def row_maker(
             "edit_subtype": row.get("edit_subtype") or task or None,
             "dataset": kind,
         }
-        if probed and isinstance(facts := _probe(files.root, row), Rejected):
+        facts = _probe(files.root, row) if probed else {}
+        if isinstance(facts, Rejected):
             return facts
-        return row | (facts if probed else {}) | _others(record, table.columns)
+        return row | facts | _others(record, table.columns)
 
     return make
 

@@ -41,10 +41,13 @@ class RecordIndex:
         """Fill in size, length and rate of rows that do not state them, so that no video has to be opened."""
         for row in manifest:
             if not is_described(row, fps):
-                known = [record for record in self._by_id.get(row["id"], ()) if record.video is not None]
-                known = [record for record in known if record.files["source"].path == row.get("source_path")]
+                known = [
+                    record.video
+                    for record in self._by_id.get(row["id"], ())
+                    if record.video is not None and record.files["source"].path == row.get("source_path")
+                ]
                 if known:
-                    row |= dict(zip(("width", "height", "frames", "fps"), known[0].video, strict=True))
+                    row |= dict(zip(("width", "height", "frames", "fps"), known[0], strict=True))
 
 
 class CachedRows:
@@ -104,7 +107,7 @@ class CachedRows:
         else:
             rejected = self.records[index][-1].reason
             raise LatentsError(rejected or f"{reason} Encode it again: icve-encode --output {self.cache.folder}")
-        sample = {"instruction": pair.instruction, "id": pair.id, **tensors}
+        sample: dict[str, Any] = {"instruction": pair.instruction, "id": pair.id, **tensors}
         if self.selection.has_masks and "region" not in sample:
             sample["region"] = torch.ones(1, *sample["target"].shape[1:], dtype=torch.bool)
         return sample

@@ -7,13 +7,20 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 _SAMPLED = 4096  # values read of a large weight tensor
 _SHOWN = 60  # characters of a value shown in an error
+
+
+@runtime_checkable
+class _DigestsItself(Protocol):
+    config: Any
+
+    def weights_digest(self) -> str: ...
 
 
 def describe_encoder(module: nn.Module) -> dict[str, Any]:
@@ -25,7 +32,7 @@ def describe_encoder(module: nn.Module) -> dict[str, Any]:
     otherwise it reads names, shapes, precision and up to 4096 values, spread evenly, of every tensor.
     """
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
-    if hasattr(module, "weights_digest"):
+    if isinstance(module, _DigestsItself):
         return {"class": kind, "config": _settings(module.config), "weights": module.weights_digest()}
     config: dict[str, Any] = {}
     described: set[int] = set()

@@ -104,7 +104,7 @@ class Record:
 
     def difference(self, root: Path, pair: Pair) -> str | None:
         """Why this is not the row's pair any more, by its files, or None if it is."""
-        paths = {"source": pair.source, "target": pair.target, "mask": pair.mask}
+        paths = {"source": pair.source, "target": pair.target, "mask": pair.mask or ""}
         found = (file.difference(root, paths[role]) for role, file in self.files.items())
         return next((reason for reason in found if reason), None)
 
@@ -229,6 +229,8 @@ class LatentCache:
         Raises:
             LatentsError: its shard is gone or damaged.
         """
+        if record.shard is None:
+            raise LatentsError(f"{record.id} was not encoded: {record.reason}")
         try:
             shard = self._shard(record.shard)
             roles = TENSORS if "mask" in record.files else TENSORS[:-1]

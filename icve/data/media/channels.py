@@ -57,7 +57,7 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
     renamed = _RENAMED
     if not {"BL", "BR"} & set(names):
         renamed = renamed | {"SL": "BL", "SR": "BR"}  # one pair of surround speakers: 5.1 has it at the side or behind
-    places = [(renamed.get(name, name),) for name in names]
+    places: list[tuple[str, ...]] = [(renamed.get(name, name),) for name in names]
     if len(names) == 1 and names[0] in known:
         places = [LAYOUTS["mono"]]
     layout = _smallest(places)

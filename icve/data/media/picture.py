@@ -19,6 +19,7 @@ from functools import cache
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 
 _HDR = {16: "PQ", 18: "HLG"}  # by FFmpeg's number of the transfer function
 _WHITE, _PEAK, _LINEAR_TO = 203.0, 1000.0, 0.8
@@ -48,7 +49,7 @@ def orientation(frame: av.VideoFrame) -> tuple[int, bool]:
         data = frame.side_data.get("DISPLAYMATRIX")
     except (ValueError, KeyError):  # side data of a kind that PyAV does not know
         return round(frame.rotation / 90) % 4 * 90, False
-    if data is None:
+    if not isinstance(data, SideData):  # None
         return 0, False
     # Row vectors: (x, y) as stored goes to (a x + c y, b x + d y).
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32, 5).astype(float)
@@ -79,7 +80,7 @@ def _signal(frame: av.VideoFrame) -> np.ndarray:
     full = int(frame.color_range) == 2
     planes = frame.reformat(format="yuv444p16le", threads=1).planes  # only repeats bits and interpolates chroma
     y, u, v = (
-        np.frombuffer(plane, np.uint16)
+        np.frombuffer(memoryview(plane), np.uint16)
         .reshape(-1, plane.line_size // 2)[: frame.height, : frame.width]
         .astype(np.float32)
         for plane in planes
@@ -170,12 +171,12 @@ def _field(frame: av.VideoFrame, parity: int) -> av.VideoFrame:
     """Every second line of every plane, as a frame of half the height."""
     field = av.VideoFrame(frame.width, (frame.height + 1) // 2, frame.format.name)
     for source, target in zip(frame.planes, field.planes, strict=True):
-        lines = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)[parity::2]
+        lines = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)[parity::2]
         rows = np.zeros((target.buffer_size // target.line_size, target.line_size), np.uint8)
         width = min(source.line_size, target.line_size)
         numbers = np.minimum(np.arange(len(rows)), len(lines) - 1)  # of an odd number, the upper field has one more
         rows[:, :width] = lines[numbers, :width]
-        target.update(rows)
+        target.update(rows.tobytes())
     for tag in ("colorspace", "color_range", "color_trc", "color_primaries"):
         setattr(field, tag, getattr(frame, tag))
     return field

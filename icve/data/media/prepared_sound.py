@@ -74,30 +74,28 @@ class PreparedSound:
             self._process.communicate()
         self.path.unlink(missing_ok=True)
 
-    def _start(self, decode: bool) -> None:
-        self._process = sound.start(*self._range, decode=decode, seconds=self._seconds)
-        _running.append(self._process)
+    def _start(self, decode: bool) -> subprocess.Popen:
+        self._process = process = sound.start(*self._range, decode=decode, seconds=self._seconds)
+        _running.append(process)
+        return process
 
     def _wait(self) -> tuple[int, list[str]]:
-        if self._process is None:
-            self._start(decode=True)
-        said, unchecked = self._said(), []
+        said, unchecked = self._said(self._process or self._start(decode=True)), []
         if said is None:
-            self._start(decode=False)
-            said = self._said()
+            said = self._said(self._start(decode=False))
             unchecked = ["The sound is copied unchecked: FFmpeg crashes or hangs when it decodes it."]
         if said is None:
             return _left_out("FFmpeg crashes or hangs when it reads it.")
         return said["tracks"], [note[0].upper() + note[1:] for note in said["notes"]] or unchecked
 
-    def _said(self) -> dict | None:
-        """What the process says; None where it crashed or did not come to an end."""
+    def _said(self, process: subprocess.Popen) -> dict | None:
+        """What a process says; None where it crashed or did not come to an end."""
         try:
-            printed, _ = self._process.communicate(timeout=self._seconds)
-            return json.loads(printed) if self._process.returncode == 0 else None
+            printed, _ = process.communicate(timeout=self._seconds)
+            return json.loads(printed) if process.returncode == 0 else None
         except (subprocess.TimeoutExpired, ValueError):
-            self._process.kill()
-            self._process.communicate()
+            process.kill()
+            process.communicate()
             return None
 
 

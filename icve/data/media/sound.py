@@ -202,10 +202,11 @@ class _Job:
 class _Copied:
     """A track whose packets are kept as they are; each is decoded only to see whether it can be."""
 
-    lost, silent, note = 0, 0.0, ""
+    packets, lost, silent, note = 0, 0, 0.0, ""
 
     def __init__(self, job: _Job, sound: av.AudioStream) -> None:
-        self.written, self._job, self._next = 0, job, None
+        self.written, self._job = 0, job
+        self._next: float | None = None
         try:
             self._stream = job.out.add_stream_from_template(sound)
         except (av.error.FFmpegError, ValueError) as error:
@@ -224,9 +225,9 @@ class _Copied:
             except av.error.FFmpegError as error:
                 if inside:
                     raise _CannotCopy from error
-        if not inside or packet.is_corrupt:
-            return
         stamp = packet.dts if packet.pts is None else packet.pts  # of sound they are one and the same
+        if stamp is None or not inside or packet.is_corrupt:
+            return
         packet.pts = packet.dts = stamp - round(job.begin / packet.time_base)
         packet.stream = self._stream
         self.written += _mux(job.out, [packet], _CannotCopy)
@@ -264,10 +265,10 @@ class _Encoded:
         self._stream.layout = self._layout
         self._stream.bit_rate = max(128_000, 64_000 * len(LAYOUTS[self._layout]))
 
-    def add(self, packet: av.Packet) -> None:
+    def add(self, packet: av.Packet[av.AudioStream]) -> None:
         self.packets += 1
         try:
-            frames = [] if packet.is_corrupt else packet.decode()
+            frames: list[av.AudioFrame] | None = [] if packet.is_corrupt else packet.decode()
         except av.error.FFmpegError:
             frames = None
         if frames is None or packet.is_corrupt:
@@ -293,12 +294,12 @@ class _Encoded:
 
     def _take(self, frame: av.AudioFrame) -> None:
         same = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if same != self._same:  # may change in mid-stream
+        if self._convert is None or same != self._same:  # may change in mid-stream
             if self._convert is not None:
                 self._append(self._convert.resample(None))
             self._same = same
             self._convert = av.AudioResampler(format="flt", layout=self._input, rate=self._rate)
-        if frame.pts is not None:
+        if frame.pts is not None and frame.time_base is not None:
             self._follow(float(frame.pts * frame.time_base) - self._job.begin)
         elif self._position is None:
             self._position = 0
@@ -326,8 +327,8 @@ class _Encoded:
 
     def _append(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            channels = self._mix.shape[1]
-            samples = np.frombuffer(frame.planes[0], np.float32, frame.samples * channels).reshape(-1, channels)
+            plane, channels = memoryview(frame.planes[0]), self._mix.shape[1]
+            samples = np.frombuffer(plane, np.float32, frame.samples * channels).reshape(-1, channels)
             drop = min(self._repeated, len(samples))
             self._repeated -= drop
             # The encoder refuses what is no number.
@@ -335,7 +336,8 @@ class _Encoded:
 
     def _write(self, samples: np.ndarray) -> None:
         """Encode samples (n, C) at the position, as far as they are in the range."""
-        first, self._position = self._position, self._position + len(samples)
+        first = self._position or 0
+        self._position = first + len(samples)
         samples = samples[max(0, -first) :]
         first = max(first, 0)
         if self._end is not None:

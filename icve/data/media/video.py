@@ -201,7 +201,7 @@ def _read(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> It
 
 def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, key: int) -> Iterator[np.ndarray]:
     """Chunks of the wanted frames, decoded from a key frame on; those from a later one may end too early."""
-    numbers = None
+    numbers: dict[int | None, int] | None = None
     if index.stamps is not None:  # a few more than wanted, to see that a frame was left out
         numbers = {int(stamp): key + n for n, stamp in enumerate(index.stamps[key : int(wanted[-1]) + 65])}
     most = max(1, min(_CHUNK, _CHUNK_PIXELS // (index.info.width * index.info.height)))
@@ -210,7 +210,7 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
     try:
         with open_media(path) as container:
             stream = video_stream(container, path)
-            if key:
+            if key and index.stamps is not None:  # without stamps, reading begins at the file's start
                 container.seek(int(index.stamps[key]), stream=stream)
             for count, frame in enumerate(shown_frames(container, stream, path, index.stored)):
                 number = count if numbers is None else numbers.get(frame.pts)

@@ -82,7 +82,7 @@ def is_video(file: str | os.PathLike) -> bool:
     return _reason_to_leave_out(Path(file)) is None
 
 
-def broken_link(file: str | os.PathLike) -> str | None:
+def broken_link(file: str | os.PathLike[str]) -> str | None:
     """Where a link points to that leads nowhere; None for everything else."""
     return os.readlink(file) if os.path.islink(file) and not os.path.exists(file) else None
 

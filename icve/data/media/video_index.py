@@ -20,7 +20,7 @@ from icve.data.media.media_paths import foreign_path
 from icve.data.media.picture import dynamic_range, orientation
 from icve.data.media.timeline import display_times
 from icve.data.media.video_packets import Packet, packets_are_frames
-from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, video_stream
+from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, time_unit, video_stream
 
 __all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
@@ -118,11 +118,11 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
                 raise VideoError(path, "it is truncated: its index names frames beyond the end of the file.")
             codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata or b""
             packets = [Packet.of(packet, codec, extradata) for packet in container.demux(stream) if packet.size]
-            average, time_base = stream.average_rate, stream.time_base
+            average, time_base = stream.average_rate, time_unit(stream)
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or Fraction(1)
             containers = set(container.format.name.split(","))
             jumps = float(1 / time_base) if clock_may_jump(container) else None
-            sounds = [(sound.start_time or 0) * sound.time_base for sound in container.streams.audio]
+            sounds = [(sound.start_time or 0) * time_unit(sound) for sound in container.streams.audio]
         # Rotation is only given with decoded frames.
         with open_media(path) as container:
             first = next(shown_frames(container, video_stream(container, path), path, None), None)
@@ -163,8 +163,8 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     info = VideoInfo(width, height, fps, len(frames), len(frames) / fps, rotation, codec, aspect, *look)
     keys = np.array([number for number, frame in enumerate(frames) if frame.is_key], dtype=np.int64)
     distinct = None not in stamps and len(set(stamps)) == len(stamps)
-    stamps = np.array(stamps, dtype=np.int64) if distinct else None
-    return PacketIndex(info, pts, seconds, time_base, origin, keys, stamps, (first.width, first.height))
+    unique = np.array(stamps, dtype=np.int64) if distinct else None
+    return PacketIndex(info, pts, seconds, time_base, origin, keys, unique, (first.width, first.height))
 
 
 class _Frame(NamedTuple):

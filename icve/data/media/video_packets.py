@@ -30,7 +30,7 @@ class Packet(NamedTuple):
 
     @classmethod
     def of(cls, packet: av.Packet, codec: str, extradata: bytes) -> Packet:
-        head = b""
+        head: bytes | None = b""
         if packet.has_sidedata("new_extradata"):
             head = None
         elif codec in _CODECS and (packet.is_keyframe or codec in ("vp8", "vp9")):
@@ -51,13 +51,13 @@ def packets_are_frames(packets: Sequence[Packet], codec: str, containers: set[st
     """
     if codec not in _CODECS or not containers & _CONTAINERS or not packets:
         return False
-    times = [packet.pts for packet in packets]
-    if None in times:
+    times = [packet.pts for packet in packets if packet.pts is not None]
+    if len(times) < len(packets):
         return False
     steps = np.diff(np.sort(np.array(times, dtype=np.int64)))
     if len(steps) and (steps.min() <= 0 or steps.max() > _STEADY * np.median(steps) + 1):  # 1: of rounding
         return False
-    if not packets[0].is_keyframe or min(times) < packets[0].pts:
+    if not packets[0].is_keyframe or min(times) < times[0]:
         return False
     heads = {packet.head for packet in packets if packet.head != b""}
     return None not in heads and heads <= {packets[0].head}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 from av.format import Flags
@@ -30,7 +31,12 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
 
 def clock_may_jump(container: av.container.InputContainer) -> bool:
     """Whether the times of the file's format may restart or jump and mean nothing by it, as in transport streams."""
-    return bool(container.format.flags & Flags.ts_discont.value)
+    return bool(container.format.flags & Flags.ts_discont.value)  # type: ignore[operator]  # an int, which PyAV denies
+
+
+def time_unit(stream: av.stream.Stream) -> Fraction:
+    """Seconds per unit of a stream's times; FFmpeg's own where it has none."""
+    return stream.time_base or Fraction(1, 90000)
 
 
 def video_stream(container: av.container.InputContainer, path: str | os.PathLike) -> av.VideoStream:

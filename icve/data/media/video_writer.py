@@ -57,9 +57,11 @@ class VideoWriter:
         self.sample_aspect = Fraction(sample_aspect).limit_denominator(4096)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._container = self._stream = None
+        self._container: av.container.OutputContainer
+        self._stream: av.VideoStream | None = None
         self.notes: list[str] = []
-        self._prepared, self._sound = sound, None
+        self._prepared = sound
+        self._sound: _Sound | None = None
 
     def __enter__(self) -> VideoWriter:
         options = {"movflags": "+faststart"}
@@ -82,7 +84,7 @@ class VideoWriter:
         if height % 2 or width % 2:
             frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self._stream is None:
-            self._open_stream(*frames.shape[1:3])
+            self._stream = self._open_stream(*frames.shape[1:3])
         if times is None:
             times = np.arange(self.frames, self.frames + len(frames))
         for frame, time in zip(frames, times, strict=True):
@@ -114,7 +116,7 @@ class VideoWriter:
         finally:
             self._temporary.unlink(missing_ok=True)
 
-    def _open_stream(self, height: int, width: int) -> None:
+    def _open_stream(self, height: int, width: int) -> av.VideoStream:
         stream = self._container.add_stream("libx264", rate=self.rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # One thread, because callers parallelise over files. Without look-ahead rate control, because with it the same
@@ -131,9 +133,9 @@ class VideoWriter:
         # Tagged, because players guess the matrix of untagged files from their height.
         context.colorspace = context.color_primaries = context.color_trc = 1
         context.color_range = 1
-        self._stream = stream
         if self._prepared is not None:
             self._sound = _Sound(self._prepared, self._container, self.notes)
+        return stream
 
     def _mux(self, packets: list[av.Packet]) -> None:
         for packet in packets:
