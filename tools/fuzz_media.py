@@ -35,6 +35,8 @@ from av.stream import Disposition
 
 from icve.data.media.video import VideoError, iterate_frames, probe, read_frames
 
+os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 otherwise writes pages about each file
+
 # Encoders for each container; several names of one are variants: open groups of pictures, no B-frames, gradual refresh.
 H264 = ("h264", "h264-open", "h264-plain", "h264-refresh")
 CONTAINERS = {
