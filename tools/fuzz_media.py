@@ -306,7 +306,7 @@ def straight(path: Path) -> np.ndarray | None:
     """All frames that PyAV's FFmpeg shows of the default stream, None where it fails or marks one as corrupt."""
     try:
         with av.open(str(path)) as container:
-            streams = container.streams.video
+            streams = [one for one in container.streams.video if one.codec_context is not None]
             stream = max(streams, key=lambda one: (bool(one.disposition & Disposition.default), one.width))
             stream.thread_count = 1
             shown = False
