@@ -10,7 +10,7 @@ Latents of a source are kept on the host until its last item is done: 1/12 of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def edit_items(
     output: Callable[[Item], Path],
     progress: Progress | None = None,
     on_window: Callable[[], object] = lambda: None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Edit the items of clips and yield what became of each as soon as it is known.
 
     Args:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -15,11 +16,16 @@ class Codec(Protocol):
     temporal_factor: int
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
     def channel_rms(self) -> Tensor: ...
 
     def encode(self, video: Tensor) -> Tensor: ...
 
     def decode(self, latents: Tensor) -> Tensor: ...
+
+    def to(self, device: torch.device, /) -> Self: ...
 
 
 class TextEncoder(Protocol):
