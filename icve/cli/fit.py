@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     from icve.runtime.orphans import end_with_launcher
-    from icve.runtime.shutdown import leave
+    from icve.runtime.shutdown import let_exchanges_end
 
     end_with_launcher()  # imports take seconds
     from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         return _fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
     finally:
         package.removeHandler(handler)
-        leave()
+        let_exchanges_end()
 
 
 def _raised_by_this_package(error: BaseException) -> bool:

@@ -25,7 +25,7 @@ class PairLoader(DataLoader):
             if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
                 batch["weight"] = sampler.weight(sampler.start_batch)
                 batch.pop("counted", None)
-                # Workers run ahead of what was delivered; the next iteration begins after what was delivered.
+                # Workers prefetch batches. The next iteration must begin after the last batch that was delivered.
                 sampler.start_batch += 1
             self.report(batch.pop("dropped"))
             yield batch

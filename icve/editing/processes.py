@@ -203,7 +203,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
     import torch.distributed as dist
 
     from icve.models.sequence_parallel import set_sequence_parallel
-    from icve.runtime.shutdown import leave
+    from icve.runtime.shutdown import let_exchanges_end
 
     dist.init_process_group("gloo", timeout=_MEETING)
     waiting_all = dist.new_group(backend="gloo", timeout=_WAITING)
@@ -219,7 +219,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
         yield Processes(rank, world, size, device, waiting, waiting_all)
     finally:
         set_sequence_parallel(None)
-        leave()
+        let_exchanges_end()
     dist.destroy_process_group()  # not after an error: it could wait for an exchange that never ends
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from icve.runtime.folder_contents import CONTENTS, damage
+from icve.runtime.folder_contents import CONTENTS, find_damage
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def resolve_checkpoint(path: str | Path) -> Path:
     found = _locate(Path(path).expanduser())
     if not FOLDER_NAME.fullmatch(found.name):
         return found
-    return undamaged(found, not names_itself(path), partial(damage, of=0))
+    return undamaged(found, not names_itself(path), partial(find_damage, of=0))
 
 
 def inside_run(path: str | Path) -> Path:
@@ -60,7 +60,7 @@ def inside_run(path: str | Path) -> Path:
     if not newest:
         return path
     if FOLDER_NAME.fullmatch(newest[0].name) and (newest[0] / CONTENTS).is_file():
-        return undamaged(newest[0], fall_back=True, look=partial(damage, of=0))
+        return undamaged(newest[0], fall_back=True, look=partial(find_damage, of=0))
     return newest[0]
 
 
@@ -89,7 +89,7 @@ def _locate(path: Path) -> Path:
     )
 
 
-def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = damage) -> Path:
+def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = find_damage) -> Path:
     """A checkpoint folder, or the newest before it that is as it was written.
 
     Args:

@@ -1,14 +1,14 @@
 """Ulysses sequence parallelism: several processes share the tokens of one sample (Jacobs et al., arXiv 2309.14509).
 
-Every process holds a slice of the source's and of the target's tokens, and all text tokens. Around attention, heads
-are exchanged for tokens: a process then has a share of the heads, for which it sees the whole sequence. Slices may
-differ by one token, so nothing need divide anything but the heads.
+Each rank holds a shard of the source's and of the target's tokens, and all text tokens. An all-to-all before attention
+gives each rank the whole sequence for a part of the heads; another one after attention gives the shards back. Shards
+may differ by one token: only the number of heads must be a multiple of the number of ranks.
 
-Exchanges are started and waited for apart, so that a block computes what needs no attention while they go on, in the
-backward pass too: there the exchange starts where the forward pass waited, and is waited for where that started it.
+An all-to-all is started and waited for in two places, so that a block computes what needs no attention meanwhile. In
+the backward pass it starts where the forward pass waited for it, and is waited for where the forward pass started it.
 
-Gradients: every process of a group computes the whole loss, so the gradient of its parameters, summed over the group,
-is the group's size times the true one; averaging over *all* processes, as for data parallelism alone, is then exact.
+Gradients: each rank of a sequence-parallel group computes the whole loss. The gradients of a group's ranks therefore
+sum to the group's size times the true gradient, and the mean over all ranks is exact, as in plain data parallelism.
 
 Shape legend: B batch, n tokens of this process, N of all, L text tokens, H heads, h = H / processes, D head width.
 """

@@ -34,7 +34,7 @@ def write_contents(folder: Path, described: dict[str, list[int]]) -> None:
         file.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
 
 
-def damage(folder: Path, share: int = 0, of: int = 1) -> str | None:
+def find_damage(folder: Path, share: int = 0, of: int = 1) -> str | None:
     """What is wrong with a folder, in words; None where it is as it was written.
 
     Args:

@@ -5,7 +5,7 @@ import time
 _SECONDS = 0.2
 
 
-def leave() -> None:
+def let_exchanges_end() -> None:
     """Let the threads that exchanged tensors finish with them; to be called last, where processes met or not.
 
     They need the interpreter to let go of a tensor. A thread of gloo that asks for it when it is already ending aborts

@@ -10,7 +10,7 @@ EXCHANGES = """
 import sys
 import torch
 import torch.distributed as dist
-from icve.runtime.shutdown import leave
+from icve.runtime.shutdown import let_exchanges_end
 
 store, rank = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
@@ -21,7 +21,7 @@ works = [dist.all_gather([torch.zeros(9), torch.zeros(9)], torch.zeros(9), group
 for work in works:
     work.wait()
 del work, works
-leave()
+let_exchanges_end()
 """
 
 
@@ -29,7 +29,7 @@ leave()
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 def test_threads_that_let_go_of_tensors_do_not_abort_it(watched, tmp_path):
-    """Without leave() about every second attempt ends with -6."""
+    """Without it about every second attempt ends with -6."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for attempt in range(3):
         command = [sys.executable, "-c", EXCHANGES, tmp_path / f"store{attempt}"]
@@ -41,4 +41,4 @@ def test_alone_nothing_is_waited_for(monkeypatch):
     from icve.runtime import shutdown as leaving
 
     monkeypatch.setattr(leaving.time, "sleep", lambda seconds: pytest.fail("waits"))
-    leaving.leave()
+    leaving.let_exchanges_end()

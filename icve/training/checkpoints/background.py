@@ -46,15 +46,15 @@ class Background:
 
 
 def announce(folder: Path, processes: int) -> None:
-    """Say that so many processes are about to write into a folder. By one of them, before the others begin."""
+    """Create a mark for each rank that is going to write into a folder. One rank calls this before the others begin."""
     for rank in range(processes):
         (folder / _WRITING.format(rank)).touch()
 
 
 def hand_over(folder: Path, rank: int, write: Callable[[], Any]) -> None:
-    """Write, and leave what that gave (JSON) to the process that waits for it.
+    """Call `write` and store its result (JSON) in this rank's mark, for the rank that waits.
 
-    Failing is told by a new name for a file that is there, for which a full disk has room.
+    A failure is reported by renaming the mark, because a full disk has room for a new name but not for a new file.
     """
     mark = folder / _WRITING.format(rank)
     try:

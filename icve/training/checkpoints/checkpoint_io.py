@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from icve.models.run_folders import TRAINER_FILE, undamaged
 from icve.runtime.atomic import flush, remove_folder
-from icve.runtime.folder_contents import damage, describe, write_contents
+from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import together
 from icve.training.checkpoints.background import Background, announce, collect, hand_over, wait_for_all
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
@@ -69,17 +69,17 @@ class CheckpointFolders(CheckpointIO):
 
         def write() -> None:
             temporary = _hidden(path)
-            with _cleared(temporary):
-                _make_anew(temporary)
+            with _removed_on_failure(temporary):
+                _empty_folder(temporary)
                 write_slices(temporary / STATE, 0, 1, slices)
                 self._complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
 
-        with _said(path):
+        with _in_a_sentence(path):
             if storage_options is None:
                 write()
             else:
                 slices, contents = snapshot(slices), _copy(contents, tensors=True)
-                self._background.start(_said(path)(lambda: (write(), storage_options())))
+                self._background.start(_in_a_sentence(path)(lambda: (write(), storage_options())))
 
     def save_shared(
         self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
@@ -105,7 +105,7 @@ class CheckpointFolders(CheckpointIO):
             if done is not None:
                 slices = snapshot(slices)
             if rank == 0:
-                _make_anew(temporary)
+                _empty_folder(temporary)
                 announce(temporary, world)
 
         def write_own() -> dict[str, list[int]]:
@@ -122,20 +122,20 @@ class CheckpointFolders(CheckpointIO):
             if rank:
                 hand_over(temporary, rank, write_own)
                 return
-            with _cleared(temporary):
+            with _removed_on_failure(temporary):
                 try:
                     hand_over(temporary, rank, write_own)
                 finally:  # what others write while it is cleared would stay
                     wait_for_all(temporary, world, self._background.run_failed)
                 complete()
 
-        with _said(path):
-            with _cleared(temporary, rank == 0):
+        with _in_a_sentence(path):
+            with _removed_on_failure(temporary, rank == 0):
                 together(prepare)
             if done is None:
                 together(write)
             else:
-                self._background.start(_said(path)(lambda: (write(), done() if rank == 0 else None)))
+                self._background.start(_in_a_sentence(path)(lambda: (write(), done() if rank == 0 else None)))
 
     def finish(self) -> None:
         """Wait until what is written in the background is there; to be called by all processes.
@@ -176,12 +176,14 @@ class CheckpointFolders(CheckpointIO):
         rank, world = dist.get_rank(), dist.get_world_size()
 
         def look(folder: Path) -> str | None:
-            problems = together(lambda: damage(folder, rank, world))
+            problems = together(lambda: find_damage(folder, rank, world))
             return next(filter(None, problems), None)
 
         return self.load_parts(path, look)
 
-    def load_parts(self, path: Path, look: Callable[[Path], str | None] = damage) -> tuple[dict[str, Any], StateFiles]:
+    def load_parts(
+        self, path: Path, look: Callable[[Path], str | None] = find_damage
+    ) -> tuple[dict[str, Any], StateFiles]:
         """What is not shared among processes, and the files with the rest.
 
         Args:
@@ -219,14 +221,14 @@ def _hidden(path: Path) -> Path:
     return path.parent / f".{path.name}.tmp"
 
 
-def _make_anew(folder: Path) -> None:
+def _empty_folder(folder: Path) -> None:
     """An empty folder, whatever an earlier attempt left there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
 @contextmanager
-def _cleared(folder: Path, mine: bool = True) -> Iterator[None]:
+def _removed_on_failure(folder: Path, mine: bool = True) -> Iterator[None]:
     """Of what fails nothing is left there, if that is for this process to see to."""
     try:
         yield
@@ -237,7 +239,7 @@ def _cleared(folder: Path, mine: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _said(path: Path) -> Iterator[None]:
+def _in_a_sentence(path: Path) -> Iterator[None]:
     """Errors of writing a checkpoint become a sentence for the user."""
     try:
         yield

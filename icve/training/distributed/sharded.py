@@ -168,7 +168,7 @@ class ShardedState:
         checkpoint, files = self.checkpoint_io.load_shared(Path(checkpoint_path))
         parts, shadow = self.owned(), {}
         for part in parts:
-            part.weights.copy_(_there(files, WEIGHTS, part))
+            part.weights.copy_(_read_range(files, WEIGHTS, part))
             average = files.read(AVERAGE, part.name, part.start, part.count)
             if average is not None:
                 shadow[part.name] = average.to(part.flat.device)
@@ -197,7 +197,7 @@ class ShardedState:
                     part.of(state[entry]).copy_(values)
 
 
-def _there(files: StateFiles, kind: str, part: Owned) -> Tensor:
+def _read_range(files: StateFiles, kind: str, part: Owned) -> Tensor:
     values = files.read(kind, part.name, part.start, part.count)
     if values is None:
         raise ValueError(
