@@ -60,7 +60,7 @@ def write_results(
     metrics |= {"settings": dict(settings), "versions": {name: metadata.version(name) for name in _VERSIONS}}
     write_text(output / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
-    shown = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
+    shown: dict[str, Any] = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
     shown |= {f"{stage}/config.yaml": (output / stage / "config.yaml").read_text("utf-8") for stage in stages}
     by_stage = {
         f"after {stages[stage].split()[0]}": {row["id"]: row for row in rows}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def add_own_videos(
             f"your {kind} among the synthetic ones",
             mixed[stage],
             {"own": key, "made": digest(made / "train.parquet")},
-            lambda folder, made=made, kind=kind: mix(own, made, kind, folder, data),
+            partial(mix, own, made, kind, root=data),
         )
     return mixed
 

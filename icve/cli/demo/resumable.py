@@ -49,7 +49,7 @@ class Stages:
             elif state["finished"]:
                 print(f"✓ {title}: kept from an earlier run")
                 return key
-        if not folder.exists():
+        if state is None or not folder.exists():
             state = {"key": key, "finished": False, "seconds": 0.0}
         print(f"▶ {title}", flush=True)
         self._note(name, state)

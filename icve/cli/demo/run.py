@@ -123,7 +123,7 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     yaml = {stage: find_config(f"{stage}.yaml", configs) for stage in TRAINING}
     data, stages = output / "data", Stages(output)
-    world = {"seed": seed, "sizes": size.sizes, "frames": size.frames, "fps": size.fps}
+    world: dict[str, Any] = {"seed": seed, "sizes": size.sizes, "frames": size.frames, "fps": size.fps}
     made, kept_back = world | {"workers": workers}, size.validation_pairs
 
     stages.run(
