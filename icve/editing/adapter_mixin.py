@@ -9,13 +9,16 @@ from torch import nn
 
 from icve.models.adapters.downloads import local_adapter
 from icve.models.adapters.files import AdapterSource, check_fits, read_adapter
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import peft_adapter
 
 
 class AdapterLoaderMixin(HunyuanVideoLoraLoaderMixin):
     """diffusers' loader of a pipeline with a `transformer`, which reads every layout that `adapter_files` knows."""
 
-    def load_lora_weights(
+    transformer: HunyuanVideoInContextTransformer3DModel
+
+    def load_lora_weights(  # type: ignore[override]  # as diffusers' other loaders differ from their base class
         self,
         pretrained_model_name_or_path_or_dict: AdapterSource,
         adapter_name: str | None = None,

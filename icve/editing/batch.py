@@ -10,7 +10,7 @@ Latents of a source are kept on the host until its last item is done: 1/12 of it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,7 +50,7 @@ def edit_items(
     output: Callable[[Item], Path],
     progress: Progress | None = None,
     on_window: Callable[[], object] = lambda: None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Edit the items of clips and yield what became of each as soon as it is known.
 
     Args:
@@ -80,7 +80,7 @@ def edit_items(
                 yield from writing.finished()
                 continue
             for item in items:
-                entry = writing.begin(Outcome(item, clip, seconds=seconds / len(items)))
+                entry = writing.begin(Outcome(item, clip, seconds=seconds / len(items)), clip)
                 for number, latent in enumerate(latents):
                     pending.append(_Job(clip, entry, number, latent))
                     if len(pending) == size:
@@ -103,13 +103,14 @@ class _Job:
 
 
 def _encode(
-    pipeline: EditPipeline, decoded: Iterable[np.ndarray], size: int, progress: Progress
+    pipeline: EditPipeline, decoded: Iterable[tuple[np.ndarray, float]], size: int, progress: Progress
 ) -> tuple[list[torch.Tensor], float]:
     """Latents (C, T, h, w) of every window of a clip, and the seconds that decoding and encoding took."""
     import torch
 
     latents: list[torch.Tensor] = []
-    seconds, batch = 0.0, []
+    batch: list[torch.Tensor] = []
+    seconds = 0.0
 
     def flush() -> float:
         started = time.perf_counter()
@@ -162,7 +163,8 @@ def _edit(
     except Exception as error:  # out of memory, most likely; whatever it is, it costs no other item
         if len(jobs) == 1:
             jobs[0].entry.outcome.error = f"The model failed at {jobs[0].clip.shape}: {first_sentence(error)}"
-            return on_window()
+            on_window()
+            return
         for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):
             _edit(pipeline, half, settings, progress, writing, on_window)
         return

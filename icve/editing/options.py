@@ -70,7 +70,7 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
                 value = [f"{its}={ours}" for its, ours in value.items()]
             elif action.nargs == 0 and not isinstance(value, bool):
                 raise ValueError("true or false")
-            elif action.type is not None:
+            elif callable(action.type):
                 value = action.type(value)
             elif action.choices is not None and value not in action.choices:
                 raise ValueError(f"one of {', '.join(action.choices)}")

@@ -8,12 +8,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.distributed as dist
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 # diffusers resolves the components named in a folder only among modules that are imported already.
@@ -25,14 +27,20 @@ import icve.models.weightless.hashed  # noqa: F401
 from icve.editing.adapter_mixin import AdapterLoaderMixin
 from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
-from icve.flow import sampling_sigmas, to_velocity
+from icve.flow import Objective, sampling_sigmas, to_velocity
 from icve.models.frozen import FrozenComponent
+from icve.models.protocols import Codec, TextEncoder
 from icve.models.sequence_parallel import shards_of
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 # Used where a folder's own `defaults` say nothing.
 DEFAULTS: dict[str, Any] = asdict(Sampling())
+
+
+class PipelineConfig(FrozenDict):
+    objective: Objective
+    defaults: dict[str, Any]
 
 
 class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
@@ -48,9 +56,15 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
     """
 
-    model_cpu_offload_seq = "text_encoder->codec->transformer->codec"
+    config: PipelineConfig
+    codec: Codec
+    text_encoder: TextEncoder
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    # diffusers gives these two no type but that of their defaults, None and [].
+    model_cpu_offload_seq = "text_encoder->codec->transformer->codec"  # type: ignore[assignment]
+    _optional_components: ClassVar = ["transformer"]  # type: ignore[misc]  # a checkpoint of an adapter has none
     _callback_tensor_inputs = ("latents",)
-    _optional_components: ClassVar = ["transformer"]  # a checkpoint of an adapter has none
 
     def __init__(
         self,
@@ -64,14 +78,15 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         super().__init__()
         if objective not in ("velocity", "epsilon"):
             raise ValueError(f"The objective must be 'velocity' or 'epsilon', got {objective!r}.")
-        for name in defaults or {}:
+        given = dict(defaults or {})
+        for name in given:
             if name not in DEFAULTS:
                 near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"Unknown default {name!r} of EditPipeline; did you mean {near!r}?")
-        if ((defaults or {}).get("num_frames") or 1) % 4 != 1:
-            raise ValueError(f"The default num_frames must be 4k+1 (1, 5, 9, ...), got {defaults['num_frames']}.")
+        if (given.get("num_frames") or 1) % 4 != 1:
+            raise ValueError(f"The default num_frames must be 4k+1 (1, 5, 9, ...), got {given['num_frames']}.")
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
-        self.register_to_config(objective=objective, defaults=dict(defaults or {}))
+        self.register_to_config(objective=objective, defaults=given)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -83,22 +98,24 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             self.register_to_config(**{name: (module, type(part).__name__)})
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "EditPipeline":
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
         """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder."""
         return super().from_pretrained(
             pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
         )
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *, embed: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, embed: bool = False, **kwargs: Any
+    ) -> None:
         """Write the editor's folder.
 
         Args:
             save_directory: the folder.
             embed: copy the weights of frozen parts (`icve.models.frozen`) into it, for an editor that is given away or
                 moved to another machine; otherwise the folder only names the folders they were read from.
-            **kwargs: as in diffusers.
+            *args, **kwargs: as in diffusers.
         """
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
         if embed:
             for name, component in self.components.items():
                 if isinstance(component, FrozenComponent):
@@ -286,7 +303,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         """
         objective, device, dtype = self.config.objective, self._execution_device, self.transformer.dtype
         latents, source = self._shared(noise.to(device)), source.to(device, dtype)
-        condition, negative = (_placed(texts, device, dtype) for texts in (condition, negative))
+        condition = _placed(condition, device, dtype)
+        negative = None if negative is None else _placed(negative, device, dtype)
         self.scheduler.set_shift(shift)
         self.scheduler.set_timesteps(sigmas=sampling_sigmas(steps, shift, objective), device=device)
         # Under guidance the batch is [negative, positive]; the source is present in both branches.
@@ -318,7 +336,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
                     with self.transformer.cache_context("cond"):
                         prediction = predict(latents, source, timestep, condition)
                 velocity = to_velocity(prediction, latents, sigma, objective)
-                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+                # It says FloatTensor, which no function of torch returns.
+                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]  # type: ignore[arg-type]
                 if callback_on_step_end is not None:
                     given = {"latents": latents}
                     latents = callback_on_step_end(self, index, timestep, given).pop("latents", latents)
@@ -340,10 +359,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         return noise
 
 
-def _placed(texts: dict[str, Tensor] | None, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor] | None:
+def _placed(texts: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Conditions where the transformer wants them; masks stay, as they are read on the host."""
-    if texts is None:
-        return None
     return {key: text if key == "encoder_attention_mask" else text.to(device, dtype) for key, text in texts.items()}
 
 

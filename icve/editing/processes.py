@@ -74,7 +74,7 @@ class Processes:
             return [value]
         import torch.distributed as dist
 
-        values = [None] * self.world
+        values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.waiting_all)
         return values
 
@@ -86,7 +86,7 @@ class Processes:
         """
         if self.world == 1:
             return work()
-        result, error = None, None
+        error = None
         try:
             result = work()
         except (ValueError, OSError) as found:
@@ -123,11 +123,11 @@ class Processes:
                 self._send(arguments)
                 return sample(**arguments)
 
-        pipeline.sample = sample_together
+        vars(pipeline)["sample"] = sample_together  # before the class's own
         try:
             yield
         finally:
-            del pipeline.sample
+            del vars(pipeline)["sample"]
         with self._lost_if_it_fails():
             self._send(None)
 
@@ -154,7 +154,7 @@ class Processes:
         import torch
         import torch.distributed as dist
 
-        received = [None]
+        received = [b""]  # what was sent takes this place
         dist.broadcast_object_list(received, group=self.waiting, group_src=0)
         return torch.load(io.BytesIO(received[0]), map_location="cpu", weights_only=True)
 

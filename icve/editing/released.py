@@ -43,7 +43,7 @@ def released_editor(
         ValueError: a part is damaged or another model's.
     """
     import torch
-    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
     from icve.data.buckets import Bucket
     from icve.editing.pipeline import DEFAULTS, EditPipeline
@@ -53,8 +53,8 @@ def released_editor(
     from icve.models.loading import load_transformer
 
     paths = resolve_base(base, ("vae", "llama", "clip"))
-    codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.vae)))
-    text_encoder = HunyuanTextEncoder(llama=str(paths.llama), clip=str(paths.clip))
+    codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.folder("vae"))))
+    text_encoder = HunyuanTextEncoder(llama=str(paths.folder("llama")), clip=str(paths.folder("clip")))
     tokens = Bucket(CLIP["height"], CLIP["width"], CLIP["num_frames"]).tokens
     width = transformer_width(Path(transformer))
     dtype = choose_dtype(precision, device, processes, tokens, width, torch.bfloat16, say)

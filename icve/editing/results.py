@@ -78,7 +78,7 @@ def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str
     """The line of an item; ``parts`` are the model's folders."""
     item, clip = outcome.item, outcome.clip
     used = {"model": str(parts[0]), **settings.sampling, "window": settings.window, "size": settings.size}
-    row = {
+    row: dict[str, Any] = {
         "id": item.id,
         "source": item.shown_source,
         "instruction": item.instruction,

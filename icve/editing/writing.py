@@ -18,7 +18,7 @@ from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
 from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.editors import first_sentence
 from icve.editing.items import Item
-from icve.editing.jobs import Outcome, Progress, Settings
+from icve.editing.jobs import Clip, Outcome, Progress, Settings
 from icve.editing.windows import CrossFade
 
 _WRITES_AHEAD = 64  # windows edited and not yet written
@@ -27,11 +27,13 @@ _WRITES_AHEAD = 64  # windows edited and not yet written
 class Entry:
     """An item on its way into its file; its methods run in one writer thread, in the order of its windows."""
 
-    def __init__(self, outcome: Outcome, settings: Settings, path: Path, progress: Progress) -> None:
-        self.outcome, self.settings, self.path, self.progress = outcome, settings, path, progress
-        self.windows_left = len(outcome.clip.spans)
+    thread: ThreadPoolExecutor  # of `Writing`, which sets it
+
+    def __init__(self, outcome: Outcome, clip: Clip, settings: Settings, path: Path, progress: Progress) -> None:
+        self.outcome, self.clip, self.settings, self.path, self.progress = outcome, clip, settings, path, progress
+        self.windows_left = len(clip.spans)
         self.last: Future | None = None
-        self._fade = CrossFade(outcome.clip.spans)
+        self._fade = CrossFade(clip.spans)
         self._position = 0
         self._writers: list[VideoWriter] = []
         self._beside: Iterator[np.ndarray] | None = None
@@ -74,7 +76,7 @@ class Entry:
 
     def _start_sound(self) -> None:
         """Look up the clip's times, and let its sound be made ready beside the model's work."""
-        clip, index = self.outcome.clip, index_packets(self.outcome.clip.path)
+        clip, index = self.clip, index_packets(self.clip.path)
         whole = clip.frames == clip.info.frames
         self._times, self._time_base = None, None
         origin, end = 0.0, None
@@ -90,7 +92,7 @@ class Entry:
         self._sound = PreparedSound(clip.path, ready, origin, end)
 
     def _open(self) -> None:
-        clip = self.outcome.clip
+        clip = self.clip
         self._size, aspect = clip.info.displayed, Fraction(1)
         if self.settings.size == "model":
             self._size = clip.size
@@ -108,7 +110,7 @@ class Entry:
             self._writers.append(writer.__enter__())
 
     def _append(self, frames: np.ndarray) -> None:
-        clip = self.outcome.clip
+        clip = self.clip
         for start in range(0, len(frames), 8):  # few frames at the source's size at a time
             part = resize_crop(frames[start : start + 8], self._size, shape=self._size)
             times = None if self._times is None else self._times[self._position : self._position + len(part)]
@@ -125,8 +127,9 @@ class Entry:
         # The side-by-side copy first: where the result is in place, everything is.
         while self._writers:
             self._writers.pop().__exit__(None, None, None)
-        self._sound.close()
-        self.outcome.note = " ".join([*_differences(self.outcome.clip.info), *result.notes]) or None
+        if self._sound is not None:
+            self._sound.close()
+        self.outcome.note = " ".join([*_differences(self.clip.info), *result.notes]) or None
 
 
 def _differences(info: VideoInfo) -> Iterator[str]:
@@ -180,8 +183,8 @@ class Writing:
         for entry in self._entries:
             entry.abandon()
 
-    def begin(self, outcome: Outcome) -> Entry:
-        entry = Entry(outcome, self._settings, self._output(outcome.item), self._progress)
+    def begin(self, outcome: Outcome, clip: Clip) -> Entry:
+        entry = Entry(outcome, clip, self._settings, self._output(outcome.item), self._progress)
         entry.thread = self._threads[self._begun % len(self._threads)]
         self._begun += 1
         self._entries.append(entry)

@@ -6,7 +6,6 @@ sequence is seen as a whole: sequence parallelism exchanges heads for tokens her
 Shape legend: B batch, N packed tokens, H heads, D head width.
 """
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from icve.models.sequence_parallel import Shards
 
-Projections = Sequence[Tensor]
+Projections = tuple[Tensor, Tensor, Tensor]  # query, key and value
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,8 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
     """
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     dtype, bias = value.dtype, layout.key_bias
-    if bias is not None and attends_by_sample(query):
-        out = _attend_by_sample(query, key, value, layout)
+    if layout.text_lengths is not None and attends_by_sample(query):
+        out = _attend_by_sample(query, key, value, layout.text, layout.text_lengths)
     else:
         short = query.device.type == "cpu" and query.shape[2] < 1024 and query.element_size() == 2
         if short:  # the CPU's half-precision kernel takes four times its float32 one's time on short sequences
@@ -128,8 +127,9 @@ def joint_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLay
         query, key, value: (B, N, H, D) of the visual tokens, and of the text's after them unless `attend` gets these.
         layout: where the segments lie; with shards, its visual tokens are those of this process.
     """
-    kind = JointAttention if layout.shards is None else SharedAttention
-    return kind((query, key, value), layout)
+    if layout.shards is None:
+        return JointAttention((query, key, value), layout)
+    return SharedAttention((query, key, value), layout, layout.shards)
 
 
 class JointAttention:
@@ -144,7 +144,8 @@ class JointAttention:
     def attend(self, *words: Tensor) -> None:
         """Compute it. Words: (B, L, H, D) query, key and value of the text, where they were not given before."""
         if words:
-            self.projections = [torch.cat(pair, dim=1) for pair in zip(self.projections, words, strict=True)]
+            query, key, value = (torch.cat(pair, dim=1) for pair in zip(self.projections, words, strict=True))
+            self.projections = query, key, value
         self.attended = packed_attention(*self.projections, self.layout).flatten(2)
         del self.projections
 
@@ -167,17 +168,16 @@ class SharedAttention(JointAttention):
     Heads are exchanged for tokens from the start to `attend`, and back until a result is asked for.
     """
 
-    def __init__(self, projections: Projections, layout: PackedLayout):
-        self.layout = layout
+    def __init__(self, projections: Projections, layout: PackedLayout, shards: Shards):
+        self.layout, self.shards = layout, shards
         visual, self.words = zip(*(x.tensor_split([layout.visual], dim=1) for x in projections), strict=True)
-        self.arriving = layout.shards.to_heads(*visual)
+        self.arriving = shards.to_heads(*visual)
 
     def attend(self, *words: Tensor) -> None:
-        shards = self.layout.shards
-        words = [shards.my_heads(x) for x in words or self.words]
-        inputs = [torch.cat(pair, dim=1) for pair in zip(self.arriving(), words, strict=True)]
+        mine = [self.shards.my_heads(x) for x in words or self.words]
+        query, key, value = (torch.cat(pair, dim=1) for pair in zip(self.arriving(), mine, strict=True))
         del self.arriving, self.words
-        self.tokens, self.texts = shards.to_tokens(packed_attention(*inputs, self.layout))
+        self.tokens, self.texts = self.shards.to_tokens(packed_attention(query, key, value, self.layout))
 
     def packed(self) -> Tensor:
         return torch.cat([self.video(), self.text()], dim=1)
@@ -194,10 +194,10 @@ def attends_by_sample(query_BHND: Tensor) -> bool:
     return query_BHND.device.type != "cpu" and query_BHND.shape[2] >= 1024
 
 
-def _attend_by_sample(query, key, value, layout: PackedLayout) -> Tensor:
-    outputs, visual = [], query.shape[2] - layout.text
-    for i, length in enumerate(layout.text_lengths):
+def _attend_by_sample(query: Tensor, key: Tensor, value: Tensor, text: int, lengths: tuple[int, ...]) -> Tensor:
+    outputs, visual = [], query.shape[2] - text
+    for i, length in enumerate(lengths):
         n = visual + length
         out = F.scaled_dot_product_attention(query[i : i + 1, :, :n], key[i : i + 1, :, :n], value[i : i + 1, :, :n])
-        outputs.append(F.pad(out, (0, 0, 0, layout.text - length)))
+        outputs.append(F.pad(out, (0, 0, 0, text - length)))
     return torch.cat(outputs)

@@ -1,5 +1,6 @@
 """Where the parts of HunyuanVideo lie: in diffusers' repository, or in Tencent's `ckpts` tree."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,12 @@ class BasePaths:
     llama_tokenizer: Path | None
     clip_tokenizer: Path | None
 
+    def folder(self, part: str) -> Path:
+        """The folder of a part that was asked for."""
+        return Path(getattr(self, part))
 
-def resolve_base(folder: str | Path, parts: Collection[str] = PARTS) -> BasePaths:
+
+def resolve_base(folder: str | os.PathLike[str], parts: Collection[str] = PARTS) -> BasePaths:
     """Find HunyuanVideo's parts in a folder as it was downloaded.
 
     Args:

@@ -141,6 +141,8 @@ def read_tensors(
     state = {}
     with tqdm(total=total, unit="B", unit_scale=True, desc="loading", disable=not progress) as bar:
         for shard in shards:
+            stored: Tensor | None
+            piece: Tensor | None
             for key, stored in shard.read():
                 for name, piece in rename({key: stored}).items():
                     # Copied else: tensors mapped from a file are unaligned, which changes results in the last bits.
@@ -176,7 +178,7 @@ def write_shards(
             filled = 0
         shards[-1].append(key)
         filled += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, keys in enumerate(shards, start=1):
         name = WEIGHTS
         if len(shards) > 1:

@@ -153,7 +153,8 @@ def _extrapolated(depths: Mapping[str, int], one: Mapping[str, Counts], two: Map
     for position, kind in enumerate(depths):
         until = dict(list(depths.items())[: position + 1])
         peaks.append(total("saved", until) + one[kind].peak - one[kind].saved)
-    return Counts(*(total(name, depths) for name in ("forward", "backward", "recompute", "saved")), max(peaks))
+    sums = {name: total(name, depths) for name in ("forward", "backward", "recompute", "saved")}
+    return Counts(**sums, peak=max(peaks))
 
 
 _KINDS = ("num_layers", "num_single_layers")  # in the order the blocks run

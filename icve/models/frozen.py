@@ -14,26 +14,32 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import FrozenDict
 from torch import Tensor, nn
 
 from icve.data.identity import files_digest
+from icve.models.protocols import ConfiguredModel
 from icve.models.weight_files import index_tensors, read_json
 from icve.runtime.atomic import write_text
 
 Precision = Literal["float16", "bfloat16", "float32"]
 
 
-class FrozenComponent(ModelMixin, ABC):
+class FrozenConfig(FrozenDict):
+    dtype: Precision | None
+
+
+class FrozenComponent(ConfiguredModel, ABC):
     """A component of `EditPipeline` made of published models, read when they are first used.
 
     Constructing checks that the weights are there and whole, and allocates nothing: training from cached latents never
     loads them. `load` reads them straight to the component's device. The precision is the constructor's: casting a
     whole pipeline (`pipeline.to(torch.bfloat16)`, `from_pretrained(folder, torch_dtype=...)`) leaves it.
 
-    Subclasses are also a `ConfigMixin`, call `begin` in their constructor and implement `read` and `files`.
+    Subclasses call `begin` in their constructor and implement `read` and `files`.
     """
 
+    config: FrozenConfig
     FOLDERS: ClassVar[tuple[str, ...]]  # entries of the configuration that name folders of weights
 
     def begin(self, dtype: str | None, **folders: str | os.PathLike) -> None:
@@ -114,7 +120,7 @@ class FrozenComponent(ModelMixin, ABC):
         """Read the weights where they are, in the precision of the accelerator that will compute."""
         self.load(torch.accelerator.current_accelerator())
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The weights, loaded if need be; sequential offloading takes them from here."""
         self.load_to_offload()
         return super().state_dict(*args, **kwargs)
@@ -126,7 +132,7 @@ class FrozenComponent(ModelMixin, ABC):
 
     # ---- folders -------------------------------------------------------------------------------------------------
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # diffusers' options are about weights, which are not its to write
         self, save_directory: str | os.PathLike, is_main_process: bool = True, embed: bool = False
     ) -> None:
         """Write the configuration, and with `embed` the weights.
@@ -164,7 +170,9 @@ class FrozenComponent(ModelMixin, ABC):
         return folder
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]  # diffusers takes None as well, and weights instead
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> Self:
         """The component of a folder written by `save_pretrained`; its weights are read when first used.
 
         Args:

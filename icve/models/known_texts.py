@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from icve.data.cache.latents import Embedding
+from icve.models.protocols import TextEncoder
 
 
 def pad_texts(texts: Sequence[Embedding]) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,7 +33,7 @@ class KnownTexts(nn.Module):
 
     device = torch.device("cpu")  # of a part of a pipeline; the embeddings are where they are
 
-    def __init__(self, known: Mapping[str, Embedding], encoder: nn.Module) -> None:
+    def __init__(self, known: Mapping[str, Embedding], encoder: TextEncoder) -> None:
         super().__init__()
         self.known = dict(known)
         self.encoder = (encoder,)  # not a part of this module: nothing moves it
@@ -43,6 +44,6 @@ class KnownTexts(nn.Module):
             if text not in self.known:
                 embeddings, mask, pooled = self.encoder[0].encode([text])
                 here = next(iter(self.known.values()))[0] if self.known else embeddings
-                row = embeddings[0][mask[0].to(embeddings.device, torch.bool)], pooled[0]
-                self.known[text] = tuple(tensor.to(here.device, here.dtype) for tensor in row)
+                words = embeddings[0][mask[0].to(embeddings.device, torch.bool)]
+                self.known[text] = words.to(here), pooled[0].to(here)
         return pad_texts([self.known[text] for text in texts])

@@ -1,6 +1,7 @@
 """Load and export transformer weights: diffusers and ICVE / Tencent folders, single files, training checkpoints."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ Model = HunyuanVideoInContextTransformer3DModel
 
 
 def load_transformer(
-    folder_or_file: str | Path,
+    folder_or_file: str | os.PathLike[str],
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
@@ -118,7 +119,8 @@ def export_transformer(
     limit = None if max_shard_size is None else byte_count(max_shard_size)
     with new_folder(folder) as partial:
         if format == "diffusers":
-            model.save_pretrained(partial, **({} if limit is None else {"max_shard_size": limit}))
+            sizes: dict[str, Any] = {} if limit is None else {"max_shard_size": limit}
+            model.save_pretrained(partial, **sizes)
         else:
             _save_original(model.state_dict(), partial, limit)
             (partial / "config.json").write_text(json.dumps(original_config(model), indent=2) + "\n", encoding="utf-8")

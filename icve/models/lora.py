@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from icve.models.adapters.files import LORA_FILE, AdapterSource, LowRank, check_fits, read_adapter
 from icve.models.checkpoint_files import all_finite
 from icve.models.hunyuan_video.key_names import has_swapped_halves, original_parts
+
+if TYPE_CHECKING:
+    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 
 ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."
@@ -59,7 +62,7 @@ class LoRA:
             )
 
 
-def add_lora(transformer: nn.Module, lora: LoRA) -> int:
+def add_lora(transformer: "HunyuanVideoInContextTransformer3DModel", lora: LoRA) -> int:
     """Freeze the transformer and add a trainable adapter (starting as no change); returns its number of parameters.
 
     Raises:
@@ -75,7 +78,12 @@ def add_lora(transformer: nn.Module, lora: LoRA) -> int:
         raise ValueError(f"No linear layer of the transformer matches the LoRA targets {lora.targets!r}.")
     transformer.requires_grad_(False)
     alpha = lora.rank if lora.alpha is None else lora.alpha
-    config = LoraConfig(r=lora.rank, lora_alpha=alpha, lora_dropout=lora.dropout, target_modules=names)
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # fractions are as good
+        lora_dropout=lora.dropout,
+        target_modules=names,
+    )
     transformer.add_adapter(config)
     for parameter in transformer.parameters():  # an adapter of a bf16 model is trained in float32
         if parameter.requires_grad:
@@ -155,7 +163,7 @@ def fuse_layers(transformer: nn.Module, adapter: Mapping[str, LowRank], path: st
     check_fits(adapter, transformer, path)
     with torch.no_grad():
         for name, layer in adapter.items():
-            weight = transformer.get_submodule(name).weight
+            weight = transformer.get_parameter(f"{name}.weight")
             # In float32, rounded once; adding in 16 bits would lose small changes.
             precise = torch.promote_types(weight.dtype, torch.float32)
             fused = (weight.to(precise) + scale * layer.change(weight.device, precise)).to(weight.dtype)

@@ -3,12 +3,14 @@
 Shape legend: B batch, N tokens, H heads, D head width.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 
 def rotary_frequencies(
     grid: tuple[int, int, int],
-    axes_dim: tuple[int, int, int],
+    axes_dim: Sequence[int],
     theta: float = 256.0,
     device: torch.device | None = None,
 ) -> torch.Tensor:
@@ -29,8 +31,8 @@ def rotary_frequencies(
         for size, dim in zip(grid, axes_dim, strict=True)
     ]
     views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
-    angles = [a.view(*view, a.shape[-1]).expand(*grid, -1) for a, view in zip(axes, views, strict=True)]
-    angles = torch.cat(angles, dim=-1).flatten(0, 2)
+    turns = [a.view(*view, a.shape[-1]).expand(*grid, -1) for a, view in zip(axes, views, strict=True)]
+    angles = torch.cat(turns, dim=-1).flatten(0, 2)
     return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
 
 
@@ -96,5 +98,8 @@ def norm_rotate(
 class RotaryRMSNorm(torch.nn.RMSNorm):
     """`norm_rotate` with a weight of its own: a module that is called, so that offloading brings the weight along."""
 
-    def forward(self, x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor) -> torch.Tensor:
+    eps: float
+
+    # Modules are free to take what they like: only torch's RMSNorm gives its forward a type.
+    def forward(self, x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         return norm_rotate(x_BNHD, self.weight, frequencies_ND, self.eps)

@@ -89,7 +89,7 @@ def index_tensors(folder: Path) -> dict[str, Path]:
         FileNotFoundError: as `weight_files`.
         ValueError: for a damaged file.
     """
-    tensors = {}
+    tensors: dict[str, Path] = {}
     for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as content:

@@ -20,7 +20,7 @@ def begin(tmp_path):
     clip = clip_of(item, settings)
 
     def make() -> Entry:
-        return Entry(Outcome(item, clip), settings, tmp_path / "out" / "a.mp4", Progress())
+        return Entry(Outcome(item, clip), clip, settings, tmp_path / "out" / "a.mp4", Progress())
 
     return make
 

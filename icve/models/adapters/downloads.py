@@ -57,7 +57,8 @@ def local_adapter(
         RevisionNotFoundError: "its repository on the Hub has no such revision",
         RepositoryNotFoundError: "the Hub has no such repository, or one that needs your consent and token",
     }
-    reason = next((text for kind, text in reasons.items() if isinstance(failure.__context__, kind)), "the Hub fails")
+    cause = failure and failure.__context__
+    reason = next((text for kind, text in reasons.items() if isinstance(cause, kind)), "the Hub fails")
     raise FileNotFoundError(f"There is no adapter at {source}: it is no path here, and {reason}.") from failure
 
 

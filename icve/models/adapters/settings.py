@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 CONFIG = "adapter_config.json"
 FASTVIDEO_CONFIG = "lora_config.json"
@@ -31,6 +31,9 @@ _NOT_PLAIN = (
 _OTHER_MODELS = ("flux", "wan", "qwen", "ltx", "stable-diffusion", "lumina", "chroma", "cogvideo", "hidream", "z-image")
 
 
+Default = TypeVar("Default", bound=float | None)
+
+
 @dataclass(frozen=True)
 class AdapterSettings:
     """What scales an adapter's layers.
@@ -45,7 +48,7 @@ class AdapterSettings:
 
     where: str
     alpha: float
-    rank: int | None = None
+    rank: float | None = None
     rslora: bool = False
     alphas: tuple[tuple[re.Pattern[str], float], ...] = ()
     ranks: tuple[tuple[re.Pattern[str], float], ...] = ()
@@ -170,7 +173,7 @@ def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[re.P
         raise ValueError(f"{name} in {where} is no mapping of layers to numbers.")
     compiled = []
     for pattern, value in patterns.items():
-        flags = re.match(r"(?:\(\?[aimsux]+\))*", pattern)[0]  # Python takes them at the start only
+        flags = re.findall(r"^(?:\(\?[aimsux]+\))*", pattern)[0]  # Python takes them at the start only
         try:
             whole = re.compile(rf"{flags}(.*\.)?({pattern.removeprefix(flags)})$")  # PEFT's rule
         except (re.error, OverflowError, RecursionError) as error:
@@ -187,8 +190,8 @@ def _number(value: Any, name: str, where: str) -> float:
 
 
 def _matching(
-    patterns: tuple[tuple[re.Pattern[str], float], ...], names: list[str], default: float | None
-) -> float | None:
+    patterns: tuple[tuple[re.Pattern[str], float], ...], names: list[str], default: Default
+) -> float | Default:
     return next((value for pattern, value in patterns if any(map(pattern.match, names))), default)
 
 

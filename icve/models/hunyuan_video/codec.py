@@ -8,17 +8,27 @@ from pathlib import Path
 
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKLHunyuanVideo
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
+from diffusers.models import AutoencoderKLHunyuanVideo
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from icve.models.frozen import FrozenComponent, Precision, check_folder
+from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
+from icve.models.protocols import Codec
 from icve.models.weight_files import fill, model_files, read_json
 
 
-class HunyuanVideoCodec(FrozenComponent, ModelMixin, ConfigMixin):
+class CodecConfig(FrozenConfig):
+    pretrained: str
+    tile_size: int | None
+    tile_stride: int
+    tile_frames: int
+    tile_frame_stride: int
+    chunk_frames: int
+
+
+class HunyuanVideoCodec(FrozenComponent, ModelMixin):
     """diffusers' `AutoencoderKLHunyuanVideo`, frozen: `mode()` of the posterior times the scaling factor.
 
     Args:
@@ -39,6 +49,7 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin, ConfigMixin):
         ValueError: it holds another model or a damaged file, or an argument is out of range.
     """
 
+    config: CodecConfig
     FOLDERS = ("pretrained",)
 
     @register_to_config
@@ -171,7 +182,7 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin, ConfigMixin):
         return self._channel_rms
 
 
-def measure_channel_rms(codec: ModelMixin, device: torch.device, step: float = 0.1) -> Tensor:
+def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -> Tensor:
     """Root of the summed squares by which one latent's unit change moves the pixels, per channel.
 
     Measured around white noise of unit variance (always the same), in a latent frame that covers several video

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLHunyuanVideo
+from diffusers.models import AutoencoderKLHunyuanVideo
 from torch import Tensor
 
 from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors
@@ -81,7 +81,8 @@ def export_vae(vae: AutoencoderKLHunyuanVideo, folder: str | Path, max_shard_siz
         FileExistsError: `folder` holds something.
     """
     with new_folder(folder) as partial:
-        vae.save_pretrained(partial, **({} if max_shard_size is None else {"max_shard_size": max_shard_size}))
+        sizes: dict[str, Any] = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        vae.save_pretrained(partial, **sizes)
 
 
 def vae_config(stored: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def vae_config(stored: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, 
 
 
 def _config_from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    widths = []
+    widths: list[int] = []
     while (key := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.conv.weight") in tensors:
         widths.append(tensors[key].shape[0])
     layers = 0

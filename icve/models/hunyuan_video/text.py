@@ -4,17 +4,26 @@ Shapes: B batch, L tokens of the longest text in the batch, Dt width of the LLaM
 """
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoConfig, CLIPTextModel, CLIPTokenizer, LlamaModel, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlamaModel,
+    PretrainedConfig,
+)
 
-from icve.models.frozen import FrozenComponent, Precision, check_folder
+from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
 from icve.models.weight_files import fill, model_files
 
 SKIPPED_LAYERS = 2  # of the LLaMA: hidden_states[-3] is what the third last layer puts out
@@ -22,7 +31,11 @@ CLIP_TOKENS = 77
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
-class HunyuanTextEncoder(FrozenComponent, ModelMixin, ConfigMixin):
+class TextConfig(FrozenConfig):
+    max_tokens: int
+
+
+class HunyuanTextEncoder(FrozenComponent, ModelMixin):
     """Third hidden state from the end of a LLaMA, without the final norm, and the pooled text of CLIP-L; frozen.
 
     The text goes in as it is: ICVE drops the descriptive prompt template of HunyuanVideo T2V. Neither padding nor the
@@ -44,6 +57,7 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin, ConfigMixin):
         ValueError: it holds another model or a damaged file, or an argument is out of range.
     """
 
+    config: TextConfig
     FOLDERS = ("llama", "clip")
 
     @register_to_config
@@ -73,11 +87,13 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin, ConfigMixin):
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`language_model`, the LLaMA without its last layers and norm, and `pooled_model`, CLIP's."""
         folders = {name: Path(self.config[name]) for name in self.FOLDERS}
-        configs = {name: _text_config(folder) for name, folder in folders.items()}
-        configs["llama"].num_hidden_layers -= SKIPPED_LAYERS
+        # check_folder has seen that they are these.
+        llama = cast(LlamaConfig, _text_config(folders["llama"]))
+        clip = cast(CLIPTextConfig, _text_config(folders["clip"]))
+        llama.num_hidden_layers -= SKIPPED_LAYERS
         with init_empty_weights(include_buffers=False):
-            language_model, pooled_model = LlamaModel(configs["llama"]), CLIPTextModel(configs["clip"])
-        language_model.norm = nn.Identity()
+            language_model, pooled_model = LlamaModel(llama), CLIPTextModel(clip)
+        language_model.register_module("norm", nn.Identity())
         fill(language_model, folders["llama"], "embed_tokens.weight", dtype, device)
         fill(pooled_model, folders["clip"], "embeddings.token_embedding.weight", dtype, device)
         return {"language_model": language_model, "pooled_model": pooled_model}

@@ -9,21 +9,23 @@ attention sees the packed sequence [source | target | text]. Parameter and confi
 Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N tokens, L text tokens, D width.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import FeedForward
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from torch import Tensor, nn
 
 from icve.models.attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
+from icve.models.protocols import ConfiguredModel
 from icve.models.rope import RotaryRMSNorm, rotary_frequencies
 from icve.models.sequence_parallel import shards_of
 
@@ -99,8 +101,8 @@ class DoubleStreamBlock(nn.Module):
         self.norm1 = Modulation(width, 6)
         self.norm1_context = Modulation(width, 6)
         self.attn = Attention(width, heads, head_dim, text_stream=True)
-        self.ff = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
-        self.ff_context = FeedForward(width, mult=mlp_ratio, activation_fn="gelu-approximate")
+        self.ff = FeedForward(width, inner_dim=int(width * mlp_ratio), activation_fn="gelu-approximate")
+        self.ff_context = FeedForward(width, inner_dim=int(width * mlp_ratio), activation_fn="gelu-approximate")
 
     def forward(
         self,
@@ -162,6 +164,15 @@ class SingleStreamBlock(nn.Module):
         return x[:, : layout.visual], x[:, layout.visual :]
 
 
+class RefinerAttention(nn.Module):
+    """Projections of the text's self-attention."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+
 class RefinerBlock(nn.Module):
     """Self-attention among the text tokens, gated by the timestep and the mean of the text."""
 
@@ -169,19 +180,17 @@ class RefinerBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = nn.ModuleDict(
-            {"to_q": nn.Linear(width, width), "to_k": nn.Linear(width, width), "to_v": nn.Linear(width, width)}
-            | {"to_out": nn.ModuleList([nn.Linear(width, width)])}
-        )
+        self.attn = RefinerAttention(width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.ff = FeedForward(width, mult=mlp_ratio, activation_fn="linear-silu")
+        self.ff = FeedForward(width, inner_dim=int(width * mlp_ratio), activation_fn="linear-silu")
         self.norm_out = Modulation(width, 2)
 
     def forward(self, text: Tensor, temb: Tensor, layout: PackedLayout) -> Tensor:
         gate1, gate2 = self.norm_out(temb)
-        normed = self.norm1(text)
-        qkv = (self.attn[name](normed).unflatten(-1, (self.heads, -1)) for name in ("to_q", "to_k", "to_v"))
-        text = text + gate1 * self.attn["to_out"][0](packed_attention(*qkv, layout).flatten(2))
+        attn, normed = self.attn, self.norm1(text)
+        linears = (attn.to_q, attn.to_k, attn.to_v)
+        query, key, value = (linear(normed).unflatten(-1, (self.heads, -1)) for linear in linears)
+        text = text + gate1 * attn.to_out[0](packed_attention(query, key, value, layout).flatten(2))
         return text + gate2 * self.ff(self.norm2(text))
 
 
@@ -204,7 +213,7 @@ class TokenRefiner(nn.Module):
         temb, _ = self.time_text_embed(timestep, mean.to(text.dtype))
         text = self.proj_in(text)
         layout = packed_layout(0, 0, lengths, text.device, text.dtype)
-        for block in self.token_refiner["refiner_blocks"]:
+        for block in self.token_refiner["refiner_blocks"].children():
             text = block(text, temb, layout)
         return text
 
@@ -220,7 +229,28 @@ class PatchEmbed(nn.Module):
         return self.proj(latents).flatten(2).transpose(1, 2)
 
 
-class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin, CacheMixin):
+class TransformerConfig(FrozenDict):
+    """The arguments of the transformer, as its `config` has them."""
+
+    in_channels: int
+    out_channels: int
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    num_single_layers: int
+    num_refiner_layers: int
+    mlp_ratio: float
+    patch_size: int
+    patch_size_t: int
+    qk_norm: str
+    guidance_embeds: bool
+    text_embed_dim: int
+    pooled_projection_dim: int
+    rope_theta: float
+    rope_axes_dim: Sequence[int]
+
+
+class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheMixin):
     """Velocity of the noised target, given the clean source and the instruction (ICVE, methods §1.1–1.2).
 
     The arguments are diffusers' `HunyuanVideoTransformer3DModel`'s; the defaults are HunyuanVideo's 13B. A freshly
@@ -242,10 +272,12 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
         ValueError: rope_axes_dim does not sum to attention_head_dim, or qk_norm is not "rms_norm".
     """
 
+    config: TransformerConfig
     _supports_gradient_checkpointing = True
-    _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]
-    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock", "PatchEmbed", "TokenRefiner"]
-    _repeated_blocks: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]
+    # diffusers gives these no type but that of their defaults, None and [].
+    _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]  # type: ignore[assignment, misc]
+    _no_split_modules: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock", "PatchEmbed", "TokenRefiner"]  # type: ignore[assignment, misc]
+    _repeated_blocks: ClassVar = ["DoubleStreamBlock", "SingleStreamBlock"]  # type: ignore[misc]
 
     @register_to_config
     def __init__(
@@ -299,10 +331,11 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
         self,
         hidden_states: Tensor,
         source_hidden_states: Tensor | None = None,
-        timestep: Tensor | None = None,
-        encoder_hidden_states: Tensor | None = None,
+        *,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
-        pooled_projections: Tensor | None = None,
+        pooled_projections: Tensor,
         guidance: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocity ε − x₀ of the target.
@@ -332,11 +365,11 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
                 else "This checkpoint has no guidance embedding: pass guidance=None."
             )
         grid = self.token_grid(hidden_states)
-        rope = [self.rotary(grid, hidden_states.device)]
+        turns = [self.rotary(grid, hidden_states.device)]
         x = self.x_embedder(hidden_states)
         target, source = x.shape[1], 0
         if source_hidden_states is not None:
-            rope.insert(0, self.rotary(self.token_grid(source_hidden_states), hidden_states.device))
+            turns.insert(0, self.rotary(self.token_grid(source_hidden_states), hidden_states.device))
             x = torch.cat([self.x_embedder(source_hidden_states), x], dim=1)
             source = x.shape[1] - target
 
@@ -346,8 +379,8 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
             lengths = valid_text_lengths(encoder_attention_mask)
             text = text[:, : max(lengths)]
         # Text has no position: its rotation is 1, so that a packed sequence is rotated without being taken apart.
-        words = torch.ones(text.shape[1], rope[0].shape[1], dtype=rope[0].dtype, device=rope[0].device)
-        rope = torch.cat(rope)
+        words = torch.ones(text.shape[1], turns[0].shape[1], dtype=turns[0].dtype, device=turns[0].device)
+        rope = torch.cat(turns)
         shards = shards_of(source, target, self.config.num_attention_heads)
         if shards is not None:
             x, rope = shards.take(x, 1), shards.take(rope, 0)
@@ -371,7 +404,8 @@ class HunyuanVideoInContextTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapt
         """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
         if any(size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)):
             raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
-        return tuple(size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
+        frames, height, width = (size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
+        return frames, height, width
 
     def rotary(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
         """Rotations (complex (N, head_dim/2)) of a token grid."""

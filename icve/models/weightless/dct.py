@@ -8,10 +8,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import FrozenDict, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
+
+from icve.models.protocols import ConfiguredModel
 
 # Orthonormal opponent colours: luma (R+G+B)/sqrt(3), orange-blue (R-B)/sqrt(2), magenta-green (R-2G+B)/sqrt(6).
 OPPONENT_COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -57,7 +59,12 @@ def block_basis(coefficients: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack(rows)
 
 
-class DCTCodec(ModelMixin, ConfigMixin):
+class DCTConfig(FrozenDict):
+    coefficients: Sequence[Sequence[int]]
+    scales: Sequence[float]
+
+
+class DCTCodec(ConfiguredModel, ModelMixin):
     """Fixed 3-D DCT codec: 8x8 pixels x 4 frames x 3 colours (768 numbers) to 16, with no trainable parameter.
 
     Blocks of 4 frames follow a first frame that is encoded alone, as if shown four times, so that latent frame 0
@@ -75,6 +82,7 @@ class DCTCodec(ModelMixin, ConfigMixin):
     No mean is subtracted: the largest, of the orange-blue average, is half a standard deviation.
     """
 
+    config: DCTConfig
     latent_channels = 16
     spatial_factor = 8
     temporal_factor = 4

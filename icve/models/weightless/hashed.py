@@ -11,10 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.configuration_utils import FrozenDict, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
+
+from icve.models.protocols import ConfiguredModel
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 NULL_WORD = ""  # no text contains it, so no word shares its vector
@@ -54,7 +56,13 @@ def order_table(length: int, size: int) -> np.ndarray:
     return table.astype(np.float32)
 
 
-class HashedTextEncoder(ModelMixin, ConfigMixin):
+class HashedConfig(FrozenDict):
+    text_dim: int
+    pooled_dim: int
+    max_tokens: int
+
+
+class HashedTextEncoder(ConfiguredModel, ModelMixin):
     """Fixed hashed words with order information; no trainable parameter and no vocabulary.
 
     Args:
@@ -62,6 +70,8 @@ class HashedTextEncoder(ModelMixin, ConfigMixin):
         pooled_dim: width Dp of the pooled vector.
         max_tokens: texts of more words are cut.
     """
+
+    config: HashedConfig
 
     @register_to_config
     def __init__(self, text_dim: int = 128, pooled_dim: int = 128, max_tokens: int = 32):

@@ -1,0 +1,44 @@
+"""What the parts of an editor have in common, whatever model is behind them, and where diffusers' types fall short."""
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+
+class Codec(Protocol):
+    """Between pixels (B, 3, F, H, W) in [-1, 1] and latents (B, C, T, h, w)."""
+
+    latent_channels: int
+    spatial_factor: int
+    temporal_factor: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def channel_rms(self) -> Tensor: ...
+
+    def encode(self, video: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def to(self, device: torch.device, /) -> Self: ...
+
+
+class TextEncoder(Protocol):
+    """From texts to embeddings (B, L, Dt), mask (B, L) and pooled vectors (B, Dp)."""
+
+    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class ConfiguredModel(ModelMixin, ConfigMixin):
+    """A model with a configuration. Subclasses annotate `config` with a `FrozenDict` that lists its attributes."""
+
+    config_name: str  # type: ignore[assignment]  # as ModelMixin has it; ConfigMixin's is None, to be replaced
+
+    if TYPE_CHECKING:
+        # A decorator in diffusers makes a plain function of the method, as mypy sees it.
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
