@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
