@@ -58,10 +58,11 @@ test-changed: $(VENV)/.linters ## the fast tests that a change touches; the firs
 	$(BIN)/python -m pytest -q -rs --testmon --testmon-forceselect -m '$(FAST)' $(ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.linters ## check formatting, style and which room imports which
+lint: $(VENV)/.linters ## check style, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 .PHONY: format
 format: $(VENV)/.linters ## apply formatting and safe style fixes

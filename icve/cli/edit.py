@@ -189,7 +189,7 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
     if arguments.transformer:
         parts = [Path(arguments.transformer), Path(arguments.base)]
         device = checked_device(processes.device)
-        pipeline = released_editor(*parts, device, arguments.precision, processes.world, say)
+        pipeline = released_editor(parts[0], parts[1], device, arguments.precision, processes.world, say)
     else:
         parts = [resolve_model_folder(arguments.model or shipped_editor())]
         pipeline = load_editor(parts[0], processes.device, arguments.precision, processes.world, say)

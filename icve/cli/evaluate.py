@@ -82,7 +82,7 @@ def evaluate_synthetic(
     from icve.editing.editors import resolve_model_folder, shipped_editor
     from icve.editing.results import ResultLog
     from icve.evaluation.demo_results import held_out_examples
-    from icve.evaluation.report import Stage, write_report
+    from icve.evaluation.report import Section, write_report
     from icve.evaluation.synthetic import evaluate
 
     if not results.is_file():
@@ -101,7 +101,7 @@ def evaluate_synthetic(
     paths = {id_: by_id[id_] | {"result_path": str(path)} for id_, path in given.items()}
     write_report(
         report or results.with_name("evaluation.html"),
-        [Stage("Figures", figures)],
+        [Section("Figures", figures)],
         held_out_examples(manifest, {"edited": paths}, examples),
         {"settings": settings, "figures": figures},
         {},

@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> int:
 
     package, handler = logging.getLogger("icve"), logging.StreamHandler()
     package.addHandler(handler)
-    package.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)  # all would say the same
+    rank = getattr(rank_zero_only, "rank", 0)
+    package.setLevel(logging.INFO if rank == 0 else logging.WARNING)  # all would say the same
     try:
         return TrainingCommand(arguments).status
     except (TrainingDiverged, CheckpointNotWritten) as error:

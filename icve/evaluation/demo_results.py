@@ -11,7 +11,7 @@ from typing import Any
 from icve.data.manifest import read_manifest
 from icve.data.media.video import read_frames
 from icve.evaluation.curves import read_curves
-from icve.evaluation.report import Example, Stage, write_report
+from icve.evaluation.report import Example, Section, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation
 from icve.runtime.atomic import write_text
 
@@ -60,7 +60,7 @@ def write_results(
     metrics |= {"settings": dict(settings), "versions": {name: metadata.version(name) for name in _VERSIONS}}
     write_text(output / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
-    shown = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
+    shown: dict[str, Any] = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
     shown |= {f"{stage}/config.yaml": (output / stage / "config.yaml").read_text("utf-8") for stage in stages}
     by_stage = {
         f"after {stages[stage].split()[0]}": {row["id"]: row for row in rows}
@@ -98,11 +98,11 @@ def _interval(group: Mapping[str, Any]) -> str:
     return f"{low:.0%} to {high:.0%}"
 
 
-def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Stage:
+def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Section:
     curves = read_curves(run)
     validation = {f"σ {tag.rpartition('_')[2]}": curve for tag, curve in curves.items() if "/loss_sigma_" in tag}
     training = {"loss": curves["train/loss"]} if "train/loss" in curves else {}
-    return Stage(f"After {title}", figures, training, validation)
+    return Section(f"After {title}", figures, training, validation)
 
 
 def held_out_examples(

@@ -45,7 +45,7 @@ def write_edit_report(
             except VideoError as error:
                 failures[item.id] = str(error)
     edited = sum(results.get(item.id, {}).get("status") == "ok" for item in items)
-    settings = {"settings": next((row["settings"] for row in results.values()), {})}
+    settings: dict[str, Any] = {"settings": next((row["settings"] for row in results.values()), {})}
     if failures:
         settings = {"failed items": failures} | settings
     return write_report(

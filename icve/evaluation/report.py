@@ -48,8 +48,8 @@ _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One training stage: ``curves`` by name (step, value) and, when it was evaluated, the benchmark's ``figures``.
+class Section:
+    """What is shown of one training stage: ``curves`` by name (step, value) and, when it was evaluated, the benchmark's ``figures``.
 
     ``train`` curves are noisy and drawn smoothed over their raw values, ``validation`` curves as they are.
     """
@@ -78,7 +78,7 @@ class Example:
 
 def write_report(
     path: str | Path,
-    stages: Sequence[Stage],
+    sections: Sequence[Section],
     examples: Sequence[Example],
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
@@ -96,9 +96,9 @@ def write_report(
     body = [
         f"<header><h1>{html.escape(title)}</h1>",
         f"<p>{html.escape(introduction)}</p>" if introduction else "",
-        _READING if any(stage.figures for stage in stages) else "",
+        _READING if any(section.figures for section in sections) else "",
         "</header><main>",
-        *(_stage_section(stage) for stage in stages),
+        *(_figures_section(section) for section in sections),
         _examples_section(examples, fps, heading),
         _times_section(seconds),
         _settings_section(settings),
@@ -137,14 +137,14 @@ def figures_table(figures: Mapping[str, Any]) -> str:
     )
 
 
-def _stage_section(stage: Stage) -> str:
+def _figures_section(section: Section) -> str:
     charts = []
-    if stage.train:
-        charts.append(curve_chart(stage.train, "training loss", smoothed=True))
-    if stage.validation:
-        charts.append(curve_chart(stage.validation, "validation loss at fixed noise"))
-    table = figures_table(stage.figures) if stage.figures else ""
-    return f'<section><h2>{html.escape(stage.name)}</h2>{table}<div class="charts">{"".join(charts)}</div></section>'
+    if section.train:
+        charts.append(curve_chart(section.train, "training loss", smoothed=True))
+    if section.validation:
+        charts.append(curve_chart(section.validation, "validation loss at fixed noise"))
+    table = figures_table(section.figures) if section.figures else ""
+    return f'<section><h2>{html.escape(section.name)}</h2>{table}<div class="charts">{"".join(charts)}</div></section>'
 
 
 def _examples_section(examples: Sequence[Example], fps: float, heading: str) -> str:

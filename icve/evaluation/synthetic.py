@@ -201,7 +201,7 @@ def evaluate(
         for batch in _batches((load_edit(row, held_out.root) for row in rows), batch_size):
             started = time.perf_counter()
             if given is not None:
-                clips = [_given_result(given, edit.id) for edit in batch]
+                clips: Sequence[Clip | None] = [_given_result(given, edit.id) for edit in batch]
             else:
                 clips = _edit_batch(editor, batch, seed, sampling)
             seconds += time.perf_counter() - started

@@ -101,7 +101,7 @@ def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = 
         ValueError: none is as it was written.
     """
     older = [folder for folder in saved_checkpoints(path.parent) if _step(folder) < _step(path)] if fall_back else []
-    problems = []
+    problems: list[str] = []
     for folder in (path, *reversed(older)):
         problem = look(folder)
         if problem is None:

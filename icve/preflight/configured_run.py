@@ -114,7 +114,7 @@ def _parameters(transformer: Mapping[str, Any], optimizer: Mapping[str, Any]) ->
     model = build_on_meta(transformer)
     blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
     total = sum(parameter.numel() for parameter in model.parameters())
-    kind = pydoc.locate(optimizer["class_path"])
+    kind: Any = pydoc.locate(optimizer["class_path"])
     made = kind(model.named_parameters(), **(optimizer.get("init_args") or {}))
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)

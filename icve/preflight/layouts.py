@@ -119,7 +119,7 @@ def memory(model: Model, layout: Layout, counts: Counts, tokens: int, samples: i
     exchange = 0 if ranks == 1 else samples * 4 * tokens / ranks * model.width * weight
     own = [parameters if zero < stage else parameters / gpus for stage in (1, 2, 3)]  # state, gradients, weights
     if zero == 0:
-        stored = 4 if model.mixed else weight
+        stored: float = 4 if model.mixed else weight
         weights, gradients = parameters * stored, parameters * stored
         state = parameters * model.optimizer * stored / 4
         buffers = exchange + (parameters * weight if model.mixed else 0) + (gradients if gpus > 1 else 0)

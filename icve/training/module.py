@@ -8,12 +8,13 @@ x_t           noised target (B, C, T, h, w)                           noise  sta
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from lightning.pytorch import LightningModule
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,6 +23,7 @@ from icve.data.share import data_share
 from icve.editing.pipeline import EditPipeline
 from icve.editing.sampling import Sampling
 from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.known_texts import pad_texts
 from icve.models.lora import LoRA, add_lora
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
@@ -32,13 +34,14 @@ from icve.training.checkpoints.starting_weights import check_shapes, on_meta, ta
 from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.checkpoints.state_files import StateFiles
 from icve.training.distributed.activation_checkpointing import Checkpointing
+from icve.training.lightning_types import EditingModule, parts_of
 from icve.training.optimization.parameter_groups import scale_learning_rates
 from icve.training.optimization.schedule import Schedule, learning_rate_factor
 from icve.training.randomness import generator
 from icve.training.validation import VALIDATION_SIGMAS, HeldOutLoss
 
 
-class InContextEditingModule(LightningModule):
+class InContextEditingModule(EditingModule):
     """Trains a transformer to predict the flow from noise to the edited video, given the source video and the text.
 
     Args:
@@ -108,13 +111,14 @@ class InContextEditingModule(LightningModule):
             raise ValueError(
                 f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
             )
-        self.transformer = transformer
+        self.transformer = cast(HunyuanVideoInContextTransformer3DModel, transformer)
         if lora is not None:
             transformer.to(torch.float32 if lora.weights_dtype == "auto" else getattr(torch, lora.weights_dtype))
-        self.lora, self.adapted = lora, None
+        self.lora = lora
+        self.adapted: Path | None = None
         # A checkpoint of an adapter does not hold the weights it adapts.
         self.strict_loading = lora is None
-        checkpointing.apply(transformer)
+        checkpointing.apply(self.transformer)
         # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
         self.stage = stage
@@ -139,12 +143,12 @@ class InContextEditingModule(LightningModule):
         self._drawing_step, self._next_position = -1, 0
 
     @property
-    def codec(self) -> nn.Module:
-        return self._frozen[0]
+    def codec(self) -> ModelMixin:
+        return cast(ModelMixin, self._frozen[0])
 
     @property
-    def text_encoder(self) -> nn.Module:
-        return self._frozen[1]
+    def text_encoder(self) -> ModelMixin:
+        return cast(ModelMixin, self._frozen[1])
 
     # ---- the training step -------------------------------------------------------------------------------------
 
@@ -259,7 +263,7 @@ class InContextEditingModule(LightningModule):
         if self.edit_weight == 1.0:
             return weight
         if region is None and mask is not None:
-            region = region_from_mask(mask, x0.shape[2:])
+            region = region_from_mask(mask, (x0.shape[2], x0.shape[3], x0.shape[4]))
         elif region is None and z_source.shape == x0.shape:
             region = region_from_latents(z_source, x0, self.edit_threshold)
         elif region is None:
@@ -294,7 +298,7 @@ class InContextEditingModule(LightningModule):
 
     # ---- optimisation --------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         try:
             optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
         except (ValueError, TypeError) as error:
@@ -307,8 +311,8 @@ class InContextEditingModule(LightningModule):
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
             folders.write_model = self.write_model
         if stage == "fit":  # now: files may change while the run lasts
-            self._data = data_record(self.trainer.datamodule, self.stage)
-        cache = getattr(self.trainer.datamodule, "latent_cache", None)
+            self._data = data_record(parts_of(self.trainer).datamodule, self.stage)
+        cache = getattr(parts_of(self.trainer).datamodule, "latent_cache", None)
         if cache is not None:  # the frozen parts have done their work: they stay where they are
             cache.check_encoders(self.codec, self.text_encoder)
             return
@@ -370,7 +374,9 @@ class InContextEditingModule(LightningModule):
             shared: as for `load_weights`; the memory is half of what full precision takes.
         """
         if self.on_meta:
-            transformer = self.transformer.to(torch.bfloat16) if shared else self.transformer
+            transformer: nn.Module = self.transformer
+            if shared:
+                transformer.to(torch.bfloat16)
             transformer.to_empty(device="cpu")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -391,6 +397,6 @@ class InContextEditingModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_shapes(checkpoint, self.transformer)
         self.batches_done = resplit(checkpoint, self.trainer.accumulate_grad_batches)
-        if self.trainer.datamodule is not None:
+        if (data := parts_of(self.trainer).datamodule) is not None:
             # The stream of batches is a pure function of the batch number: it starts where the run stopped.
-            self.trainer.datamodule.start_batch = self.batches_done
+            data.start_batch = self.batches_done

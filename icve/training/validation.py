@@ -33,7 +33,7 @@ class HeldOutLoss:
     def figures(self, module: LightningModule) -> dict[str, Tensor]:
         """val/loss and val/loss_sigma_LEVEL, the same on all processes; nothing if no sample was counted."""
         # Processes that share their samples' tokens count each of them equally often.
-        *sums, samples = module.all_gather(self.sums).reshape(-1, len(self.sums)).sum(0)
+        *sums, samples = torch.as_tensor(module.all_gather(self.sums)).reshape(-1, len(self.sums)).sum(0)
         if not samples:
             return {}
         means = torch.stack(sums) / samples

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from icve.evaluation.report import Example, Stage, figures_table, write_report
+from icve.evaluation.report import Example, Section, figures_table, write_report
 from icve.evaluation.synthetic import summarise
 from icve.web.sprite_sheet import sprite_sheet
 from tests.browser import probe_page
@@ -39,8 +39,8 @@ def page(tmp_path):
     figures = summarise([example.figures for example in examples])
     curve = [(step, 1.0 / (step + 1)) for step in range(50)]
     stages = [
-        Stage("Pretraining", None, {"loss": curve}, {"σ 0.25": curve, "σ 0.75": curve}),
-        Stage(f"Fine-tuning {HOSTILE}", figures, {"loss": curve}),
+        Section("Pretraining", None, {"loss": curve}, {"σ 0.25": curve, "σ 0.75": curve}),
+        Section(f"Fine-tuning {HOSTILE}", figures, {"loss": curve}),
     ]
     settings = {"sft.yaml": f"a: {HOSTILE}\n", "counts": {"videos": 3, "name": HOSTILE}}
     return write_report(tmp_path / "out" / "report.html", stages, examples, settings, {"seconds_sft": 83.2}, HOSTILE)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from icve.cli.demo.resumable import Stages, digest
+from icve.cli.demo.resumable import ResumableTasks, digest
 from icve.curation.raw_videos import Inputs, find_inputs
 from icve.curation.run_folder import funnel_text
 from icve.curation.runner import LocalRunner, run_pipeline
@@ -51,7 +52,7 @@ def find_own(videos: str | Path) -> Inputs:
 
 
 def add_own_videos(
-    stages: Stages,
+    stages: ResumableTasks,
     data: Path,
     sources: Mapping[str, Path],
     inputs: Inputs,
@@ -87,7 +88,7 @@ def add_own_videos(
             f"your {kind} among the synthetic ones",
             mixed[stage],
             {"own": key, "made": digest(made / "train.parquet")},
-            lambda folder, made=made, kind=kind: mix(own, made, kind, folder, data),
+            partial(mix, own, made, kind, root=data),
         )
     return mixed
 

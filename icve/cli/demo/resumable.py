@@ -1,4 +1,4 @@
-"""Long work in resumable stages: what is finished is not done again, what changed is."""
+"""Long work in resumable tasks: what is finished is not done again, what changed is."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from icve.runtime.atomic import write_text
 
 
 class ForeignFolder(ValueError):
-    """A stage's folder exists already but no stage made it."""
+    """A task's folder exists already but no task made it."""
 
 
-class Stages:
-    """What is done, in ``OUTPUT/stages.json``: a stage is run when it is not finished or its inputs changed.
+class ResumableTasks:
+    """What is done, in ``OUTPUT/stages.json``: a task is run when it is not finished or its inputs changed.
 
     Seconds add up over interrupted attempts; one that was killed leaves no time behind.
     """
@@ -34,7 +34,7 @@ class Stages:
     ) -> str:
         """Let ``work`` fill ``folder`` unless that was done with the same ``inputs`` (JSON); returns the inputs' key.
 
-        An unfinished stage finds its folder as it left it; after a change of inputs the folder is emptied first.
+        An unfinished task finds its folder as it left it; after a change of inputs the folder is emptied first.
         """
         key = hashlib.blake2b(json.dumps([name, inputs], sort_keys=True).encode(), digest_size=8).hexdigest()
         state = self.states.get(name)
@@ -49,7 +49,7 @@ class Stages:
             elif state["finished"]:
                 print(f"✓ {title}: kept from an earlier run")
                 return key
-        if not folder.exists():
+        if state is None or not folder.exists():
             state = {"key": key, "finished": False, "seconds": 0.0}
         print(f"▶ {title}", flush=True)
         self._note(name, state)
@@ -64,7 +64,7 @@ class Stages:
         return key
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of every stage, in the order they were first run."""
+        """Seconds of every task, in the order they were first run."""
         return {name: state["seconds"] for name, state in self.states.items()}
 
     def _note(self, name: str, state: dict[str, Any]) -> None:
@@ -73,5 +73,5 @@ class Stages:
 
 
 def digest(path: Path) -> str:
-    """Hash of a file's content, to tell whether a stage's input changed."""
+    """Hash of a file's content, to tell whether a task's input changed."""
     return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()

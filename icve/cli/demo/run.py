@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from icve.cli.demo.resumable import ForeignFolder, Stages, digest
+from icve.cli.demo.resumable import ForeignFolder, ResumableTasks, digest
 
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
@@ -122,8 +122,8 @@ def run_demo(
     own_videos = None if videos is None else find_own(videos)
     output.mkdir(parents=True, exist_ok=True)
     yaml = {stage: find_config(f"{stage}.yaml", configs) for stage in TRAINING}
-    data, stages = output / "data", Stages(output)
-    world = {"seed": seed, "sizes": size.sizes, "frames": size.frames, "fps": size.fps}
+    data, stages = output / "data", ResumableTasks(output)
+    world: dict[str, Any] = {"seed": seed, "sizes": size.sizes, "frames": size.frames, "fps": size.fps}
     made, kept_back = world | {"workers": workers}, size.validation_pairs
 
     stages.run(
@@ -309,7 +309,7 @@ def evaluate_run(run: Path, manifest: Path, folder: Path, size: DemoSize, seed: 
     save_evaluation(evaluation, folder, size.fps)
 
 
-def seconds_by_kind(stages: Stages) -> dict[str, float]:
+def seconds_by_kind(stages: ResumableTasks) -> dict[str, float]:
     """Seconds by kind of work and in total; the three stages of synthesis count together."""
     totals: dict[str, float] = {}
     for name, seconds in stages.seconds().items():

@@ -4,13 +4,15 @@ import math
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from icve.models.run_folders import BEST, LAST, saved_checkpoints
 from icve.runtime.atomic import remove_folder, replace_link
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.lightning_types import editing
 from icve.training.validation import validate_now
 
 
@@ -63,7 +65,7 @@ class Checkpoints(Checkpoint):
         if self.monitor is not None:
             self._return_to_best(trainer)
         # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
-        done = pl_module.batches_done
+        done = editing(pl_module).batches_done
         if done and done % (trainer.val_check_batch or math.inf) == 0:
             validate_now(trainer)
 
@@ -91,11 +93,11 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved_step:
             self.save(trainer)
-        trainer.strategy.checkpoint_io.finish()
+        _folders(trainer).finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.asynchronous:
-            trainer.strategy.checkpoint_io.run_failed()
+            _folders(trainer).run_failed()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
@@ -107,14 +109,14 @@ class Checkpoints(Checkpoint):
             known = ", ".join(sorted(figures))
             raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
         if self._saved_step == trainer.global_step and self.newest is not None and score < self.best_score:
-            trainer.strategy.checkpoint_io.finish()
+            _folders(trainer).finish()
             self.best, self.best_score = self.newest.name, score
             if trainer.is_global_zero:
                 replace_link(self.folder / BEST, self.newest.name)
 
     def save(self, trainer: Trainer) -> None:
         """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
-        trainer.strategy.checkpoint_io.finish()  # all learn whether the last one was written
+        _folders(trainer).finish()  # all learn whether the last one was written
         path = self._path(trainer.global_step)
         self._saved_step = trainer.global_step
         self.newest = path
@@ -144,3 +146,8 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_score = state_dict.get("best"), state_dict["best_score"]
+
+
+def _folders(trainer: Trainer) -> CheckpointFolders:
+    """What writes the checkpoints; the command gives it to every trainer."""
+    return cast(CheckpointFolders, trainer.strategy.checkpoint_io)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from icve.training.checkpoints.state_files import AVERAGE_KEY
-
-if TYPE_CHECKING:
-    from icve.training.distributed.sharded import ShardedState
+from icve.training.distributed.sharded import ShardedState
+from icve.training.lightning_types import editing
 
 
 class EMA(Callback):
@@ -43,7 +42,7 @@ class EMA(Callback):
         self._pending = False  # a run has begun, and its weights may still be read from a checkpoint
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._shared = trainer.strategy if hasattr(trainer.strategy, "owned") else None
+        self._shared = trainer.strategy if isinstance(trainer.strategy, ShardedState) else None
         self._pending = True
 
     def _begin(self, pl_module: LightningModule) -> None:
@@ -107,7 +106,7 @@ class EMA(Callback):
         """The transformer's parameters that learn, all or an adapter's; of shared ones what this process updates."""
         if self._shared is not None:
             return {part.name: part.weights for part in self._shared.owned()}
-        return {name: p for name, p in pl_module.transformer.named_parameters() if p.requires_grad}
+        return {name: p for name, p in editing(pl_module).transformer.named_parameters() if p.requires_grad}
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.swap_in(pl_module)

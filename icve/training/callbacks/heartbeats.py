@@ -50,7 +50,7 @@ class Beat:
 def own_beat(count: int, phase: str) -> Beat:
     """What this process is doing now."""
     frames = sys._current_frames()
-    main = traceback.extract_stack(frames.pop(threading.main_thread().ident))
+    main = traceback.extract_stack(frames.pop(threading.main_thread().ident or 0))
     frames.pop(threading.get_ident(), None)
     stacks = [main]
     for frame in frames.values():  # such as the backward pass of checkpointed blocks on a GPU
@@ -92,7 +92,8 @@ def collectives_begun() -> int | None:
     if not (dist.is_available() and dist.is_initialized()):
         return None
     try:
-        return sum(group._get_sequence_number_for_group() for group in list(distributed_c10d._world.pg_map))
+        groups = list(distributed_c10d._world.pg_map)
+        return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]  # it is there
     except (RuntimeError, AttributeError):
         return None
 

@@ -1,7 +1,6 @@
 """Seconds that Lightning's training loop spends in actions it announces to the trainer's profiler."""
 
 import time
-from collections import Counter
 
 from lightning.pytorch.profilers import Profiler
 
@@ -17,7 +16,7 @@ class LoopTimes:
     CHECKPOINT = "save_checkpoint"
 
     def __init__(self, profiler: Profiler) -> None:
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._begun: dict[str, float] = {}
         self._profiler, start, stop = profiler, profiler.start, profiler.stop
 
@@ -28,13 +27,14 @@ class LoopTimes:
         def timed_stop(action_name: str) -> None:
             stop(action_name)
             if action_name in self._begun:
-                self._seconds[action_name.split(".")[-1]] += time.perf_counter() - self._begun.pop(action_name)
+                action, seconds = action_name.split(".")[-1], time.perf_counter() - self._begun.pop(action_name)
+                self._seconds[action] = self[action] + seconds
 
-        profiler.start, profiler.stop = timed_start, timed_stop
+        vars(profiler).update(start=timed_start, stop=timed_stop)
 
     def __getitem__(self, action: str) -> float:
         """Seconds in an action since the last :meth:`clear`; NEXT_BATCH or CHECKPOINT."""
-        return self._seconds[action]
+        return self._seconds.get(action, 0.0)
 
     def clear(self) -> None:
         """Start to measure anew."""

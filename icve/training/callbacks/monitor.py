@@ -19,12 +19,11 @@ from icve.runtime.together import together
 from icve.training.callbacks.flops import TrainingFlops, bucket_name
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
+from icve.training.lightning_types import editing, parts_of
 from icve.training.optimization.parameter_groups import group_label
 
-try:
+if sys.platform != "win32":
     import resource
-except ImportError:  # Windows
-    resource = None
 
 
 class TrainingMonitor(Callback):
@@ -55,17 +54,18 @@ class TrainingMonitor(Callback):
             raise ValueError(f"peak_tflops must be positive, got {peak_tflops}.")
         self.peak_tflops = peak_tflops
         self._flops: TrainingFlops | None = None
-        self._times: LoopTimes | None = None
+        self._times: LoopTimes  # of the trainer, from its setup on
         self._step = -1
         self._optimizer_figures: dict[str, Any] = {}
         self._file: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._times = LoopTimes(trainer.profiler)
+        self._times = LoopTimes(parts_of(trainer).profiler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.peak_tflops is not None and pl_module.lora is None:
-            self._flops = TrainingFlops(pl_module.transformer.config)
+        module = editing(pl_module)
+        if self.peak_tflops is not None and module.lora is None:
+            self._flops = TrainingFlops(module.transformer.config)
         self._begin()
         self._step = trainer.global_step
         if trainer.is_global_zero:
@@ -121,12 +121,12 @@ class TrainingMonitor(Callback):
                 "train/data_wait_share": self._times[LoopTimes.NEXT_BATCH] / seconds,
                 **{f"train/loss_{bucket}": fmean(losses) for bucket, losses in self._losses.items()},
             }
-            if self._flops is not None:
+            if self._flops is not None and self.peak_tflops is not None:
                 tflops = self._computed * groups / trainer.world_size / seconds / 1e12
                 figures |= {"train/tflops_per_device": tflops, "train/mfu": tflops / self.peak_tflops}
             if pl_module.device.type == "cuda":
                 figures["train/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
-            if resource is not None:
+            if sys.platform != "win32":
                 figures["train/peak_resident_gib"] = peak_resident_bytes() / 2**30
             pl_module.log_dict(figures)
             self._begin()
@@ -142,7 +142,7 @@ class TrainingMonitor(Callback):
 
 def reports(trainer: Trainer, step: int) -> bool:
     """Whether figures are logged when that many steps are done."""
-    return step % trainer.log_every_n_steps == 0
+    return step % parts_of(trainer).log_every_n_steps == 0
 
 
 def peak_resident_bytes() -> int:

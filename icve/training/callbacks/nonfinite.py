@@ -7,6 +7,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.distributed.tensor import DTensor
 
+from icve.training.lightning_types import parts_of
+
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +70,7 @@ class SkipNonFinite(Callback):
         else:
             self.skipped += 1
             self.in_a_row += 1
-            for callback in trainer.callbacks:
+            for callback in parts_of(trainer).callbacks:
                 if hasattr(callback, "on_step_skipped"):
                     callback.on_step_skipped(trainer, pl_module)
             if trainer.is_global_zero:
@@ -83,7 +85,7 @@ class SkipNonFinite(Callback):
             raise TrainingDiverged(self._message(trainer))
 
     def _message(self, trainer: Trainer) -> str:
-        kept = [callback.newest for callback in trainer.checkpoint_callbacks if getattr(callback, "newest", None)]
+        kept = [path for one in trainer.checkpoint_callbacks if (path := getattr(one, "newest", None))]
         advice = (
             f"the last good checkpoint is {kept[-1]}: resume from it with a lower learning rate or stronger clipping"
             if kept

@@ -12,6 +12,7 @@ from torch import Tensor
 from icve.data.share import data_share
 from icve.models.known_texts import KnownTexts
 from icve.training.callbacks.gif import gif_summary
+from icve.training.lightning_types import editing
 from icve.training.randomness import generator
 
 
@@ -59,7 +60,8 @@ class EditPreviews(Callback):
         if not self._samples:
             return
         logger = tensorboards(trainer)[0]
-        pipeline = pl_module.pipeline()
+        module = editing(pl_module)
+        pipeline = module.pipeline()
         pipeline.set_progress_bar_config(disable=True)
         # Under a latent cache the codec waits on the host, and the text encoder is not needed at all.
         home = pipeline.codec.device
@@ -68,7 +70,7 @@ class EditPreviews(Callback):
         step = trainer.global_step + getattr(logger, "first_step", 0)
         nearness: dict[str, list[float]] = {"target": [], "source": []}
         for number, sample in enumerate(self._samples):
-            pipeline.text_encoder = KnownTexts(sample.get("texts", {}), pl_module.text_encoder)
+            pipeline.text_encoder = KnownTexts(sample.get("texts", {}), module.text_encoder)
             videos = {role: sample[role][None].to(pl_module.device) for role in ("source", "target")}
             with trainer.precision_plugin.forward_context():
                 cached = videos["source"].dtype != torch.uint8
@@ -134,7 +136,7 @@ def first_of_all(own: list[Any], most: int, trainer: Trainer, pl_module: Lightni
     group, _ = data_share(trainer)
     loaded = torch.tensor([group, len(own)], device=pl_module.device)
     # Any process of a group can send for it: they load the same samples.
-    table = enumerate(pl_module.all_gather(loaded).reshape(-1, 2).tolist())
+    table = enumerate(torch.as_tensor(pl_module.all_gather(loaded)).reshape(-1, 2).tolist())
     senders = {group: rank for rank, (group, count) in table if count}
     found: list[Any] = []
     for _, rank in sorted(senders.items()):

@@ -42,7 +42,8 @@ class Profile(Callback):
         """From START:STEPS. Raises ValueError for anything else."""
         if not re.fullmatch(r"\d+:\d+", text):
             raise ValueError(f"--profile takes START:STEPS, as in 10:5 (five steps after the first ten), not {text!r}.")
-        return cls(*map(int, text.split(":")))
+        start, steps = map(int, text.split(":"))
+        return cls(start, steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._first, self._written = trainer.global_step, trainer.global_step + self.start, False
@@ -72,7 +73,8 @@ class Profile(Callback):
                 log.warning("No profile was written: training ended before its step %d.", self._first)
 
     def _stop(self) -> None:
-        self._profiler.stop()
+        if self._profiler is not None:
+            self._profiler.stop()
         self._profiler = None
 
     def _write(self, profiler: profile) -> None:

@@ -20,24 +20,25 @@ def waited_for(beats: Mapping[int, Beat | None], silent: Set[int]) -> dict[int, 
     """
     if silent:
         return dict.fromkeys(sorted(silent), SILENT)
-    begun = {rank: beat.collectives for rank, beat in beats.items()}
-    lag = None not in begun.values() and len(set(begun.values())) > 1
-    behind = [rank for rank in beats if not lag or begun[rank] == min(begun.values())]
-    outside = [rank for rank in behind if beats[rank].operation is None]
+    heard = _left(beats)
+    begun = {rank: beat.collectives for rank, beat in heard.items() if beat.collectives is not None}
+    lag = len(begun) == len(beats) and len(set(begun.values())) > 1
+    behind = [rank for rank in heard if not lag or begun[rank] == min(begun.values())]
+    outside = [rank for rank in behind if heard[rank].operation is None]
     if not lag and len(outside) == len(beats):
         return {}
     most = f", {max(begun.values())} collectives begun elsewhere and {min(begun.values())} here" if lag else ""
-    return {rank: f"in {beats[rank].place}{most}" for rank in outside or (behind if lag else [])}
+    return {rank: f"in {heard[rank].place}{most}" for rank in outside or (behind if lag else [])}
 
 
 def headline(beats: Mapping[int, Beat | None], silent: Set[int]) -> str:
     """One or two sentences: which ranks are waited for, and in which operation the others wait."""
     if len(beats) == 1:
-        (beat,) = beats.values()
+        (beat,) = _left(beats).values()
         return f"The process is in {beat.place}, since the run entered {beat.phase}."
     late = waited_for(beats, silent)
     operations = defaultdict(list)
-    for rank, beat in beats.items():
+    for rank, beat in _left(beats).items():
         if rank not in late:
             operations[beat.operation or beat.place].append(rank)
     waiting = "; ".join(f"{named(ranks)} in {operation}" for operation, ranks in operations.items())
@@ -62,6 +63,11 @@ def stacks(beats: Mapping[int, Beat | None], silent: Set[int]) -> str:
     return "".join(
         f"{named(ranks)}, {'when last heard of, ' if old else ''}{stack}" for (old, stack), ranks in groups.items()
     )
+
+
+def _left(beats: Mapping[int, Beat | None]) -> dict[int, Beat]:
+    """Those that there are; a rank without one is silent."""
+    return {rank: beat for rank, beat in beats.items() if beat is not None}
 
 
 def named(ranks: list[int]) -> str:

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from icve.training.callbacks.heartbeats import Beat, Heartbeats, own_beat
 from icve.training.callbacks.stall_report import headline, stacks
+from icve.training.lightning_types import editing
 
 SETUP = "the setup of the run"
 
@@ -23,7 +24,8 @@ def entering(phase: str) -> Callable[..., None]:
     """A hook that notes progress, and the phase of the run that begins with it."""
 
     def hook(self: "StallDetector", *args: Any, **kwargs: Any) -> None:
-        self.watch.note(phase)
+        if self.watch is not None:
+            self.watch.note(phase)
 
     return hook
 
@@ -59,9 +61,9 @@ class StallDetector(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         run = Path(trainer.default_root_dir)
         beats = Heartbeats(run / self.FOLDER, trainer.global_rank)
-        self.watch = Watch(beats, trainer.world_size, run / "checkpoints", self.warn_after, self.abort_after)
-        self._hook = pl_module.transformer.register_forward_pre_hook(lambda *_: self.watch.note())
-        self.watch.start()
+        self.watch = watch = Watch(beats, trainer.world_size, run / "checkpoints", self.warn_after, self.abort_after)
+        self._hook = editing(pl_module).transformer.register_forward_pre_hook(lambda *_: watch.note())
+        watch.start()
 
     on_train_start = entering("the start of training")
     on_train_batch_start = entering("a training batch")
@@ -76,7 +78,8 @@ class StallDetector(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._hook.remove()
-        self.watch.stop()
+        if self.watch is not None:
+            self.watch.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.watch is not None:  # the setup of another may have failed
@@ -194,7 +197,7 @@ class Watch(threading.Thread):
         if reporting:
             beats, silent = self._look()
             say(f"{text}. {headline(beats, silent)} Mend that, then resume from the last checkpoint.")
-            kill([beats[rank] for rank in silent if beats[rank] is not None])
+            kill([beat for rank in silent if (beat := beats[rank]) is not None])
         else:
             say(f"{text}; the lowest rank that lives says why.")
         os._exit(1)

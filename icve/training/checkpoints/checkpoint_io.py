@@ -79,7 +79,13 @@ class CheckpointFolders(CheckpointIO):
                 write()
             else:
                 slices, contents = snapshot(slices), _copy(contents, tensors=True)
-                self._background.start(_in_a_sentence(path)(lambda: (write(), storage_options())))
+
+                @_in_a_sentence(path)
+                def write_and_tell() -> None:
+                    write()
+                    storage_options()
+
+                self._background.start(write_and_tell)
 
     def save_shared(
         self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
@@ -135,7 +141,14 @@ class CheckpointFolders(CheckpointIO):
             if done is None:
                 together(write)
             else:
-                self._background.start(_in_a_sentence(path)(lambda: (write(), done() if rank == 0 else None)))
+
+                @_in_a_sentence(path)
+                def write_and_tell() -> None:
+                    write()
+                    if rank == 0:
+                        done()
+
+                self._background.start(write_and_tell)
 
     def finish(self) -> None:
         """Wait until what is written in the background is there; to be called by all processes.

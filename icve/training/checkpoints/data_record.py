@@ -24,7 +24,7 @@ def data_record(data: Any, stage: str) -> dict[str, Any]:
         data: a data module; of a curriculum's, the stage's own is looked at. What it does not have is left out.
         stage: name of the training stage.
     """
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         return {}
     data = _of_stage(data, stage)
     record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
@@ -46,6 +46,8 @@ def write_model_folder(
             # In the precision that the weights are kept in; an average of bfloat16 weights has more.
             dtype = files.dtype(WEIGHTS, name)
             values = files.read(kind, name, 0, torch.Size(shapes[name]).numel())
+            if values is None:
+                raise ValueError(f"{files.folder} has no {kind} of {name}.")
             tensors[name] = values.to(dtype).view(*shapes[name])
         return tensors
 
@@ -65,7 +67,7 @@ def _stand_in(
     transformer: ModelMixin, sizes: dict[str, int], read: Callable[[list[str]], dict[str, Tensor]]
 ) -> ModelMixin:
     """A model without weights that saves those that `read` gives, of so many bytes each."""
-    kind = type(transformer)
+    kind: Any = type(transformer)  # one of diffusers' ConfigMixin as well
     if issubclass(kind, FSDPModule):
         kind = kind.__mro__[kind.__mro__.index(FSDPModule) + 1]  # that it was before it was sharded
     with torch.device("meta"):

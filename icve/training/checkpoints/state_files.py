@@ -128,7 +128,7 @@ class StateFiles:
         """
         if (kind, name) not in self._pieces:
             return None
-        parts = []
+        parts: list[Tensor] = []
         for first, end, stored, key in sorted(self._pieces[kind, name], key=lambda piece: piece[0]):
             low, high = max(first, start + sum(map(len, parts))), min(end, start + count)
             if low < high:

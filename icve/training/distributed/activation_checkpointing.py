@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import ModelMixin
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
+
+if TYPE_CHECKING:
+    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 
 # Attention of every backend, and the exchanges of sequence parallelism.
 KEPT = [
@@ -51,7 +53,7 @@ class Checkpointing:
         if self.every < 1:
             raise ValueError(f"checkpointing.every must be at least 1, got {self.every}.")
 
-    def apply(self, transformer: ModelMixin) -> None:
+    def apply(self, transformer: HunyuanVideoInContextTransformer3DModel) -> None:
         """Let a transformer train this way; it replaces what was applied before."""
         if self.mode == "none":
             transformer.gradient_checkpointing = False

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from icve.training.distributed.sharded import Owned, ShardedState
 from icve.training.distributed.ulysses import UlyssesGroups
+from icve.training.lightning_types import editing
 
 
 class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
@@ -52,11 +53,12 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
 
     def model_to_device(self) -> None:
         """Sharding, for training, moves block by block; a validation alone has the whole model on every device."""
-        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
+        if editing(self.lightning_module).trainer.state.fn != TrainerFn.FITTING:
             super().model_to_device()
 
     def configure_ddp(self) -> None:
-        shape, names = (self.world_size,), ("shard",)
+        shape: tuple[int, ...] = (self.world_size,)
+        names: tuple[str, ...] = ("shard",)
         if self.replicas > 1:
             shape, names = (self.replicas, self.world_size // self.replicas), ("replicate", "shard")
         self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
@@ -64,14 +66,14 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         if str(self.precision_plugin.precision) == "bf16-mixed":
             # Inputs keep their precision: noise levels are no bfloat16 numbers.
             options["mp_policy"] = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        transformer = self.lightning_module.transformer
+        module = editing(self.lightning_module)
+        transformer = module.transformer
         blocks = [m for m in transformer.modules() if type(m).__name__ in transformer._repeated_blocks]
-        for module in (*blocks, transformer):
+        for part in (*blocks, transformer):
             if not str(self.precision_plugin.precision).endswith("16-true"):
-                _use_full_precision(module)
-            fully_shard(module, **options)
-        self.model = self.lightning_module
-        self.model.to(self.root_device)  # buffers
+                _use_full_precision(part)
+            fully_shard(part, **options)
+        self.model = module.to(self.root_device)  # buffers
 
     # ---- who owns what ------------------------------------------------------------------------------------------
 
@@ -84,12 +86,12 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         return self.replicas == 1 or self.mesh.get_local_rank("replicate") == 0
 
     def _trained(self) -> Iterator[tuple[str, Any]]:
-        named = self.lightning_module.transformer.named_parameters()
+        named = editing(self.lightning_module).transformer.named_parameters()
         return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
     def owned(self) -> list[Owned]:
         # Blocks that keep their gathered weights still have them after a validation, which has no backward pass.
-        for module in self.lightning_module.transformer.modules():
+        for module in editing(self.lightning_module).transformer.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
         parts = []

@@ -12,14 +12,16 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.state_files import AVERAGE, AVERAGE_KEY, OPTIMIZER, WEIGHTS, Slice, StateFiles
+from icve.training.distributed.ulysses import MixedInto
 from icve.training.optimization.optimizers import MuonAdamW
 from icve.training.optimization.parameter_groups import check_names
 
@@ -63,7 +65,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-class ShardedState:
+class ShardedState(MixedInto):
     """Mixed into a strategy of that kind. The strategy says what a process owns."""
 
     @abstractmethod
@@ -136,6 +138,11 @@ class ShardedState:
                 "another optimizer (torch.optim.AdamW), or icve.training.distributed.strategies.DDPUlyssesStrategy."
             )
 
+    @property
+    def _folders(self) -> CheckpointFolders:
+        """Of every run; no other plugin could be given the parts of several processes."""
+        return cast(CheckpointFolders, self.checkpoint_io)
+
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
@@ -143,7 +150,7 @@ class ShardedState:
         callback = _ema(checkpoint)
         shadow = callback.pop("shadow") if callback else {}
         slices = self._slices(shadow) if self.writes else iter(())
-        self.checkpoint_io.save_shared(checkpoint, Path(self.broadcast(str(filepath))), slices, storage_options)
+        self._folders.save_shared(checkpoint, Path(self.broadcast(str(filepath))), slices, storage_options)
 
     def _slices(self, shadow: Mapping[str, Tensor]) -> Iterator[Slice]:
         state = self.torch_optimizer.state
@@ -165,7 +172,7 @@ class ShardedState:
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Set what this process owns from a checkpoint, and return the rest of it."""
-        checkpoint, files = self.checkpoint_io.load_shared(Path(checkpoint_path))
+        checkpoint, files = self._folders.load_shared(Path(checkpoint_path))
         parts, shadow = self.owned(), {}
         for part in parts:
             part.weights.copy_(_read_range(files, WEIGHTS, part))

@@ -7,11 +7,17 @@ part of the batch and ranks 4-7 the other. Gradients are averaged over all proce
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from icve.models.sequence_parallel import set_sequence_parallel
+from icve.training.lightning_types import editing
+
+if TYPE_CHECKING:  # what strategies with groups or shared weights are, DeepSpeed's too
+    from lightning.pytorch.strategies import DDPStrategy as MixedInto
+else:
+    MixedInto = object
 
 
 def count_groups(processes: int, size: int) -> int:
@@ -30,7 +36,7 @@ def count_groups(processes: int, size: int) -> int:
     return processes // size
 
 
-class UlyssesGroups:
+class UlyssesGroups(MixedInto):
     """Mixed into a strategy: makes the groups, and gives all processes of one the same samples.
 
     Args:
@@ -58,14 +64,14 @@ class UlyssesGroups:
         set_sequence_parallel(self._group)
 
     def setup(self, trainer: Any) -> None:
-        heads = self.lightning_module.transformer.config.num_attention_heads
+        module = editing(self.lightning_module)
+        heads = module.transformer.config.num_attention_heads
         if heads % self.sequence_parallel_size:
             raise ValueError(
                 f"The transformer's {heads} attention heads cannot be shared by {self.sequence_parallel_size} "
                 "processes: choose a sequence_parallel_size that divides them."
             )
-        lora = self.lightning_module.lora
-        if lora is not None and lora.dropout and self.sequence_parallel_size > 1:
+        if module.lora is not None and module.lora.dropout and self.sequence_parallel_size > 1:
             raise ValueError(
                 "Processes that share a sample's tokens would drop out different parts of its text: set "
                 "model.lora.dropout to 0, or sequence_parallel_size to 1."

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from icve.training.distributed.sharded import Owned, ShardedState
 from icve.training.distributed.ulysses import UlyssesGroups
+from icve.training.lightning_types import editing
 
 if importlib.util.find_spec("deepspeed") is not None:  # Lightning's class says where it is missing
     with contextlib.redirect_stdout(sys.stderr):  # its log keeps the stream it finds, and ours is for results
@@ -46,10 +47,9 @@ class DeepSpeedAnywhere(DeepSpeedStrategy):
         return self._engine(self.config, model, optimizer, lr_scheduler)
 
     def _initialize_deepspeed_inference(self, model: torch.nn.Module) -> None:
-        config = {"train_micro_batch_size_per_gpu": 1}
-        config |= {key: self.config[key] for key in ("fp16", "bf16") if key in self.config}
-        if self.zero_stage_3:
-            config |= {"zero_optimization": self.config["zero_optimization"]}
+        wanted = ("fp16", "bf16", *(["zero_optimization"] if self.zero_stage_3 else []))
+        own = {key: value for key, value in (self.config or {}).items() if key in wanted}
+        config = {"train_micro_batch_size_per_gpu": 1, **own}
         self.model, _ = self._engine(config, model, None, None)
 
     def _engine(self, config: Any, model: torch.nn.Module, optimizer: Any, scheduler: Any) -> tuple[Any, Any]:
@@ -117,7 +117,7 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
     @precision_plugin.setter
     def precision_plugin(self, plugin: Precision | None) -> None:
         if isinstance(plugin, DeepSpeedPrecision):
-            plugin = EnginePrecision(plugin.precision)
+            plugin = EnginePrecision(plugin.precision)  # type: ignore[arg-type]  # it has checked what it keeps
         self._precision_plugin = plugin
 
     # ---- who owns what ------------------------------------------------------------------------------------------
@@ -131,8 +131,9 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
     def torch_optimizer(self) -> Optimizer:
         return self.zero.optimizer
 
-    def _trained(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        named = self.lightning_module.transformer.named_parameters()
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        """The parameters, with what DeepSpeed has put on them."""
+        named = editing(self.lightning_module).transformer.named_parameters()
         return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
     def owned(self) -> list[Owned]:
@@ -196,7 +197,9 @@ class EnginePrecision(DeepSpeedPrecision):
             tensor = tensor / tensor.isfinite()
             model.trainer.model.backward(tensor, scale_wrt_gas=False)  # Lightning has divided it
 
-    def optimizer_step(self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any) -> None:
+    def optimizer_step(  # type: ignore[override]  # Lightning's own, for its trainer, takes more than Fabric's
+        self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any
+    ) -> None:
         closure()
         engine, trainer = model.trainer.model, model.trainer
         ends_step = engine.is_gradient_accumulation_boundary()

@@ -82,10 +82,9 @@ class MuonAdamW(torch.optim.Optimizer):
         if not all(0.0 <= value < 1.0 for value in (momentum, *betas)):
             raise ValueError("MuonAdamW needs momentum and betas in [0, 1).")
         muon = {"kind": "muon", "lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        muon["newton_schulz_steps"] = newton_schulz_steps
         rest = {"kind": "adamw", "lr": adamw_lr, "betas": tuple(betas), "eps": eps}
-        groups = [
-            {"params": [], **muon},
+        groups: list[dict[str, Any]] = [
+            {"params": [], **muon, "newton_schulz_steps": newton_schulz_steps},
             {"params": [], **rest, "weight_decay": weight_decay},
             {"params": [], **rest, "weight_decay": 0.0},
         ]
@@ -112,10 +111,10 @@ class MuonAdamW(torch.optim.Optimizer):
         return result
 
     def _muon_step(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for p in params:
+        gradients = [p.grad for p in params if p.grad is not None]  # all have one
+        for p, gradient in zip(params, gradients, strict=True):
             if "momentum_buffer" not in self.state[p]:
-                self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
-        gradients = [p.grad for p in params]
+                self.state[p]["momentum_buffer"] = torch.zeros_like(gradient)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
@@ -136,7 +135,7 @@ class MuonAdamW(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         adamw(
             params,
-            [p.grad for p in params],
+            [p.grad for p in params if p.grad is not None],  # all have one
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -157,7 +156,7 @@ def _same_shape(params: list[Tensor]) -> list[list[int]]:
     alike = defaultdict(list)
     for index, p in enumerate(params):
         alike[(p.shape, p.device, p.dtype)].append(index)
-    chunks = []
+    chunks: list[list[int]] = []
     for (shape, _, _), indices in alike.items():
         size = max(1, STACK_NUMEL // shape.numel())
         chunks.extend(indices[start : start + size] for start in range(0, len(indices), size))

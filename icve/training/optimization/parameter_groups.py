@@ -30,14 +30,14 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"'{pattern}' in model.learning_rates is no regular expression: {error}.") from error
-    unmatched = dict.fromkeys(factors)
+    unmatched: dict[str | None, None] = dict.fromkeys(factors)
     groups = []
     for group in optimizer.param_groups:
         parts: dict[str | None, dict[str, Any]] = {}
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
-            pattern = next((pattern for pattern in factors if re.search(pattern, name)), None)
-            unmatched.pop(pattern, None)
-            part = parts.setdefault(pattern, {**group, "params": [], "param_names": []})
+            first = next((pattern for pattern in factors if re.search(pattern, name)), None)
+            unmatched.pop(first, None)
+            part = parts.setdefault(first, {**group, "params": [], "param_names": []})
             part["params"].append(parameter)
             part["param_names"].append(name)
         scaled = [{**part, "lr": part["lr"] * factors[p], PATTERN: p} for p, part in parts.items() if p is not None]

@@ -5,6 +5,7 @@ import inspect
 import pydoc
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentParser
 
@@ -28,8 +29,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if found := UNKNOWN_CLASS_OPTION.search(message):
         key, class_path, *options = found.groups()
         option = next(filter(None, options))
-        known = inspect.signature(pydoc.locate(class_path)).parameters
-        return f"{key}.init_args has no option '{option}'{nearest(option, known)}"
+        named: Any = pydoc.locate(class_path)
+        return f"{key}.init_args has no option '{option}'{nearest(option, inspect.signature(named).parameters)}"
     if found := UNKNOWN_OPTION.search(message):
         option = next(filter(None, found.groups()))
         keys = [key.split(".") for key in vars(parser.get_defaults().as_flat())]

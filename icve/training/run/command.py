@@ -32,6 +32,7 @@ from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_changes
 from icve.training.checkpoints.stage_record import read_data_record, read_stage
 from icve.training.distributed.sharded import ShardedState
+from icve.training.lightning_types import parts_of
 from icve.training.module import InContextEditingModule
 from icve.training.run.arguments import about_the_class, explain, with_strategy_class
 from icve.training.run.curriculum import RunLogger, first_step
@@ -128,7 +129,9 @@ class TrainingCommand(LightningCLI):
             help="Names for what a YAML says more than once, as in ${variables.weights}; resolved while it is read.",
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(  # type: ignore[override]  # __init__ takes nothing else
+        self, parser: LightningArgumentParser, args: list[str]
+    ) -> None:
         if any(argument.startswith("--variables") for argument in args):
             # The YAML's references to it are resolved before the command line is looked at.
             raise ValueError("variables are set in the YAML, or by the environment variables that it names there.")
@@ -213,7 +216,7 @@ class TrainingCommand(LightningCLI):
         """Settle what the configuration leaves open: as the run began, where one is resumed."""
         path = config["ckpt_path"] if self.subcommand == "fit" else None
         saved = None if path is None else read_stage(self._resolved(path))
-        begun = saved if self._resumes(saved, config["model"]["stage"]) else {}
+        begun = saved if saved and self._resumes(saved, config["model"]["stage"]) else {}
         self._precision = run_precision(config, begun.get("precision"))
         lora = config["model"]["lora"]
         if lora is not None and lora["weights_dtype"] == AUTO:
@@ -273,7 +276,8 @@ class TrainingCommand(LightningCLI):
         size = sum(p.numel() for p in model.transformer.parameters() if p.requires_grad)
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
-        self.status = status(next(c for c in trainer.callbacks if isinstance(c, StopOnSignal)).listening.heard)
+        stop = next(callback for callback in parts_of(trainer).callbacks if isinstance(callback, StopOnSignal))
+        self.status = status(stop.listening.heard)
         if trainer.global_step <= start and not (trainer.interrupted or trainer.should_stop):
             raise ValueError(
                 f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "
@@ -302,11 +306,12 @@ class TrainingCommand(LightningCLI):
             model.add_adapter(model.pretrained)
             return None, 0
         checkpoint = self._resolved(ckpt_path)
-        self.trainer.strategy.checkpoint_io.fall_back = not names_itself(ckpt_path)
+        if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
+            folders.fall_back = not names_itself(ckpt_path)
         saved = read_stage(checkpoint)
         if mode == "full" and saved is None:
             raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
-        if not self._resumes(saved, model.stage):
+        if saved is None or not self._resumes(saved, model.stage):
             model.load_weights(checkpoint, shared=shared)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
             rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")

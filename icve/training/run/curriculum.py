@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from icve.training.lightning_types import editing
 from icve.training.run.curriculum_record import Record
 from icve.training.validation import validate_now, validation_figures
 
@@ -75,7 +76,7 @@ class CurriculumCallback(Callback):
         self._measured: dict[int, dict[str, float]] = {}  # by step of the stage
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.stage = find(self.stages, pl_module.stage)
+        self.stage = find(self.stages, editing(pl_module).stage)
         self.record = Record(Path(trainer.default_root_dir).parent)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

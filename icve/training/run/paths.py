@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from icve.data.media.media_paths import foreign_path
 
 WEIGHTS = (
@@ -19,7 +21,7 @@ _FROZEN_OPTIONS = ("pretrained", "llama", "clip")
 _DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
 
 
-def check_paths(config: Mapping[str, Any], has_checkpoint: bool, makes_latents: bool = False) -> None:
+def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, makes_latents: bool = False) -> None:
     """Check the paths of a parsed configuration of `icve fit`, `icve validate` or `icve-encode`.
 
     Args:
@@ -46,7 +48,7 @@ def check_paths(config: Mapping[str, Any], has_checkpoint: bool, makes_latents: 
             raise FileNotFoundError(f"{option} is {path}, which does not exist: {advice}, or {elsewhere}.")
 
 
-def _named_paths(config: Mapping[str, Any], has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
+def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
     """(option, path, what to put there)."""
     model, data = config.get("model") or {}, config.get("data") or {}
     if model.get("pretrained") is not None and not has_checkpoint:

@@ -22,6 +22,7 @@ from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
 from icve.training.callbacks.stop_signal import SIGNAL, Listening, StopOnSignal, agreed, status
 from icve.training.checkpoints.stage_record import read_stage
+from icve.training.lightning_types import parts_of
 from icve.training.run.curriculum import CurriculumCallback, Stage
 from icve.training.run.curriculum_record import Record
 from icve.training.run.paths import check_paths
@@ -187,9 +188,10 @@ def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config],
     """Train a stage; whether it ended or was stopped by something else."""
     checkpoint = resolve_checkpoint(own["ckpt_path"]) if begun else None
     # Killed after its last checkpoint and before its end was on record.
-    trained = checkpoint is not None and read_stage(checkpoint)["step"] >= own["trainer"]["max_steps"]
+    saved = None if checkpoint is None else read_stage(checkpoint)
+    trained = saved is not None and saved["step"] >= own["trainer"]["max_steps"]
     trainer = run_stage("validate" if trained else "fit", own).trainer
-    callback = next(callback for callback in trainer.callbacks if isinstance(callback, CurriculumCallback))
+    callback = next(callback for callback in parts_of(trainer).callbacks if isinstance(callback, CurriculumCallback))
     if trained:
         callback.conclude(trainer, own["trainer"]["max_steps"], validation_figures(trainer))
     ended = callback.ended

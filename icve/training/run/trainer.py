@@ -5,8 +5,19 @@ from typing import Any, Literal
 from lightning.pytorch import Trainer
 
 Precision = Literal[
-    *("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true", "32", "bf16", "16", "64"),
-    *("transformer-engine", "transformer-engine-float16"),
+    "auto",
+    "32-true",
+    "bf16-mixed",
+    "bf16-true",
+    "16-mixed",
+    "16-true",
+    "64-true",
+    "32",
+    "bf16",
+    "16",
+    "64",
+    "transformer-engine",
+    "transformer-engine-float16",
 ]
 Bits = Literal[32, 16, 64]
 

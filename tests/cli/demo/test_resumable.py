@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from icve.cli.demo.resumable import ForeignFolder, Stages, digest
+from icve.cli.demo.resumable import ForeignFolder, ResumableTasks, digest
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def run(tmp_path):
             (folder / "made").touch()
             done.append(name)
 
-        Stages(tmp_path).run(name, "made things", tmp_path / "things", inputs, work or default)
+        ResumableTasks(tmp_path).run(name, "made things", tmp_path / "things", inputs, work or default)
         return bool(done)
 
     return run
@@ -49,7 +49,7 @@ def test_an_interrupted_stage_goes_on_in_its_folder_and_its_time_adds_up(run, tm
     file.write_text(json.dumps(states))
     assert run({})
     assert (tmp_path / "things" / "half").exists()
-    assert Stages(tmp_path).seconds()["make"] >= 100
+    assert ResumableTasks(tmp_path).seconds()["make"] >= 100
 
 
 def test_a_folder_no_stage_made_is_left_alone(run, tmp_path):

@@ -1,0 +1,57 @@
+"""What Lightning's own types do not say: of its trainer, and of the module that callbacks and strategies are given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
+
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
+
+    from icve.editing.pipeline import EditPipeline
+    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+    from icve.models.lora import LoRA
+
+
+class EditingModule(LightningModule):
+    """What others may use of :class:`icve.training.module.InContextEditingModule`, which uses some of them."""
+
+    transformer: HunyuanVideoInContextTransformer3DModel  # or what is used like it
+    lora: LoRA | None
+    stage: str
+    samples: int
+    batches_done: int
+
+    @property
+    def text_encoder(self) -> ModelMixin:
+        raise NotImplementedError
+
+    def pipeline(self) -> EditPipeline:
+        raise NotImplementedError
+
+
+class ResumableData(Protocol):
+    """A data module whose stream of batches can begin anywhere."""
+
+    start_batch: int
+
+
+class TrainerParts(Protocol):
+    """What Lightning's connectors set on every trainer."""
+
+    callbacks: list[Callback]
+    datamodule: ResumableData | None
+    log_every_n_steps: int
+    profiler: Profiler
+
+
+def editing(module: LightningModule | None) -> EditingModule:
+    """The module of a running trainer, by its type."""
+    return cast(EditingModule, module)
+
+
+def parts_of(trainer: Trainer) -> TrainerParts:
+    """A trainer, by what its type hides."""
+    return cast(TrainerParts, trainer)
