@@ -49,7 +49,7 @@ _FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {
 
 @dataclass(frozen=True)
 class Section:
-    """What is shown of one training stage: ``curves`` by name (step, value) and, when it was evaluated, its ``figures``.
+    """What is shown of a training stage: ``curves`` by name (step, value) and, when it was evaluated, its ``figures``.
 
     ``train`` curves are noisy and drawn smoothed over their raw values, ``validation`` curves as they are.
     """
