@@ -35,14 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
     """Arguments of `icve convert`."""
     parser = argparse.ArgumentParser(
         prog="icve convert",
-        description=__doc__.split(": ")[1],
+        description="Bring checkpoints and adapters into the layouts that other programs read.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
 
     def kind(name: str, what: str, run: Callable[[argparse.Namespace], str], files: bool = False) -> Callable:
-        part = kinds.add_parser(name, help=what, description=what)
+        part = kinds.add_parser(name, help=what, description=f"Write {what}.")
         part.set_defaults(run=run)
         part.add_argument("--output", type=Path, required=True, help="file to write" if files else "folder to write")
         return part.add_argument
@@ -135,12 +135,15 @@ def _lora(arguments: argparse.Namespace) -> str:
 
 
 def _editor(arguments: argparse.Namespace) -> str:
+    import torch
+
     from icve.editing.editors import load_editor
     from icve.runtime.atomic import new_folder
 
     _refuse_full(arguments.output)
     editor = load_editor(arguments.input, "cpu")
-    editor.transformer.to(_dtype(arguments.dtype))
+    # diffusers' own method warns of modules to be kept in float32, though there are none
+    torch.nn.Module.to(editor.transformer, getattr(torch, arguments.dtype))
     names = ("steps", "guidance_scale", "guidance_until", "shift")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     editor.register_to_config(defaults={**editor.config.defaults, **given})

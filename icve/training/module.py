@@ -113,7 +113,8 @@ class InContextEditingModule(EditingModule):
             )
         self.transformer = cast(HunyuanVideoInContextTransformer3DModel, transformer)
         if lora is not None:
-            transformer.to(torch.float32 if lora.weights_dtype == "auto" else getattr(torch, lora.weights_dtype))
+            dtype = torch.float32 if lora.weights_dtype == "auto" else getattr(torch, lora.weights_dtype)
+            nn.Module.to(transformer, dtype)  # diffusers' own warns of modules to be kept in float32: there are none
         self.lora = lora
         self.adapted: Path | None = None
         # A checkpoint of an adapter does not hold the weights it adapts.

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 import torch
 from diffusers import AutoencoderKLHunyuanVideo
@@ -67,8 +69,10 @@ def test_nothing_is_overwritten(kind, tiny_model, tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_editor_is_stored_small_and_loads_as_before(tiny_model, tmp_path):
+def test_an_editor_is_stored_small_and_loads_as_before(tiny_model, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
     assert convert(["editor", "--input", f"{tiny_model}", "--output", f"{tmp_path / 'model'}"]) == 0
+    assert "float32" not in caplog.text  # nothing is asked of the user
     (weights,) = (tmp_path / "model" / "transformer").glob("*.safetensors")
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.bfloat16}
     size = sum(file.stat().st_size for file in (tmp_path / "model").rglob("*.safetensors"))
