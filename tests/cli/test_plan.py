@@ -1,4 +1,4 @@
-"""`icve plan` as a user types it; what it counts and computes is tested in tests/planning."""
+"""`icve plan` as a user types it; what it counts is tested in tests/models, its layouts in tests/preflight."""
 
 import json
 import re
@@ -140,7 +140,7 @@ def test_a_curriculum_is_none_of_its_stages(repository, capsys, only):
     for command in (["plan", "--gpus", "64", "--gpu_memory", "80"], ["inspect-data", "clips.jsonl"]):
         assert main([*command, "-c", path, *only]) == 2
         assert capsys.readouterr().err.strip().splitlines()[-1] == f"icve {command[0]}: error: {told}"
-    with pytest.raises(ValueError, match=re.escape(told)):  # icve-encode's
+    with pytest.raises(ValueError, match=re.escape(told)):  # icve encode's
         configured_parts(["-c", path, *only])
 
 
