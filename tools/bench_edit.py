@@ -1,4 +1,4 @@
-"""Time one batch of edits against one launch of `icve-edit` per edit, in the same run.
+"""Time one batch of edits against one launch of `icve edit` per edit, in the same run.
 
     python tools/bench_edit.py                 # 16 edits on 4 synthetic sources, the shipped editor
 
@@ -21,7 +21,7 @@ from icve.synthetic.pair_files import synthesize_pairs
 
 
 def launch(*options: object) -> tuple[dict, float]:
-    """Run `icve-edit`; returns its summary and the wall time of the whole command."""
+    """Run `icve edit`; returns its summary and the wall time of the whole command."""
     command = [sys.executable, "-m", "icve.cli.edit", *map(str, options)]
     started = time.perf_counter()
     ended = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""`icve-curate`: raw videos to training data, by a pipeline of stages."""
+"""`icve curate`: raw videos to training data, by a pipeline of stages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from icve.curation.stage_list import Pipeline
 
 EPILOG = """examples:
-  icve-curate pipelines/clip_pairs.yaml --input raw/ --output data/clips
-  icve-curate pipelines/clip_pairs_demo.yaml --input raw/ --output data/clips --limit 20
-  icve-curate pipelines/clip_pairs.yaml frames=125 fps=24 --input raw/ --output data/clips_125
-  icve-curate pipelines/edit_pairs_offline.yaml --input raw/ --output data/edits --workers 8
-  icve-curate pipelines/clip_pairs.yaml --input raw/ --output data/clips --shard $SLURM_ARRAY_TASK_ID/64
+  icve curate pipelines/clip_pairs.yaml --input raw/ --output data/clips
+  icve curate pipelines/clip_pairs_demo.yaml --input raw/ --output data/clips --limit 20
+  icve curate pipelines/clip_pairs.yaml frames=125 fps=24 --input raw/ --output data/clips_125
+  icve curate pipelines/edit_pairs_offline.yaml --input raw/ --output data/edits --workers 8
+  icve curate pipelines/clip_pairs.yaml --input raw/ --output data/clips --shard $SLURM_ARRAY_TASK_ID/64
                                             one task of sbatch --array=1-64
-  icve-curate status data/clips             what is done, and what was rejected for what reason
-  icve-curate preview data/clips            a page with kept and rejected samples of every stage
-  icve-curate import --help                 public sets of paired edits
+  icve curate status data/clips             what is done, and what was rejected for what reason
+  icve curate preview data/clips            a page with kept and rejected samples of every stage
+  icve curate import --help                 public sets of paired edits
 
 The same command again does what is missing: after an interruption, with new videos, with changed parameters.
 Results: OUTPUT/manifest (trains directly) and OUTPUT/rejected (stage, reason, detail), Parquet both.
@@ -34,9 +34,9 @@ INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of `icve-curate PIPELINE`."""
+    """Arguments of `icve curate PIPELINE`."""
     parser = argparse.ArgumentParser(
-        prog="icve-curate",
+        prog="icve curate",
         description="Turn raw videos into training data by a pipeline of stages (also: status, preview, import).",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `icve-curate`; returns the exit status."""
+    """Run `icve curate`; returns the exit status."""
     forgive_output()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["status"], ["preview"]):
@@ -95,17 +95,17 @@ def _run(argv: Sequence[str]) -> int:
         inputs = find_inputs(args.input, args.root)
         execute = _runner(args.runner, args.workers, args.gpus if args.gpus is not None else _devices(pipeline))
     except (ValueError, OSError, ImportError) as error:
-        print(f"icve-curate: {error}", file=sys.stderr)
+        print(f"icve curate: {error}", file=sys.stderr)
         return 2
     if inputs.left_out:
-        print(f"icve-curate: {left_out_text(inputs.left_out)}", file=sys.stderr)
+        print(f"icve curate: {left_out_text(inputs.left_out)}", file=sys.stderr)
     try:
         result = run_pipeline(pipeline, inputs, args.output, execute, args.limit, (part - 1, parts))
     except StageBroken as error:
-        print(f"icve-curate: {error} What is finished is kept; the same command goes on from there.", file=sys.stderr)
+        print(f"icve curate: {error} What is finished is kept; the same command goes on from there.", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"icve-curate: {args.output} cannot be written: {error}.", file=sys.stderr)
+        print(f"icve curate: {args.output} cannot be written: {error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
@@ -143,7 +143,7 @@ def _look(argv: Sequence[str]) -> int:
     from icve.curation.preview import write_preview
     from icve.curation.status import status_text
 
-    parser = argparse.ArgumentParser(prog=f"icve-curate {argv[0]}")
+    parser = argparse.ArgumentParser(prog=f"icve curate {argv[0]}")
     parser.add_argument("output", help="folder of a curation run")
     if argv[0] == "preview":
         parser.add_argument("--samples", type=int, default=6, help="kept and rejected samples of every stage (6)")
@@ -155,7 +155,7 @@ def _look(argv: Sequence[str]) -> int:
         else:
             print(write_preview(Path(args.output), args.samples, args.seed))
     except (ValueError, OSError) as error:
-        print(f"icve-curate: {error}", file=sys.stderr)
+        print(f"icve curate: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -163,7 +163,7 @@ def _look(argv: Sequence[str]) -> int:
 def _import(argv: Sequence[str]) -> int:
     from icve.curation.importers.import_command import add_arguments, run
 
-    parser = argparse.ArgumentParser(prog="icve-curate import", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="icve curate import", formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

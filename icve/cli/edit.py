@@ -1,4 +1,4 @@
-"""`icve-edit`: edit one video, a folder or a manifest by instructions. The work itself is in `icve/editing/`."""
+"""`icve edit`: edit one video, a folder or a manifest by instructions. The work itself is in `icve/editing/`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known 
     from icve.editing.processes import Processes
 
 EPILOG = """examples:
-  icve-edit --input clip.mp4 --instruction "make the red circle blue" --output out
-  icve-edit --input clips/ --instruction "apply the sepia style" --output out --report 24
-  icve-edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
-  icve-edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
-  icve-edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
+  icve edit --input clip.mp4 --instruction "make the red circle blue" --output out
+  icve edit --input clips/ --instruction "apply the sepia style" --output out --report 24
+  icve edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
+  icve edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
+  icve edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
   torchrun --nproc_per_node 8 -m icve edit --input edits.jsonl --output out --sequence_parallel_size 4
 
 A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
@@ -48,9 +48,9 @@ _UNRECORDED = "; nothing more is edited, as no result could be recorded. The sam
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of `icve-edit`."""
+    """Arguments of `icve edit`."""
     parser = argparse.ArgumentParser(
-        prog="icve-edit",
+        prog="icve edit",
         description="Edit videos by instructions with a trained in-context editor.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `icve-edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
+    """Run `icve edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
     from icve.editing.processes import LostProcess, ToldToAll, joined
 
     set_up_threads()
@@ -112,14 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(arguments, processes)
     except (ValueError, FileNotFoundError) as error:
         if says or (met and not isinstance(error, ToldToAll)):
-            print(f"icve-edit: {error}", file=sys.stderr)
+            print(f"icve edit: {error}", file=sys.stderr)
         return USAGE
     except LostProcess as error:
-        print(f"icve-edit: {error}", file=sys.stderr)
+        print(f"icve edit: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         if says:
-            print("\nicve-edit: interrupted. The same command goes on from here.", file=sys.stderr)
+            print("\nicve edit: interrupted. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     output = Path(arguments.output)
     items, left_out = processes.together(lambda: _read_input(arguments, output) if processes.leads else ([], {}))
     if left_out and processes.rank == 0:
-        print(f"icve-edit: {left_out_text(left_out)}", file=sys.stderr)
+        print(f"icve edit: {left_out_text(left_out)}", file=sys.stderr)
     pipeline, parts = processes.together(lambda: _load(arguments, processes))
     settings = settings_of(arguments, pipeline)
     status, summary = 0, None
@@ -261,7 +261,7 @@ def _edit(
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        print(f"icve-edit: {log.path} cannot be written ({error.strerror}){_UNRECORDED}.", file=sys.stderr)
+        print(f"icve edit: {log.path} cannot be written ({error.strerror}){_UNRECORDED}.", file=sys.stderr)
         return None
     return {
         "edited": len(todo) - len(failed),

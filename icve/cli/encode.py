@@ -1,4 +1,4 @@
-"""`icve-encode`: a manifest's pairs as cached latents and texts. The work itself is in `icve/data/encoding.py`."""
+"""`icve encode`: a manifest's pairs as cached latents and texts. The work itself is in `icve/data/encoding.py`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
 EPILOG = """examples:
-  icve-encode -c configs/demo/sft.yaml --output runs/latents
-  icve-encode -c configs/demo/sft.yaml --output runs/latents --shard 2/8 --device cuda:1 --workers 4
-  icve-encode -c configs/demo/sft.yaml --output runs/latents --data.init_args.fps 8
+  icve encode -c configs/demo/sft.yaml --output runs/latents
+  icve encode -c configs/demo/sft.yaml --output runs/latents --shard 2/8 --device cuda:1 --workers 4
+  icve encode -c configs/demo/sft.yaml --output runs/latents --data.init_args.fps 8
   lightning fit -c configs/demo/sft.yaml --data.init_args.latents runs/latents
 
 The configuration is that of `lightning fit`, and so are further options. Its training and validation manifests are
@@ -28,9 +28,9 @@ USAGE, REJECTED, INTERRUPTED = 2, 3, 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of `icve-encode`; others are those of `icve fit`."""
+    """Arguments of `icve encode`; others are those of `icve fit`."""
     parser = argparse.ArgumentParser(
-        prog="icve-encode",
+        prog="icve encode",
         description="Encode the videos and instructions of a training configuration once, for training from the cache.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `icve-encode`; prints a summary as one line of JSON and returns the exit status."""
+    """Run `icve encode`; prints a summary as one line of JSON and returns the exit status."""
     set_up_threads()
     forgive_output()
     arguments, overrides = build_parser().parse_known_args(argv)
@@ -60,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments, overrides)
     except (ValueError, OSError) as error:
-        print(f"icve-encode: {error}", file=sys.stderr)
+        print(f"icve encode: {error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        print("\nicve-encode: interrupted. The same command goes on from here.", file=sys.stderr)
+        print("\nicve encode: interrupted. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
     finally:
         package.removeHandler(handler)
@@ -97,7 +97,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not output:
         raise ValueError("--output is missing: name the folder of the cache, or data.init_args.latents in the YAML.")
     if not isinstance(parts.data, PairsDataModule):
-        raise ValueError(f"icve-encode takes data modules of icve.data, not {type(parts.data).__name__}.")
+        raise ValueError(f"icve encode takes data modules of icve.data, not {type(parts.data).__name__}.")
     device = arguments.device or default_device()
     try:
         encoders = Encoders(parts.codec, parts.text_encoder, device)

@@ -1,4 +1,4 @@
-"""`icve-eval`: how good edits are, measured."""
+"""`icve eval`: how good edits are, measured."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from icve.runtime.printable import forgive_output
 
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth
-  icve-edit --input runs/truth/manifest.parquet --output runs/out
-  icve-eval synthetic --results runs/out/results.jsonl --truth runs/truth
+  icve edit --input runs/truth/manifest.parquet --output runs/out
+  icve eval synthetic --results runs/out/results.jsonl --truth runs/truth
 
 exit status: 0 done; 2 wrong arguments
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Arguments of `icve-eval`."""
+    """Arguments of `icve eval`."""
     parser = argparse.ArgumentParser(
-        prog="icve-eval",
+        prog="icve eval",
         description="Measure edits. `synthetic` compares with exact targets: prints figures as JSON, writes a page.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("benchmark", choices=("synthetic",), help="what the edits are compared with")
-    parser.add_argument("--results", required=True, help="results.jsonl of icve-edit")
+    parser.add_argument("--results", required=True, help="results.jsonl of icve edit")
     parser.add_argument("--truth", required=True, help="folder (or manifest) of `icve synthesize pairs --split test`")
     parser.add_argument("--model", help="model whose codec is the reference (default: the one that edited)")
     parser.add_argument("--report", help="page to write (default: evaluation.html beside the results)")
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `icve-eval`; returns the exit status."""
+    """Run `icve eval`; returns the exit status."""
     forgive_output()
     arguments = build_parser().parse_args(argv)
     try:
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.examples,
         )
     except (ValueError, FileNotFoundError) as error:
-        print(f"icve-eval: {error}", file=sys.stderr)
+        print(f"icve eval: {error}", file=sys.stderr)
         return 2
     print(json.dumps(figures, indent=2, allow_nan=False))
     return 0
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def evaluate_synthetic(
     results: Path, truth: Path, model: str | None = None, report: Path | None = None, examples: int = 6
 ) -> dict[str, Any]:
-    """Compare the results of `icve-edit` with the true targets of a synthetic test set.
+    """Compare the results of `icve edit` with the true targets of a synthetic test set.
 
     An edit is found among the results by its id, else by its source's file name and its instruction; one that failed
     or is missing counts as no success.
@@ -86,7 +86,7 @@ def evaluate_synthetic(
     from icve.evaluation.synthetic import evaluate
 
     if not results.is_file():
-        raise FileNotFoundError(f"There are no results at {results}: icve-edit writes results.jsonl into its output.")
+        raise FileNotFoundError(f"There are no results at {results}: icve edit writes results.jsonl into its output.")
     manifest = truth / "manifest.parquet" if truth.is_dir() and (truth / "manifest.parquet").is_file() else truth
     rows = ResultLog(results.parent).read() if results.name == "results.jsonl" else _read(results)
     given, settings = match_results(rows, manifest, results.parent)
@@ -146,7 +146,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             row = json.loads(line)
             rows[row["id"]] = row
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"Line {number} of {path} is no result of icve-edit.") from error
+            raise ValueError(f"Line {number} of {path} is no result of icve edit.") from error
     return rows
 
 

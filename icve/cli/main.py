@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        return _fail(f"there is no command {command!r}{_nearest(command, COMMANDS)}; icve --help lists them")
+        return _fail(f"there is no command {command!r}{_nearest(command, COMMANDS)} icve --help lists them.")
     try:
         refuse_foreign(rest if command not in OWN_CHECKS else ())
     except ValueError as error:
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f": did you mean {matches[0]!r}?" if matches else "."
 
 
 def _fail(message: str, status: int = USAGE) -> int:

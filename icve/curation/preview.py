@@ -1,4 +1,4 @@
-"""`icve-curate preview`: a page that shows what a curation run kept and rejected, stage by stage, and why.
+"""`icve curate preview`: a page that shows what a curation run kept and rejected, stage by stage, and why.
 
 One HTML file with everything inside: the funnel with the counts, then samples of every stage as contact sheets.
 """

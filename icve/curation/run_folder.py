@@ -80,7 +80,7 @@ class Run:
         return found
 
     def save(self) -> None:
-        """Write `run.json`, from which `icve-curate status` and `preview` know the run."""
+        """Write `run.json`, from which `icve curate status` and `preview` know the run."""
         stages = [{**asdict(stage), "name": stage.name, "folder": stage.folder} for stage in self.pipeline.stages]
         description = {
             "pipeline": {"root": self.pipeline.root, "shard_size": self.pipeline.shard_size},

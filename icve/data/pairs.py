@@ -203,7 +203,7 @@ class PairsDataModule(LightningDataModule):
         cache_in_memory: decode each file once and keep its frames at the bucket's size; for data that fits into
             memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
         worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
-        latents: folder of a latent cache of both manifests, made by `icve-encode`; None decodes the videos.
+        latents: folder of a latent cache of both manifests, made by `icve encode`; None decodes the videos.
         tokens_per_batch: source and target tokens of the global batch of a step: every bucket has as many samples as
             give them, instead of ``batch_size * accumulate_grad_batches``.
         tokens_per_micro_batch: the most source and target tokens that one process, or a group of processes that share

@@ -1,4 +1,4 @@
-"""Options of `icve-edit`: the command line over the YAML of ``--config``, checked."""
+"""Options of `icve edit`: the command line over the YAML of ``--config``, checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
         arguments = parser.parse_args(argv)
     for name in ("input", "output"):
         if not getattr(arguments, name):
-            raise ValueError(f"--{name} is missing; icve-edit --help shows examples.")
+            raise ValueError(f"--{name} is missing; icve edit --help shows examples.")
     refuse_foreign(value for name, value in vars(arguments).items() if name not in ("instruction", "negative_prompt"))
     if arguments.instruction is not None and not str(arguments.instruction).strip():
         raise ValueError("The instruction is empty: say what to change.")

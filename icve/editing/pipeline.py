@@ -172,7 +172,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             video: source (B, 3, F, H, W), floating point in [-1, 1] or uint8, F = 4k+1, H and W multiples of 16 (8x8
                 codecs, 2x2 patches); without B for one video. Also uint8 arrays (F, H, W, 3) and paths of video files,
                 one or a list of one shape: files are read at the model's size, from their start, at most the model's
-                `num_frames` (`icve-edit` edits whole files), and a length that is not 4k+1 is continued by the last
+                `num_frames` (`icve edit` edits whole files), and a length that is not 4k+1 is continued by the last
                 frame and cut again.
             instruction: one for all, or one per video.
             num_inference_steps, shift, negative_prompt: None takes the model's default.

@@ -1,4 +1,4 @@
-"""The report page of `icve-edit`: source and result of the first items side by side."""
+"""The report page of `icve edit`: source and result of the first items side by side."""
 
 from __future__ import annotations
 

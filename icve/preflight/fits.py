@@ -155,7 +155,7 @@ def remedies(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES)
     if run.model.frozen:
         without = replace(run, model=replace(run.model, frozen=0))
         freed = (
-            f"cached latents and text embeddings (icve-encode; --cached), which free {gib(run.model.frozen):.1f} GiB"
+            f"cached latents and text embeddings (icve encode; --cached), which free {gib(run.model.frozen):.1f} GiB"
         )
         told += [freed] if best(options(without, machine, strategies)) else []
     gpus = machine.gpus

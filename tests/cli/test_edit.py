@@ -1,4 +1,4 @@
-"""`icve-edit`: one sentence for everything a user can get wrong, and nothing done twice or lost."""
+"""`icve edit`: one sentence for everything a user can get wrong, and nothing done twice or lost."""
 
 import json
 import os
@@ -253,7 +253,7 @@ def test_damaged_models_are_named(damage, tiny_model, make_clip, tmp_path, capsy
     damage(folder)
     assert run(folder, make_clip("a.mp4"), tmp_path / "out") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"icve-edit: The model in {folder} cannot be loaded: ")
+    assert error.startswith(f"icve edit: The model in {folder} cannot be loaded: ")
     if damage is mismatched_model:  # the first tensor that does not fit, and both shapes
         assert "text_embedder.linear_1.weight' is (16, 32) where the model has (16, 48)" in error
 

@@ -1,4 +1,4 @@
-"""`icve-encode`, and training from what it makes, as a user runs them."""
+"""`icve encode`, and training from what it makes, as a user runs them."""
 
 import json
 import os
@@ -30,7 +30,7 @@ TIME_LIMIT = 120
 
 @pytest.fixture
 def encode(tiny_yaml, tmp_path, capsys):
-    """Run `icve-encode` with the tiny configuration; returns (exit status, summary or None, stderr)."""
+    """Run `icve encode` with the tiny configuration; returns (exit status, summary or None, stderr)."""
 
     def run(*arguments, output=tmp_path / "cache"):
         status = main(["-c", str(tiny_yaml), "--output", str(output), *map(str, arguments)])
@@ -213,7 +213,7 @@ def test_a_changed_file_is_encoded_again_alone(encode, own_data):
         (["--device", "nowhere"], "cannot be put on the device 'nowhere'"),
         (["--data.init_args.batchsize", "3"], "did you mean 'batch_size'?"),
         (["--data.init_args.manifest", "nowhere.jsonl"], "manifest is nowhere.jsonl, which does not exist"),
-        (["--data.class_path", "lightning.pytorch.LightningDataModule"], "icve-encode"),
+        (["--data.class_path", "lightning.pytorch.LightningDataModule"], "icve encode"),
         (["--model.text_encoder.init_args.text_dim", "14"],
          "was made with another encoder: text_dim of its text encoder is 12 and the configuration's is 14"),
     ],
@@ -222,7 +222,7 @@ def test_mistakes_are_one_sentence(encoded, arguments, told):
     before = sorted(encoded.output.rglob("*"))
     status, summary, err = encoded(*arguments)
     assert (status, summary) == (2, None)
-    (line,) = [line for line in err.splitlines() if line.startswith("icve-encode: ")]
+    (line,) = [line for line in err.splitlines() if line.startswith("icve encode: ")]
     assert told in line
     assert sorted(encoded.output.rglob("*")) == before
 
@@ -324,7 +324,7 @@ def test_the_videos_are_not_needed_for_training(encode, tiny_yaml, tmp_path, own
         ),
         (
             ["--data.init_args.latents", "nowhere"],
-            "nowhere, which does not exist: make it with icve-encode",
+            "nowhere, which does not exist: make it with icve encode",
         ),
     ],
 )

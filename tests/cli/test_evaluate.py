@@ -1,4 +1,4 @@
-"""`icve-eval` on results that `icve-edit` would leave."""
+"""`icve eval` on results that `icve edit` would leave."""
 
 import json
 import shutil

@@ -24,7 +24,7 @@ def test_an_unknown_command_gets_the_nearest(capsys):
     assert cli.main(["fitt"]) == 2
     assert (
         capsys.readouterr().err
-        == "icve: error: there is no command 'fitt'; did you mean 'fit'?; icve --help lists them\n"
+        == "icve: error: there is no command 'fitt': did you mean 'fit'? icve --help lists them.\n"
     )
     assert cli.main(["xyz"]) == 2
 

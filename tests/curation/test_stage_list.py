@@ -37,7 +37,7 @@ def test_shipped_pipelines_exist():
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_headers_name_a_command_that_exists(path):
-    (command,) = re.findall(r"#\s+(icve-curate .*)", path.read_text("utf-8"))
+    (command,) = re.findall(r"#\s+(icve curate .*)", path.read_text("utf-8"))
     assert f"pipelines/{path.name}" in command
 
 

@@ -1,4 +1,4 @@
-"""`icve-edit` and EditPipeline in several processes give what one gives, and end together."""
+"""`icve edit` and EditPipeline in several processes give what one gives, and end together."""
 
 import contextlib
 import json
@@ -46,7 +46,7 @@ def options(folder: Path, output: str, *more: str) -> list[str]:
 
 @pytest.fixture
 def in_two_processes():
-    """Starts `icve-edit` under `torchrun`; what a test leaves running is ended."""
+    """Starts `icve edit` under `torchrun`; what a test leaves running is ended."""
     launched = []
     command = [
         sys.executable,
@@ -126,7 +126,7 @@ def test_two_groups_of_one_divide_the_items(folder, in_two_processes, capsys):
     check_results(folder, "one", "two")
 
 
-@pytest.mark.parametrize(("error", "said"), [(ValueError("mine"), "icve-edit: mine\n"), (ToldToAll("ours"), "")])
+@pytest.mark.parametrize(("error", "said"), [(ValueError("mine"), "icve edit: mine\n"), (ToldToAll("ours"), "")])
 def test_what_hinders_one_process_alone_is_said_by_it(error, said, monkeypatch, capsys):
     def fail(*_):
         raise error

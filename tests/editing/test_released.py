@@ -1,4 +1,4 @@
-"""`icve-edit` with published weights: an ICVE transformer and HunyuanVideo's parts, tiny and in their real layouts."""
+"""`icve edit` with published weights: an ICVE transformer and HunyuanVideo's parts, tiny and in their real layouts."""
 
 import json
 import shutil

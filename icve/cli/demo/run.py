@@ -26,7 +26,7 @@ EPILOG = """examples:
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
 
 A demo that was stopped goes on when it is started again with the same options. Edit a video with what it trained:
-  icve-edit --model runs/demo/sft --input clip.mp4 --instruction "make the red circle blue" --output out/
+  icve edit --model runs/demo/sft --input clip.mp4 --instruction "make the red circle blue" --output out/
 
 exit status: 0 done; 1 curation or training failed, or a file could not be written; 2 wrong options; 130 interrupted
 """

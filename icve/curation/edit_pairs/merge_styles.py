@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 class MergeStyles(Stage):
-    """Adds the style edits of a manifest, as `icve-curate import` writes it, to the rows.
+    """Adds the style edits of a manifest, as `icve curate import` writes it, to the rows.
 
     Their videos are linked into `styles/` of the output folder (copied where links are not possible), so that all paths
     have one root. Each added row has `edit_type` "style", `origin` (its id in the manifest) and the manifest's columns

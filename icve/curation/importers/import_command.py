@@ -1,4 +1,4 @@
-"""Arguments of `icve-curate import` and what they do."""
+"""Arguments of `icve curate import` and what they do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from icve.curation.importers.importing import CHECKS, import_set
 from icve.curation.importers.sets import SETS
 
 EPILOG = """examples:
-  icve-curate import ditto data/Ditto-1M --output data/ditto
+  icve curate import ditto data/Ditto-1M --output data/ditto
       checks that every video opens; data/ditto/manifest trains as it is (--data.init_args.manifest data/ditto/manifest)
-  icve-curate import reco data/ReCo-Data --output data/reco --extract
+  icve curate import reco data/ReCo-Data --output data/reco --extract
       unpacks the videos that rows name from the archives beside them
-  icve-curate import senorita data/Senorita --output data/senorita --tables style_transfer.json
+  icve curate import senorita data/Senorita --output data/senorita --tables style_transfer.json
       --columns enhanced_instruction=instruction
-  icve-curate import csv pairs.csv --output data/pairs --columns before=source_path after=target_path text=instruction
+  icve curate import csv pairs.csv --output data/pairs --columns before=source_path after=target_path text=instruction
       --folders source_path=videos/before target_path=videos/after
 
 Run again, it does what is missing and looks again for files that were not there.
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
         )
     except (ValueError, OSError) as error:
-        print(f"icve-curate import: error: {error}", file=sys.stderr)
+        print(f"icve curate import: error: {error}", file=sys.stderr)
         return 2
     print(report)
     print(f"rows: {report.manifest}\nrejected, with reasons: {report.rejections}")

@@ -60,7 +60,7 @@ class CachedRows:
         manifest: shown in the error.
 
     Raises:
-        ValueError: pairs are not in the cache, or were encoded in another way. Those that `icve-encode` rejected are
+        ValueError: pairs are not in the cache, or were encoded in another way. Those that `icve encode` rejected are
             dropped when they are drawn, as unreadable videos are.
     """
 
@@ -86,7 +86,7 @@ class CachedRows:
             raise ValueError(
                 f"The latent cache {cache.folder} lacks {len(absent)} of the {len(selection.pairs)} pairs of "
                 f"{manifest} (the first, {absent[0]}); add them with: "
-                f"icve-encode -c CONFIG.yaml --output {cache.folder}"
+                f"icve encode -c CONFIG.yaml --output {cache.folder}"
             )
 
     def load(self, index: int) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class CachedRows:
                 break
         else:
             rejected = self.records[index][-1].reason
-            raise LatentsError(rejected or f"{reason} Encode it again: icve-encode --output {self.cache.folder}")
+            raise LatentsError(rejected or f"{reason} Encode it again: icve encode --output {self.cache.folder}")
         sample: dict[str, Any] = {"instruction": pair.instruction, "id": pair.id, **tensors}
         if self.selection.has_masks and "region" not in sample:
             sample["region"] = torch.ones(1, *sample["target"].shape[1:], dtype=torch.bool)

@@ -113,7 +113,7 @@ class LatentCache:
     """A cache that exists, open for reading.
 
     Args:
-        folder: of a cache made by :meth:`create` (`icve-encode`).
+        folder: of a cache made by :meth:`create` (`icve encode`).
 
     Raises:
         FileNotFoundError: there is none.
@@ -127,14 +127,14 @@ class LatentCache:
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(
                 f"There is no latent cache in {self.folder}; make it with: "
-                f"icve-encode -c CONFIG.yaml --output {self.folder}"
+                f"icve encode -c CONFIG.yaml --output {self.folder}"
             ) from None
         except ValueError as error:
             raise ValueError(f"{self.folder / _INFO} is damaged ({error}); encode into another folder.") from error
         if self.info.get("format") != FORMAT:
             raise ValueError(
                 f"The latent cache {self.folder} has format {self.info.get('format')}, this version reads {FORMAT}: "
-                "encode again, into another folder, with: icve-encode -c CONFIG.yaml --output FOLDER."
+                "encode again, into another folder, with: icve encode -c CONFIG.yaml --output FOLDER."
             )
         self._open: OrderedDict[Path, Any] = OrderedDict()
 
@@ -193,7 +193,7 @@ class LatentCache:
             if reason := difference(self.info[name], here[name], shown):
                 raise ValueError(
                     f"The latent cache {self.folder} was made with another encoder: {reason}. Configure the encoder "
-                    "that made it, or encode into another folder: icve-encode -c CONFIG.yaml --output FOLDER."
+                    "that made it, or encode into another folder: icve encode -c CONFIG.yaml --output FOLDER."
                 )
 
     def no_instruction(self) -> Embedding:
@@ -345,6 +345,6 @@ def _describe(codec: nn.Module, text_encoder: nn.Module) -> dict[str, Any]:
 def _damaged(file: Path, error: Exception) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ValueError(
-        f"{file} of the latent cache is missing or damaged ({reason}): remove it and run icve-encode again, which "
+        f"{file} of the latent cache is missing or damaged ({reason}): remove it and run icve encode again, which "
         "encodes its pairs anew."
     )

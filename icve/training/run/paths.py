@@ -13,7 +13,7 @@ WEIGHTS = (
     "text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
 )
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
-LATENTS = "make it with icve-encode"
+LATENTS = "make it with icve encode"
 ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
 # Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
 _FROZEN = ("codec", "text_encoder")
@@ -22,7 +22,7 @@ _DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATE
 
 
 def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, makes_latents: bool = False) -> None:
-    """Check the paths of a parsed configuration of `icve fit`, `icve validate` or `icve-encode`.
+    """Check the paths of a parsed configuration of `icve fit`, `icve validate` or `icve encode`.
 
     Args:
         config: of the subcommand.

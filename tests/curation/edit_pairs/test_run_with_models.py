@@ -1,4 +1,4 @@
-"""`icve-curate pipelines/edit_pairs.yaml` as a user runs it: real clips, tiny models, a vision-language endpoint."""
+"""`icve curate pipelines/edit_pairs.yaml` as a user runs it: real clips, tiny models, a vision-language endpoint."""
 
 import json
 import threading

@@ -190,7 +190,7 @@ def test_a_changed_video_is_replaced_as_an_unreadable_one(folder, tmp_path):
     batches = take(cached, 12)
     assert list(cached.dropped) == ["edit5"]
     assert "5.mp4 is not the file that was encoded" in cached.dropped["edit5"]
-    assert "icve-encode" in cached.dropped["edit5"]
+    assert "icve encode" in cached.dropped["edit5"]
     (folder / "targets" / "5.mp4").unlink()
     pixels = data_module(folder, seed=5)
     assert [batch["id"] for batch in take(pixels, 12)] == [batch["id"] for batch in batches]
@@ -238,7 +238,7 @@ def test_rows_that_were_encoded_otherwise_are_refused(folder, tmp_path, change, 
     with pytest.raises(ValueError, match="lacks 1 of the 10 pairs") as refused:
         module.setup("fit")
     assert told in str(refused.value)
-    assert f"icve-encode -c CONFIG.yaml --output {cache.folder}" in str(refused.value)
+    assert f"icve encode -c CONFIG.yaml --output {cache.folder}" in str(refused.value)
     assert fill(cache.folder, data_module(folder))[1] == 1
     module.setup("fit")
 
