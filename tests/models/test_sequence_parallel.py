@@ -123,7 +123,7 @@ def count_traffic(rank: int, size: int, store: str) -> None:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_what_is_sent_is_ulysses_volume_and_the_text(tmp_path):
     torch.multiprocessing.spawn(count_traffic, args=(3, str(tmp_path / "store")), nprocs=3)
 
@@ -164,7 +164,7 @@ def record_what_is_computed_meanwhile(rank: int, size: int, store: str) -> None:
 
 
 @pytest.mark.multiprocess
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_blocks_compute_while_exchanges_go_on(tmp_path):
     torch.multiprocessing.spawn(record_what_is_computed_meanwhile, args=(2, str(tmp_path / "store")), nprocs=2)
 
