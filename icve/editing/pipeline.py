@@ -30,7 +30,7 @@ from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import Objective, sampling_sigmas, to_velocity
 from icve.models.frozen import FrozenComponent
 from icve.models.protocols import Codec, TextEncoder
-from icve.models.sequence_parallel import shards_of
+from icve.models.sequence_parallel import sequence_parallel_group
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -346,16 +346,16 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
 
     def _shared(self, noise: Tensor) -> Tensor:
         """The noise of the first of the processes that share tokens, or `noise` where none are shared."""
-        shards = shards_of(0, 0, 0)  # only to ask for the group: the transformer itself counts tokens and heads
-        if shards is not None:
+        group = sequence_parallel_group()
+        if group is not None:
             cache = self.transformer._cache_config
             # Each process would decide by its own tokens, and wait for others that decided otherwise.
             if type(cache).__name__ in ("FirstBlockCacheConfig", "SeaCacheConfig"):
                 raise ValueError(
-                    f"{type(cache).__name__} cannot be used where {shards.size} processes share tokens: use a cache "
+                    f"{type(cache).__name__} cannot be used where {group.size()} processes share tokens: use a cache "
                     "that skips by step, such as MagCacheConfig, or disable_cache()."
                 )
-            dist.broadcast(noise, group=shards.group, group_src=0)
+            dist.broadcast(noise, group=group, group_src=0)
         return noise
 
 

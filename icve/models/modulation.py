@@ -1,30 +1,34 @@
-"""Adaptive layer norm and gated residual whose vectors differ per segment of the sequence (methods §1.1).
+"""Adaptive layer norm and gated residual whose vectors differ by the time of a token (methods §1.1).
 
 The zero-timestep source and the noised target share every weight; what differs is which shift, scale and gate their
-tokens get. Vectors are given as (B, segments, D) beside the segments' lengths.
+tokens get. Vectors are given as (B, times, D) beside the layout's runs of tokens at one time.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icve.models.layout import Runs
 
-def modulated_norm(x_BND: Tensor, shift_BSD: Tensor, scale_BSD: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """LayerNorm without weights (eps 1e-6), then x·(1 + scale) + shift with each segment's own vectors."""
+
+def modulated_norm(x_BND: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, runs: Runs) -> Tensor:
+    """LayerNorm without weights (eps 1e-6), then x·(1 + scale) + shift with the vectors of each token's time."""
     normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=1e-6)
     pieces = [
-        torch.addcmul(shift[:, None], piece, 1 + scale[:, None])
-        for piece, shift, scale in zip(normed.split(lengths, 1), shift_BSD.unbind(1), scale_BSD.unbind(1), strict=True)
+        torch.addcmul(shift_BTD[:, time, None], piece, 1 + scale_BTD[:, time, None])
+        for (time, _), piece in zip(runs.lengths, _pieces(normed, runs), strict=True)
     ]
     return torch.cat(pieces, dim=1)
 
 
-def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_BSD: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """x + gate·update, each segment with its own gate."""
+def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_BTD: Tensor, runs: Runs) -> Tensor:
+    """x + gate·update, with the gate of each token's time."""
     pieces = [
-        torch.addcmul(x, update, gate[:, None])
-        for x, update, gate in zip(
-            x_BND.split(lengths, 1), update_BND.split(lengths, 1), gate_BSD.unbind(1), strict=True
-        )
+        torch.addcmul(x, update, gate_BTD[:, time, None])
+        for (time, _), x, update in zip(runs.lengths, _pieces(x_BND, runs), _pieces(update_BND, runs), strict=True)
     ]
     return torch.cat(pieces, dim=1)
+
+
+def _pieces(x_BND: Tensor, runs: Runs) -> tuple[Tensor, ...]:
+    return x_BND.split([tokens for _, tokens in runs.lengths], dim=1)

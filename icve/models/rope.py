@@ -13,6 +13,7 @@ def rotary_frequencies(
     axes_dim: Sequence[int],
     theta: float = 256.0,
     device: torch.device | None = None,
+    origin: tuple[int, int, int] = (0, 0, 0),
 ) -> torch.Tensor:
     """Unit complex rotations of every token of a (frames, height, width) grid, in row-major order (methods §1.1).
 
@@ -20,15 +21,17 @@ def rotary_frequencies(
         grid: tokens along time, height and width.
         axes_dim: how many of the head's channels turn with each axis; all even, their sum is the head width.
         theta: base of the geometric series of frequencies.
+        device: where the rotations are wanted.
+        origin: position of the first token along each axis.
 
     Returns:
         complex64 (frames·height·width, sum(axes_dim)/2).
     """
     # The series is evaluated in float64: in float32 the CPU and CUDA results differ in the last bits.
     axes = [
-        torch.arange(size, dtype=torch.float64)[:, None]
+        torch.arange(start, start + size, dtype=torch.float64)[:, None]
         * theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-        for size, dim in zip(grid, axes_dim, strict=True)
+        for size, start, dim in zip(grid, origin, axes_dim, strict=True)
     ]
     views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
     turns = [a.view(*view, a.shape[-1]).expand(*grid, -1) for a, view in zip(axes, views, strict=True)]
@@ -56,43 +59,60 @@ class _NormRotate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, frequencies, eps):
-        x32 = _wide(x)
-        rstd = torch.rsqrt(torch.linalg.vector_norm(x32, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps))
+        x32, axes = _wide(x), _normed_axes(weight)
+        mean = torch.linalg.vector_norm(x32, dim=axes, keepdim=True).square_().div_(weight.numel())
+        rstd = torch.rsqrt(mean.add_(eps))
         ctx.save_for_backward(x, weight, frequencies, rstd)
-        return rotate((x32 * rstd).mul_(_wide(weight)), frequencies).to(x.dtype)
+        return _turned((x32 * rstd).mul_(_wide(weight)), frequencies).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, frequencies, rstd = ctx.saved_tensors
-        grad = rotate(_wide(grad).contiguous(), frequencies.conj())
+        grad = _turned(_wide(grad).contiguous(), None if frequencies is None else frequencies.conj())
         normed = _wide(x) * rstd
         product = grad * normed
-        grad_weight = product.flatten(0, -2).sum(0)
-        mean = (product @ _wide(weight)).div_(x.shape[-1]).unsqueeze_(-1)
-        grad_x = grad.mul_(_wide(weight)).sub_(normed.mul_(mean)).mul_(rstd)
+        grad_weight = product.flatten(0, -weight.ndim - 1).sum(0)
+        wide = _wide(weight)
+        if weight.ndim == 1:
+            mean = (product @ wide).unsqueeze_(-1)
+        else:
+            mean = (product * wide).sum(_normed_axes(weight), keepdim=True)
+        # Without a rotation the gradient is the caller's own, not to be written to.
+        scaled = grad * wide if frequencies is None else grad.mul_(wide)
+        grad_x = scaled.sub_(normed.mul_(mean.div_(weight.numel()))).mul_(rstd)
         return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
 
 
+def _normed_axes(weight: torch.Tensor) -> list[int]:
+    return list(range(-weight.ndim, 0))
+
+
+def _turned(x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor | None) -> torch.Tensor:
+    return x_BNHD if frequencies_ND is None else rotate(x_BNHD, frequencies_ND)
+
+
 def norm_rotate(
-    x_BNHD: torch.Tensor, weight_D: torch.Tensor, frequencies_ND: torch.Tensor, eps: float = 1e-6
+    x_BNHD: torch.Tensor, weight: torch.Tensor, frequencies_ND: torch.Tensor | None, eps: float = 1e-6
 ) -> torch.Tensor:
-    """RMS-normalise queries or keys over the head width, scale by `weight`, then rotate them.
+    """RMS-normalise queries or keys over as many trailing dimensions as `weight` has, scale by it, then rotate them.
 
     Args:
         x_BNHD: (B, N, H, D), any floating dtype; the arithmetic is float32 or wider.
-        weight_D: (D,) learned scale.
-        frequencies_ND: complex (N, D/2); 1 for a token that has no position (text).
+        weight: learned scale: (D,) normalises over the head width (HunyuanVideo), (H, D) over all heads (Wan).
+        frequencies_ND: complex (N, D/2); 1 for a token that has no position (text); None rotates nothing.
 
     Returns:
         (B, N, H, D) in the dtype of `x`.
     """
     if torch.compiler.is_compiling():  # the compiler fuses the plain composition, and knows no complex numbers
         x32 = _wide(x_BNHD)
-        x32 = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * _wide(weight_D)
+        x32 = x32 * torch.rsqrt(x32.square().mean(_normed_axes(weight), keepdim=True) + eps) * _wide(weight)
+        if frequencies_ND is None:
+            return x32.to(x_BNHD.dtype)
         even, odd = x32.unflatten(-1, (-1, 2)).unbind(-1)
         cos, sin = torch.view_as_real(frequencies_ND)[:, None].unbind(-1)
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2).to(x_BNHD.dtype)
-    return _NormRotate.apply(x_BNHD, weight_D, frequencies_ND, eps)
+    return _NormRotate.apply(x_BNHD, weight, frequencies_ND, eps)
 
 
 class RotaryRMSNorm(torch.nn.RMSNorm):
@@ -101,5 +121,5 @@ class RotaryRMSNorm(torch.nn.RMSNorm):
     eps: float
 
     # Modules are free to take what they like: only torch's RMSNorm gives its forward a type.
-    def forward(self, x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, x_BNHD: torch.Tensor, frequencies_ND: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
         return norm_rotate(x_BNHD, self.weight, frequencies_ND, self.eps)

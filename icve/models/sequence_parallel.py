@@ -1,8 +1,9 @@
 """Ulysses sequence parallelism: several processes share the tokens of one sample (Jacobs et al., arXiv 2309.14509).
 
-Each rank holds a shard of the source's and of the target's tokens, and all text tokens. An all-to-all before attention
-gives each rank the whole sequence for a part of the heads; another one after attention gives the shards back. Shards
-may differ by one token: only the number of heads must be a multiple of the number of ranks.
+Each rank holds a shard of every segment that is shared out (source, target, ...), and all of the shared ones (text).
+An all-to-all before attention gives each rank the whole sequence for a part of the heads; another one after attention
+gives the shards back. Shards may differ by one token: only the number of heads must be a multiple of the number of
+ranks.
 
 An all-to-all is started and waited for in two places, so that a block computes what needs no attention meanwhile. In
 the backward pass it starts where the forward pass waited for it, and is waited for where the forward pass started it.
@@ -10,7 +11,7 @@ the backward pass it starts where the forward pass waited for it, and is waited 
 Gradients: each rank of a sequence-parallel group computes the whole loss. The gradients of a group's ranks therefore
 sum to the group's size times the true gradient, and the mean over all ranks is exact, as in plain data parallelism.
 
-Shape legend: B batch, n tokens of this process, N of all, L text tokens, H heads, h = H / processes, D head width.
+Shape legend: B batch, n tokens of this process, N of all, L shared tokens, H heads, h = H / processes, D head width.
 """
 
 from __future__ import annotations
@@ -57,12 +58,11 @@ class Shards:
 
     Attributes:
         group: the processes.
-        source, target: tokens of each.
+        segments: tokens that each process has, of every segment that is shared out.
     """
 
     group: ProcessGroup
-    source: Sequence[int]
-    target: Sequence[int]
+    segments: tuple[Sequence[int], ...]
 
     @property
     def rank(self) -> int:
@@ -70,57 +70,67 @@ class Shards:
 
     @property
     def size(self) -> int:
-        return len(self.source)
+        return len(self.segments[0])
 
     @property
-    def visual(self) -> list[int]:
-        """Tokens of source and target together, of each."""
-        return [a + b for a, b in zip(self.source, self.target, strict=True)]
+    def totals(self) -> list[int]:
+        """Tokens of all segments together, of each process."""
+        return [sum(counts) for counts in zip(*self.segments, strict=True)]
 
     def take(self, tokens: Tensor, dim: int) -> Tensor:
-        """This process's part [source slice | target slice] of [source | target] along a dimension."""
-        parts = tokens.split([*self.source, *self.target], dim)
-        return torch.cat([parts[self.rank], parts[self.size + self.rank]], dim)
+        """This process's part of every segment, from all segments' tokens one after the other along a dimension."""
+        parts = tokens.split([count for counts in self.segments for count in counts], dim)
+        return torch.cat(parts[self.rank :: self.size], dim)
 
-    def gather_target(self, tokens_BnD: Tensor) -> Tensor:
-        """The target tokens of all processes (B, N, D) from this one's."""
-        return _gather(tokens_BnD, self.group, self.target)()
+    def gather(self, tokens_BnD: Tensor, segment: int) -> Tensor:
+        """A segment's tokens of all processes (B, N, D) from this one's."""
+        return _gather(tokens_BnD, self.group, self.segments[segment])()
 
     def to_heads(self, *projections: Tensor) -> Callable[[], Iterator[Tensor]]:
-        """Start one exchange that turns projections (B, n, H, D) of the visual tokens into (B, N, h, D) each.
+        """Start one exchange that turns projections (B, n, H, D) of a process's tokens into (B, N, h, D) each.
 
         Returns:
             What waits for it and gives them in order.
         """
         by_head = (x.unflatten(2, (self.size, -1)).permute(2, 1, 0, 3, 4) for x in projections)  # P n B h D
         sent = torch.stack(list(by_head), dim=2).flatten(0, 1)  # P·n 3 B h D
-        received = _exchange(sent, self.visual, [projections[0].shape[1]] * self.size, self.group)
+        received = _exchange(sent, self.totals, [projections[0].shape[1]] * self.size, self.group)
         return lambda: (x.transpose(0, 1) for x in received().unbind(1))
 
-    def my_heads(self, text: Tensor) -> Tensor:
-        """This process's heads (B, L, h, D) of the text's (B, L, H, D), which needs no exchange."""
-        return text.unflatten(2, (self.size, -1))[:, :, self.rank]
+    def my_heads(self, shared: Tensor) -> Tensor:
+        """This process's heads (B, L, h, D) of the shared tokens' (B, L, H, D), which needs no exchange."""
+        return shared.unflatten(2, (self.size, -1))[:, :, self.rank]
 
     def to_tokens(self, attended: Tensor) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-        """Start the ways back of (B, N + L, h, D): this process's visual tokens (B, n, H, D) and all text (B, L, H, D).
+        """Start the ways back of (B, N + L, h, D): this process's tokens (B, n, H, D) and all shared ones (B, L, H, D).
 
         Returns:
-            What waits for each. The text's is under way first: it is short.
+            What waits for each. The shared tokens' is under way first: they are few.
         """
-        visual, text = attended.split([sum(self.visual), attended.shape[1] - sum(self.visual)], dim=1)
-        text = _gather(text.transpose(1, 2), self.group, [text.shape[2]] * self.size)  # over heads: B H L D
-        mine = self.visual[self.rank]
-        received = _exchange(visual.transpose(0, 1).contiguous(), [mine] * self.size, self.visual, self.group)
+        own, shared = attended.tensor_split([sum(self.totals)], dim=1)
+        heads = [shared.shape[2]] * self.size
+        # Nothing is exchanged where nothing is shared: nobody would wait for it.
+        gathered = _gather(shared.transpose(1, 2), self.group, heads) if shared.shape[1] else None  # B H L D
+        mine = self.totals[self.rank]
+        received = _exchange(own.transpose(0, 1).contiguous(), [mine] * self.size, self.totals, self.group)
 
         def tokens() -> Tensor:
             by_head = received().unflatten(0, (self.size, mine))  # P n B h D
             return by_head.permute(2, 1, 0, 3, 4).flatten(2, 3)
 
-        return tokens, lambda: text().transpose(1, 2)
+        def common() -> Tensor:
+            return shared.repeat(1, 1, self.size, 1) if gathered is None else gathered().transpose(1, 2)
+
+        return tokens, common
 
 
-def shards_of(source: int, target: int, heads: int) -> Shards | None:
-    """The shards of a sample with so many tokens, or None where no tokens are shared.
+def sequence_parallel_group() -> ProcessGroup | None:
+    """The processes that share a sample's tokens with this one, None where there are none."""
+    return _group
+
+
+def shards_of(tokens: Sequence[int], heads: int) -> Shards | None:
+    """The shards of a sample whose segments have so many tokens, or None where no tokens are shared out.
 
     Raises:
         ValueError: the heads cannot be shared evenly.
@@ -133,7 +143,7 @@ def shards_of(source: int, target: int, heads: int) -> Shards | None:
             f"{heads} attention heads cannot be shared by {size} processes: choose a sequence-parallel size that "
             f"divides {heads}."
         )
-    return Shards(_group, split_sizes(source, size), split_sizes(target, size))
+    return Shards(_group, tuple(split_sizes(count, size) for count in tokens))
 
 
 def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Callable[[], Tensor]:

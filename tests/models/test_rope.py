@@ -29,3 +29,24 @@ def test_gradients_are_those_of_the_plain_composition():
     assert torch.autograd.gradcheck(lambda x, w: norm_rotate(x, w, rope), (x, weight))
     plain = rotate(torch.nn.functional.rms_norm(x, (16,), weight, 1e-6), rope)
     torch.testing.assert_close(norm_rotate(x, weight, rope), plain)
+
+
+def test_the_norm_goes_over_as_many_dimensions_as_its_weight():
+    rope = rotary_frequencies((1, 2, 3), (4, 6, 6)).to(torch.complex128)
+    x = torch.randn(2, 6, 3, 16, dtype=torch.float64, requires_grad=True)
+    for weight in (torch.rand(16), torch.rand(3, 16)):
+        weight = weight.double().requires_grad_()
+        for turns in (rope, None):
+            assert torch.autograd.gradcheck(lambda x, w, turns=turns: norm_rotate(x, w, turns), (x, weight))
+            axes = tuple(range(-weight.ndim, 0))
+            plain = x * torch.rsqrt(x.square().mean(axes, keepdim=True) + 1e-6) * weight
+            plain = plain if turns is None else rotate(plain, turns)
+            torch.testing.assert_close(norm_rotate(x, weight, turns), plain)
+
+
+def test_without_a_rotation_the_gradient_that_comes_is_left_alone():
+    x = torch.randn(1, 2, 3, 4, requires_grad=True)
+    gradient = torch.randn(1, 2, 3, 4)
+    before = gradient.clone()
+    norm_rotate(x, torch.ones(4), None).backward(gradient)
+    assert torch.equal(gradient, before)

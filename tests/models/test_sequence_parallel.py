@@ -155,8 +155,8 @@ def record_what_is_computed_meanwhile(rank: int, size: int, store: str) -> None:
         with Recorded() as backward:
             output.sum().backward()
     assert forward.under_way == backward.under_way == 0
-    # Weights of the text's projections, of its output and MLP, and of the MLP beside attention.
-    text = [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
+    # Weights of the text's modulation, projections, output and MLP, and of the MLP beside attention.
+    text = [(width, 6 * width)] + [(width, width)] * 4 + [(width, 4 * width), (4 * width, width)]
     assert forward.meanwhile == 2 * text + 2 * [(width, 4 * width)]
     # Each has two products in the backward pass: for its input and for its weight.
     assert len(backward.meanwhile) == 2 * len(forward.meanwhile)
@@ -182,8 +182,8 @@ def test_heads_must_be_shared_evenly(monkeypatch):
 
     monkeypatch.setattr(sequence_parallel, "_group", Four())
     with pytest.raises(ValueError, match="6 attention heads cannot be shared by 4 processes"):
-        shards_of(10, 10, 6)
-    assert isinstance(shards_of(10, 10, 8), Shards)
+        shards_of([10, 10], 6)
+    assert isinstance(shards_of([10, 10], 8), Shards)
 
 
 def test_one_process_shares_nothing():
@@ -192,5 +192,5 @@ def test_one_process_shares_nothing():
             return 1
 
     with sequence_parallel.sequence_parallel(One()):
-        assert shards_of(10, 10, 6) is None
-    assert shards_of(10, 10, 6) is None
+        assert shards_of([10, 10], 6) is None
+    assert shards_of([10, 10], 6) is None

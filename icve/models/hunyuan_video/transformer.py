@@ -9,7 +9,8 @@ attention sees the packed sequence [source | target | text]. Parameter and confi
 Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N tokens, L text tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -23,11 +24,11 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from torch import Tensor, nn
 
-from icve.models.attention import PackedLayout, joint_attention, packed_attention, packed_layout, valid_text_lengths
+from icve.models.attention import Projections, joint_attention, packed_attention
+from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.protocols import ConfiguredModel
-from icve.models.rope import RotaryRMSNorm, rotary_frequencies
-from icve.models.sequence_parallel import shards_of
+from icve.models.rope import RotaryRMSNorm
 
 
 class ConditionEmbedding(nn.Module):
@@ -40,14 +41,17 @@ class ConditionEmbedding(nn.Module):
         self.text_embedder = PixArtAlphaTextProjection(pooled_dim, width, act_fn="silu")
         self.guidance_embedder = TimestepEmbedding(256, width) if guidance_embeds else None
 
-    def forward(self, timestep: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """timestep (B,), pooled (B, Dp), guidance (B,) -> vec(timestep) and vec(0), each (B, D)."""
+    def forward(
+        self, timestep: Tensor, pooled: Tensor, guidance: Tensor | None = None, times: Sequence[Time] = ("target",)
+    ) -> Tensor:
+        """timestep (B,), pooled (B, Dp), guidance (B,) -> vec(timestep) or vec(0) for each time: (B, times, D)."""
         common = self.text_embedder(pooled)
         if self.guidance_embedder is not None:
             common = common + self.guidance_embedder(self.time_proj(guidance).to(pooled.dtype))
-        times = torch.cat([timestep, torch.zeros_like(timestep[:1])])
-        embedded = self.timestep_embedder(self.time_proj(times).to(pooled.dtype))
-        return embedded[:-1] + common, embedded[-1:] + common
+        distinct = torch.cat([timestep, torch.zeros_like(timestep[:1])])
+        embedded = self.timestep_embedder(self.time_proj(distinct).to(pooled.dtype))
+        vectors = {"target": embedded[:-1] + common, "zero": embedded[-1:] + common}
+        return torch.stack([vectors[time] for time in times], dim=1)
 
 
 class Attention(nn.Module):
@@ -65,32 +69,56 @@ class Attention(nn.Module):
             self.to_out = nn.ModuleList([nn.Linear(inner, width)])
             self.to_add_out = nn.Linear(inner, width)
 
-    def split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
-
-    def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, rope: Tensor) -> Projections:
         """(B, N, D) -> normalised and rotated query and key, and value: each (B, N, H, D/H)."""
-        query, key, value = (self.split_heads(linear(x)) for linear in (self.to_q, self.to_k, self.to_v))
+        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)) for linear in (self.to_q, self.to_k, self.to_v))
         return self.norm_q(query, rope), self.norm_k(key, rope), value
 
-    def project_text(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project_text(self, x: Tensor, rope: Tensor) -> Projections:
         """The same for a text stream with projections of its own."""
         linears = (self.add_q_proj, self.add_k_proj, self.add_v_proj)
-        query, key, value = (self.split_heads(linear(x)) for linear in linears)
+        query, key, value = (linear(x).unflatten(-1, (self.heads, -1)) for linear in linears)
         return self.norm_added_q(query, rope), self.norm_added_k(key, rope), value
 
 
 class Modulation(nn.Module):
-    """SiLU and a linear layer: condition vectors (B, D) -> `count` vectors (B, D) each. Zero at the start."""
+    """SiLU and a linear layer: condition vectors (B, times, D) -> `count` vectors of that shape. Zero at the start."""
 
     def __init__(self, width: int, count: int):
         super().__init__()
         self.count = count
         self.linear = nn.Linear(width, count * width)
 
-    def forward(self, *conditions: Tensor) -> list[Tensor]:
-        """One (B, D) condition per segment -> `count` tensors (B, segments, D)."""
-        return self.linear(F.silu(torch.stack(conditions, dim=1))).chunk(self.count, dim=-1)
+    def forward(self, conditions: Tensor) -> tuple[Tensor, ...]:
+        return self.linear(F.silu(conditions)).chunk(self.count, dim=-1)
+
+
+@dataclass
+class Stream:
+    """What one stream of a double-stream block does before and after the one attention.
+
+    Attributes:
+        norm, ff: its modulation and MLP.
+        project, out: its projections into and out of attention.
+        runs: how its tokens are modulated.
+    """
+
+    norm: Modulation
+    project: Callable[[Tensor, Tensor], Projections]
+    out: nn.Module
+    ff: nn.Module
+    runs: Runs
+
+    def open(self, x: Tensor, conditions: Tensor, rope: Tensor) -> Projections:
+        """Tokens (B, N, D) and conditions (B, times, D) -> query, key and value (B, N, H, D/H)."""
+        shift, scale, *self.rest = self.norm(conditions[:, list(self.runs.times)])
+        return self.project(modulated_norm(x, shift, scale, self.runs), rope)
+
+    def close(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Tokens (B, N, D) and what attention gave them (B, N, H·D/H) -> tokens."""
+        gate1, shift2, scale2, gate2 = self.rest
+        x = gated_residual(x, self.out(attended), gate1, self.runs)
+        return gated_residual(x, self.ff(modulated_norm(x, shift2, scale2, self.runs)), gate2, self.runs)
 
 
 class DoubleStreamBlock(nn.Module):
@@ -104,31 +132,28 @@ class DoubleStreamBlock(nn.Module):
         self.ff = FeedForward(width, inner_dim=int(width * mlp_ratio), activation_fn="gelu-approximate")
         self.ff_context = FeedForward(width, inner_dim=int(width * mlp_ratio), activation_fn="gelu-approximate")
 
+    def streams(self, layout: PackedLayout) -> tuple[Stream, Stream]:
+        """The video's and the text's."""
+        attn = self.attn
+        video = Stream(self.norm1, attn.project, attn.to_out[0], self.ff, layout.split_runs)
+        text = Stream(self.norm1_context, attn.project_text, attn.to_add_out, self.ff_context, layout.shared_runs)
+        return video, text
+
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        temb: Tensor,
-        temb_source: Tensor,
+        conditions: Tensor,
         rope: Tensor,
         layout: PackedLayout,
     ) -> tuple[Tensor, Tensor]:
         """hidden_states (B, source|target, D), encoder_hidden_states (B, L, D) -> the same two."""
-        x, text = hidden_states, encoder_hidden_states
-        segments = (layout.source, layout.target)
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.norm1(temb_source, temb)
-        c_shift1, c_scale1, c_gate1, c_shift2, c_scale2, c_gate2 = self.norm1_context(temb)
-
-        normed = modulated_norm(x, shift1, scale1, segments)
-        attention = joint_attention(*self.attn.project(normed, rope[: layout.visual]), layout)
-        words = modulated_norm(text, c_shift1, c_scale1, (layout.text,))
-        attention.attend(*self.attn.project_text(words, rope[layout.visual :]))
-
-        text = gated_residual(text, self.attn.to_add_out(attention.text()), c_gate1, (layout.text,))
-        words = self.ff_context(modulated_norm(text, c_shift2, c_scale2, (layout.text,)))
-        text = gated_residual(text, words, c_gate2, (layout.text,))
-        x = gated_residual(x, self.attn.to_out[0](attention.video()), gate1, segments)
-        return gated_residual(x, self.ff(modulated_norm(x, shift2, scale2, segments)), gate2, segments), text
+        x, words = hidden_states, encoder_hidden_states
+        video, text = self.streams(layout)
+        attention = joint_attention(*video.open(x, conditions, rope[: layout.split]), layout)
+        attention.attend(*text.open(words, conditions, rope[layout.split :]))
+        words = text.close(words, attention.shared())
+        return video.close(x, attention.split()), words
 
 
 class SingleStreamBlock(nn.Module):
@@ -141,27 +166,33 @@ class SingleStreamBlock(nn.Module):
         self.proj_mlp = nn.Linear(width, int(width * mlp_ratio))
         self.proj_out = nn.Linear(heads * head_dim + int(width * mlp_ratio), width)
 
+    def open(self, x: Tensor, conditions: Tensor, rope: Tensor, runs: Runs) -> tuple[Projections, Tensor, Tensor]:
+        """Tokens (B, N, D) -> query, key and value; the normalised tokens, which the MLP takes; the gate."""
+        shift, scale, gate = self.norm(conditions)
+        normed = modulated_norm(x, shift, scale, runs)
+        return self.attn.project(normed, rope), normed, gate
+
+    def close(self, x: Tensor, attended: Tensor, mlp: Tensor, gate: Tensor, runs: Runs) -> Tensor:
+        """Tokens, what attention gave them and the MLP's hidden values -> tokens (B, N, D)."""
+        return gated_residual(x, self.proj_out(torch.cat([attended, mlp], dim=-1)), gate, runs)
+
     def forward(
         self,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        temb: Tensor,
-        temb_source: Tensor,
+        conditions: Tensor,
         rope: Tensor,
         layout: PackedLayout,
     ) -> tuple[Tensor, Tensor]:
         """hidden_states (B, source|target, D), encoder_hidden_states (B, L, D) -> the same two."""
         x = torch.cat([hidden_states, encoder_hidden_states], dim=1)
-        segments = (layout.source, layout.target + layout.text)
-        shift, scale, gate = self.norm(temb_source, temb)
-
-        normed = modulated_norm(x, shift, scale, segments)
-        attention = joint_attention(*self.attn.project(normed, rope), layout)
-        mlp = self.proj_mlp(normed)
+        projections, normed, gate = self.open(x, conditions, rope, layout.runs)
+        attention = joint_attention(*projections, layout)
+        mlp = self.proj_mlp(normed)  # while processes exchange
         attention.attend()
         mlp = F.gelu(mlp, approximate="tanh")
-        x = gated_residual(x, self.proj_out(torch.cat([attention.packed(), mlp], dim=-1)), gate, segments)
-        return x[:, : layout.visual], x[:, layout.visual :]
+        x = self.close(x, attention.packed(), mlp, gate, layout.runs)
+        return x[:, : layout.split], x[:, layout.split :]
 
 
 class RefinerAttention(nn.Module):
@@ -186,7 +217,7 @@ class RefinerBlock(nn.Module):
         self.norm_out = Modulation(width, 2)
 
     def forward(self, text: Tensor, temb: Tensor, layout: PackedLayout) -> Tensor:
-        gate1, gate2 = self.norm_out(temb)
+        gate1, gate2 = self.norm_out(temb)  # of one time, for all tokens
         attn, normed = self.attn, self.norm1(text)
         linears = (attn.to_q, attn.to_k, attn.to_v)
         query, key, value = (linear(normed).unflatten(-1, (self.heads, -1)) for linear in linears)
@@ -210,9 +241,10 @@ class TokenRefiner(nn.Module):
         counts = torch.tensor(lengths, device=text.device)[:, None]
         valid = torch.arange(text.shape[1], device=text.device) < counts
         mean = (text.float() * valid[..., None]).sum(1) / counts
-        temb, _ = self.time_text_embed(timestep, mean.to(text.dtype))
+        temb = self.time_text_embed(timestep, mean.to(text.dtype))
         text = self.proj_in(text)
-        layout = packed_layout(0, 0, lengths, text.device, text.dtype)
+        words = Segment("text", text.shape[1], shared=True)
+        layout = pack([words], lengths, text.device, text.dtype)
         for block in self.token_refiner["refiner_blocks"].children():
             text = block(text, temb, layout)
         return text
@@ -273,6 +305,7 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
     """
 
     config: TransformerConfig
+    rule: Rule = "full"  # which tokens attend to which, see `icve.models.layout.PackedLayout`
     _supports_gradient_checkpointing = True
     # diffusers gives these no type but that of their defaults, None and [].
     _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]  # type: ignore[assignment, misc]
@@ -364,41 +397,40 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
                 if self.config.guidance_embeds
                 else "This checkpoint has no guidance embedding: pass guidance=None."
             )
-        grid = self.token_grid(hidden_states)
-        turns = [self.rotary(grid, hidden_states.device)]
-        x = self.x_embedder(hidden_states)
-        target, source = x.shape[1], 0
-        if source_hidden_states is not None:
-            turns.insert(0, self.rotary(self.token_grid(source_hidden_states), hidden_states.device))
-            x = torch.cat([self.x_embedder(source_hidden_states), x], dim=1)
-            source = x.shape[1] - target
-
         text = encoder_hidden_states
         lengths = (text.shape[1],) * len(text)
         if encoder_attention_mask is not None:
             lengths = valid_text_lengths(encoder_attention_mask)
             text = text[:, : max(lengths)]
+        target = Grid(self.token_grid(hidden_states))
+        segments = [Segment("target", target.tokens, rope=target)]
+        x = self.x_embedder(hidden_states)
+        if source_hidden_states is not None:
+            source = Grid(self.token_grid(source_hidden_states))
+            segments.insert(0, Segment("source", source.tokens, time="zero", rope=source))
+            x = torch.cat([self.x_embedder(source_hidden_states), x], dim=1)
         # Text has no position: its rotation is 1, so that a packed sequence is rotated without being taken apart.
-        words = torch.ones(text.shape[1], turns[0].shape[1], dtype=turns[0].dtype, device=turns[0].device)
-        rope = torch.cat(turns)
-        shards = shards_of(source, target, self.config.num_attention_heads)
-        if shards is not None:
-            x, rope = shards.take(x, 1), shards.take(rope, 0)
-        rope = torch.cat([rope, words])
+        segments.append(Segment("text", text.shape[1], shared=True))
+        layout = pack(segments, lengths, x.device, x.dtype, self.config.num_attention_heads, self.rule)
+        if layout.shards is not None:
+            x = layout.shards.take(x, 1)
+        rope = layout.rotations(self.config.rope_axes_dim, self.config.rope_theta, x.device)
 
-        temb, temb_source = self.time_text_embed(timestep, pooled_projections, guidance)
+        conditions = self.time_text_embed(timestep, pooled_projections, guidance, layout.times)
         text = self.context_embedder(text, timestep, lengths)
-        layout = packed_layout(source, target, lengths, x.device, x.dtype, shards)
 
         for block in (*self.transformer_blocks, *self.single_transformer_blocks):
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x, text = self._gradient_checkpointing_func(block, x, text, temb, temb_source, rope, layout)
+                x, text = self._gradient_checkpointing_func(block, x, text, conditions, rope, layout)
             else:
-                x, text = block(x, text, temb, temb_source, rope, layout)
+                x, text = block(x, text, conditions, rope, layout)
 
-        scale, shift = self.norm_out(temb)
-        x = self.proj_out(modulated_norm(x[:, layout.source :], shift, scale, (layout.target,)))
-        return self.unpatchify(x if shards is None else shards.gather_target(x), grid)
+        at = layout.section("target")
+        scale, shift = self.norm_out(conditions[:, [layout.times.index("target")]])
+        x = self.proj_out(modulated_norm(x[:, at], shift, scale, Runs((0,), ((0, at.stop - at.start),))))
+        if layout.shards is not None:
+            x = layout.shards.gather(x, len(segments) - 2)
+        return self.unpatchify(x, target.size)
 
     def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
         """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
@@ -406,10 +438,6 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
             raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
         frames, height, width = (size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
         return frames, height, width
-
-    def rotary(self, grid: tuple[int, int, int], device: torch.device) -> Tensor:
-        """Rotations (complex (N, head_dim/2)) of a token grid."""
-        return rotary_frequencies(grid, tuple(self.config.rope_axes_dim), self.config.rope_theta, device)
 
     def unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """(B, N, C·pt·p·p), channels outermost, -> (B, C, T, h, w)."""

@@ -77,7 +77,7 @@ def test_the_source_is_modulated_at_timestep_zero(model):
     model.time_text_embed.register_forward_hook(lambda m, args, out: vectors.append(out))
     model(**inputs)
     model(**clean)
-    (noised, source), (zero, _) = vectors
+    (source, noised), (_, zero) = (found.unbind(1) for found in vectors)
     torch.testing.assert_close(source, zero)
     assert (noised - source).abs().max() > 1e-3
 

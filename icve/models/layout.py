@@ -1,0 +1,254 @@
+"""The layout of a packed sequence: its segments, their times and positions, and which tokens may see which.
+
+Segments that processes share out come first, those that every process has (text, for one) after them. A model packs its
+tokens in this order; attention, modulation, rotations and sequence parallelism all ask the layout.
+
+Shape legend: B batch, N packed tokens, D head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from icve.models.rope import rotary_frequencies
+from icve.models.sequence_parallel import Shards, shards_of
+
+Time = Literal["zero", "target"]
+Rule = Literal["full", "static_context"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Positions of a segment's tokens.
+
+    Attributes:
+        size: tokens along (time, height, width), row-major.
+        origin: position of the first token. References and prefixes begin elsewhere in time.
+    """
+
+    size: tuple[int, int, int]
+    origin: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def tokens(self) -> int:
+        return math.prod(self.size)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Neighbouring tokens of one kind.
+
+    Attributes:
+        name: what they are ("source", "target", "text", ...).
+        tokens: how many, on all processes together.
+        time: the timestep that they are modulated at: "target" is the noised video's, "zero" that of clean tokens.
+        rope: their positions; "identity" for none; "zero" multiplies query and key by 0 (SAMA's semantic tokens).
+        shared: every process has all of them. False: processes share them out.
+    """
+
+    name: str
+    tokens: int
+    time: Time = "target"
+    rope: Grid | Literal["identity", "zero"] = "identity"
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Runs:
+    """How tokens are modulated: neighbours at one time get the same vectors.
+
+    Attributes:
+        times: indices, among the layout's times, of those that occur.
+        lengths: (index among these times, number of tokens) in the order of the tokens.
+    """
+
+    times: tuple[int, ...]
+    lengths: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Segments of a packed sequence, and how much of the last one is real in each sample.
+
+    Attributes:
+        segments: in packed order, shared ones last.
+        rule: "full": every token attends to all. "static_context": tokens at time zero attend to each other only, so
+            that what they give the others does not change from step to step.
+        text_lengths: valid tokens of the last segment per sample, or None when every sample fills it.
+        key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding; None with `text_lengths`.
+        shards: how the tokens that are shared out lie on several processes, None where one has them all.
+
+    Raises:
+        ValueError: segments are out of order, a grid has another number of tokens, or the rule is unknown.
+    """
+
+    segments: tuple[Segment, ...]
+    rule: Rule = "full"
+    text_lengths: tuple[int, ...] | None = None
+    key_bias: Tensor | None = None
+    shards: Shards | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in ("full", "static_context"):
+            raise ValueError(f"The attention rule is 'full' or 'static_context', not {self.rule!r}.")
+        order = [segment.shared for segment in self.segments]
+        if order != sorted(order):
+            raise ValueError("Segments that every process has come after those that are shared out.")
+        for segment in self.segments:
+            if isinstance(segment.rope, Grid) and segment.rope.tokens != segment.tokens:
+                raise ValueError(f"Segment {segment.name!r} has {segment.tokens} tokens on a grid {segment.rope.size}.")
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Tokens of each segment on this process."""
+        if self.shards is None:
+            return tuple(segment.tokens for segment in self.segments)
+        mine = [counts[self.shards.rank] for counts in self.shards.segments]
+        return (*mine, *(segment.tokens for segment in self.segments if segment.shared))
+
+    @cached_property
+    def split(self) -> int:
+        """Tokens of this process that are shared out; the shared segments follow them."""
+        return sum(count for count, segment in zip(self.counts, self.segments, strict=True) if not segment.shared)
+
+    @cached_property
+    def shared(self) -> int:
+        """Tokens that every process has."""
+        return sum(segment.tokens for segment in self.segments if segment.shared)
+
+    def section(self, name: str) -> slice:
+        """Where a segment's tokens lie on this process."""
+        index = [segment.name for segment in self.segments].index(name)
+        start = sum(self.counts[:index])
+        return slice(start, start + self.counts[index])
+
+    @cached_property
+    def times(self) -> tuple[Time, ...]:
+        """The distinct times, in order of appearance: a model computes one modulation for each."""
+        return tuple(dict.fromkeys(segment.time for segment in self.segments))
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Of all tokens."""
+        return self._runs(self.segments, self.counts)
+
+    @cached_property
+    def split_runs(self) -> Runs:
+        """Of the tokens that are shared out, for models whose shared segments are a stream of their own."""
+        number = len([segment for segment in self.segments if not segment.shared])
+        return self._runs(self.segments[:number], self.counts[:number])
+
+    @cached_property
+    def shared_runs(self) -> Runs:
+        """Of the shared tokens."""
+        number = len([segment for segment in self.segments if not segment.shared])
+        return self._runs(self.segments[number:], self.counts[number:])
+
+    def _runs(self, segments: Sequence[Segment], counts: Sequence[int]) -> Runs:
+        occurring = [time for time in self.times if any(segment.time == time for segment in segments)]
+        lengths: list[tuple[int, int]] = []
+        for segment, count in zip(segments, counts, strict=True):
+            time = occurring.index(segment.time)
+            before = lengths.pop()[1] if lengths and lengths[-1][0] == time else 0
+            lengths.append((time, before + count))
+        return Runs(tuple(map(self.times.index, occurring)), tuple(lengths))
+
+    @cached_property
+    def static_pieces(self) -> tuple[tuple[int, bool], ...]:
+        """(tokens, whether at time zero) of the whole sequence, as it lies after processes exchanged their tokens."""
+        split = [segment for segment in self.segments if not segment.shared]
+        if self.shards is None:
+            own = [(segment.tokens, segment.time == "zero") for segment in split]
+        else:
+            own = [
+                (counts[rank], segment.time == "zero")
+                for rank in range(self.shards.size)
+                for segment, counts in zip(split, self.shards.segments, strict=True)
+            ]
+        return (*own, *((s.tokens, s.time == "zero") for s in self.segments if s.shared))
+
+    def rotations(self, axes_dim: Sequence[int], theta: float, device: torch.device) -> Tensor:
+        """Rotary multipliers of this process's tokens, complex (N, D/2).
+
+        Args:
+            axes_dim: how many of the head's channels turn with each axis.
+            theta: base of the frequencies.
+            device: where they are wanted.
+        """
+        split: list[Tensor] = []
+        shared: list[Tensor] = []
+        for segment in self.segments:
+            if isinstance(segment.rope, Grid):
+                turns = rotary_frequencies(segment.rope.size, axes_dim, theta, device, segment.rope.origin)
+            else:
+                size, value = (segment.tokens, sum(axes_dim) // 2), float(segment.rope == "identity")
+                turns = torch.full(size, value, dtype=torch.complex64, device=device)
+            (shared if segment.shared else split).append(turns)
+        own = torch.cat(split) if split else None
+        if own is not None and self.shards is not None:
+            own = self.shards.take(own, 0)
+        return torch.cat([*([] if own is None else [own]), *shared])
+
+
+def pack(
+    segments: Sequence[Segment],
+    lengths: tuple[int, ...] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    heads: int = 1,
+    rule: Rule = "full",
+) -> PackedLayout:
+    """Layout of a batch on this process; a bias of padding exists only where text lengths differ.
+
+    Args:
+        segments: the last one is padded to its `tokens`.
+        lengths: valid tokens of the last segment in each sample; None where all are.
+        device, dtype: of the bias.
+        heads: of attention, which processes that share tokens divide among them.
+        rule: see `PackedLayout`.
+
+    Raises:
+        ValueError: the heads cannot be shared evenly, or as `PackedLayout`.
+    """
+    tokens = [segment.tokens for segment in segments if not segment.shared]
+    shards = shards_of(tokens, heads) if tokens else None
+    if lengths is None or min(lengths) == segments[-1].tokens:
+        return PackedLayout(tuple(segments), rule, shards=shards)
+    before = sum(segment.tokens for segment in segments[:-1])
+    bias = text_key_bias(lengths, before, segments[-1].tokens, device, dtype)
+    return PackedLayout(tuple(segments), rule, lengths, bias, shards)
+
+
+def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:
+    """Valid tokens per sample of a right-padded mask.
+
+    Reads the mask on the host; pass it as a CPU tensor to spare an accelerator the synchronisation.
+
+    Raises:
+        ValueError: a sample has no valid token, or its valid tokens do not come first.
+    """
+    mask = mask_BL.bool().cpu()
+    lengths = mask.sum(1)
+    if empty := (lengths == 0).nonzero().flatten().tolist():
+        raise ValueError(
+            f"Sample {empty[0]} of the batch has no valid text token: encode an empty instruction as at least one "
+            "(null) token."
+        )
+    if not torch.equal(mask, torch.arange(mask.shape[1]) < lengths[:, None]):
+        raise ValueError("encoder_attention_mask must be right-padded: valid tokens first, padding after them.")
+    return tuple(lengths.tolist())
+
+
+def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> Tensor:
+    """Additive key bias (B, 1, 1, before + text): -inf on each sample's padded text tokens, 0 elsewhere."""
+    valid = torch.arange(text, device=device) < torch.tensor(lengths, device=device)[:, None]
+    bias = torch.zeros(len(lengths), 1, 1, before + text, device=device, dtype=dtype)
+    bias[:, 0, 0, before:].masked_fill_(~valid, float("-inf"))
+    return bias
