@@ -9,14 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Objective = Literal["velocity", "epsilon"]
+Prediction = Literal["velocity", "epsilon"]
 EPSILON_MAX_SIGMA = 0.999  # (noise - x_t)/(1 - sigma) is singular at 1
 SIGMA_MARGIN = 1e-5  # sampled noise levels stay strictly inside (0, 1)
 
 
-def _check_objective(objective: str) -> None:
-    if objective not in ("velocity", "epsilon"):
-        raise ValueError(f"The objective must be 'velocity' or 'epsilon', got {objective!r}.")
+def _check_prediction(predicts: str) -> None:
+    if predicts not in ("velocity", "epsilon"):
+        raise ValueError(f"The prediction must be 'velocity' or 'epsilon', got {predicts!r}.")
 
 
 def _per_sample(sigma: Tensor | float, like: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def flow_loss(
     x0: Tensor,
     noise: Tensor,
     sigma: Tensor,
-    objective: Objective = "velocity",
+    predicts: Prediction = "velocity",
     weight: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error per sample, in float32.
@@ -87,8 +87,8 @@ def flow_loss(
     Args:
         prediction: (B, C, T, h, w) output of the model at interpolate(x0, noise, sigma).
         x0, noise: (B, C, T, h, w).
-        sigma: (B,) noise levels. Neither target depends on them; objectives that weight by noise level need them.
-        objective: what the model predicts: "velocity" (noise - x0) or "epsilon" (noise, the paper's Eq. 3).
+        sigma: (B,) noise levels. Neither target depends on them; losses that weight by noise level need them.
+        predicts: what the model predicts: "velocity" (noise - x0) or "epsilon" (noise, the paper's Eq. 3).
         weight: None or (B, 1|C, T, h, w) non-negative; scaled to mean 1 per sample, so that the size of an edited
             region does not change the size of the loss.
 
@@ -98,13 +98,13 @@ def flow_loss(
     Raises:
         ValueError: for an unknown objective or shapes that do not agree.
     """
-    _check_objective(objective)
+    _check_prediction(predicts)
     if not prediction.shape == x0.shape == noise.shape or sigma.shape != x0.shape[:1]:
         raise ValueError(
             f"flow_loss needs prediction, x0 and noise of one shape (B, ...) and sigma (B,), got "
             f"{tuple(prediction.shape)}, {tuple(x0.shape)}, {tuple(noise.shape)} and {tuple(sigma.shape)}."
         )
-    target = velocity(x0.float(), noise.float()) if objective == "velocity" else noise.float()
+    target = velocity(x0.float(), noise.float()) if predicts == "velocity" else noise.float()
     error = (prediction.float() - target).square()
     if weight is not None:
         weight = weight.float().expand_as(error)
@@ -113,24 +113,24 @@ def flow_loss(
     return error.flatten(1).mean(1)
 
 
-def to_velocity(prediction: Tensor, x_t: Tensor, sigma: Tensor | float, objective: Objective) -> Tensor:
+def to_velocity(prediction: Tensor, x_t: Tensor, sigma: Tensor | float, predicts: Prediction) -> Tensor:
     """The velocity that a prediction means at x_t, in float32: itself, or (prediction - x_t)/(1 - sigma) for "epsilon".
 
     prediction, x_t: (B, ...); sigma: scalar or (B,), below 1 for "epsilon" (sampling starts at EPSILON_MAX_SIGMA).
     """
-    _check_objective(objective)
-    if objective == "velocity":
+    _check_prediction(predicts)
+    if predicts == "velocity":
         return prediction.float()
     return (prediction.float() - x_t.float()) / (1 - _per_sample(sigma, x_t))
 
 
-def sampling_sigmas(steps: int, shift: float, objective: Objective = "velocity") -> list[float]:
+def sampling_sigmas(steps: int, shift: float, predicts: Prediction = "velocity") -> list[float]:
     """The `steps` noise levels *before shifting* of an Euler sampler, linear from 1 (excluding the final 0).
 
     A scheduler shifts them by shift_sigma; for "epsilon" they start where the shifted level is EPSILON_MAX_SIGMA.
     """
-    _check_objective(objective)
+    _check_prediction(predicts)
     if steps < 1:
         raise ValueError(f"Sampling needs at least 1 step, got {steps}.")
-    start = 1.0 if objective == "velocity" else shift_sigma(EPSILON_MAX_SIGMA, 1.0 / shift)
+    start = 1.0 if predicts == "velocity" else shift_sigma(EPSILON_MAX_SIGMA, 1.0 / shift)
     return [start * (1 - step / steps) for step in range(steps)]

@@ -96,8 +96,11 @@ def test_the_demo_stages_differ_where_they_must_and_share_the_model():
     pretrain, sft = (yaml.safe_load(DEMO[name].read_text()) for name in ("pretrain", "sft"))
     assert pretrain["model"]["stage"] != sft["model"]["stage"]
     assert pretrain["trainer"]["default_root_dir"] != sft["trainer"]["default_root_dir"]
-    for part in ("transformer", "codec", "text_encoder", "objective"):
+    for part in ("transformer", "frozen"):
         assert pretrain["model"][part] == sft["model"][part]
+    objectives = [config["model"]["objective"]["init_args"] for config in (pretrain, sft)]
+    assert all(one["predicts"] == "velocity" for one in objectives)
+    assert objectives[0]["density"] == objectives[1]["density"]
 
 
 def test_the_papers_values():
@@ -210,7 +213,12 @@ SMALLER |= {
     "model.stage",
     "model.transformer.init_args",
 }
-SMALLER |= {"model.warmup_steps", "data.init_args.buckets", "data.init_args.batch_size", "data.init_args.num_workers"}
+SMALLER |= {
+    "model.schedule.warmup_steps",
+    "data.init_args.buckets",
+    "data.init_args.batch_size",
+    "data.init_args.num_workers",
+}
 SMALLER |= {"data.init_args.fps", *(f"model.sampling.{name}" for name in ("num_frames", "height", "width", "fps"))}
 
 
@@ -247,7 +255,7 @@ def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(variables,
         run = tmp_path / name
         words = ["fit", "-c", DEBUG[name], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", run]
         commands += [[*words, *previous], [*words, "--ckpt_path", run, "--trainer.max_steps", 3]]
-        previous = ["--ckpt_path", run, "--model.pretrained", "not/read"]
+        previous = ["--ckpt_path", run, "--model.start.pretrained", "not/read"]
     runs.run_in_turn(commands, 2, tmp_path, seconds=600)
     for name in STAGES:
         assert trained_steps(tmp_path / name) == [0, 1, 2]

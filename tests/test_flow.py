@@ -36,7 +36,7 @@ def test_both_objectives_mean_the_same_velocity(pair):
     x_t = interpolate(x0, noise, sigma)
     torch.testing.assert_close(to_velocity(noise, x_t, sigma, "epsilon"), velocity(x0, noise), atol=1e-5, rtol=0)
     assert torch.equal(to_velocity(velocity(x0, noise), x_t, sigma, "velocity"), velocity(x0, noise))
-    with pytest.raises(ValueError, match="objective"):
+    with pytest.raises(ValueError, match="prediction"):
         to_velocity(noise, x_t, sigma, "x0")
 
 

@@ -16,13 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
 from icve.data.cache.cached_rows import RecordIndex
-from icve.data.cache.latents import Embedding, LatentCache, Record, ShardWriter, request_of
+from icve.data.cache.latents import LatentCache, Record, ShardWriter, request_of
 from icve.data.edit_region import region_from_mask
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.manifest import ManifestError
 from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
+from icve.data.text_condition import TextCondition
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class _Codec(Protocol):
 
 
 class _TextEncoder(Protocol):
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
+    def encode(self, texts: list[str]) -> TextCondition: ...
 
 
 class Encoders:
@@ -76,9 +77,8 @@ class Encoders:
         return cast(_Codec, self.codec).encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
 
     @torch.no_grad()
-    def _text(self, instruction: str) -> Embedding:
-        embeddings, mask, pooled = cast(_TextEncoder, self.text_encoder).encode([instruction])
-        return embeddings[0][mask[0].to(embeddings.device, torch.bool)].cpu(), pooled[0].cpu()
+    def _text(self, instruction: str) -> TextCondition:
+        return cast(_TextEncoder, self.text_encoder).encode([instruction]).alone(0).to("cpu")
 
 
 def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) -> Work:
@@ -160,7 +160,7 @@ def encode_pairs(
 
 def _encode(sample: dict[str, Any], encoders: Encoders) -> tuple[dict[str, Tensor], str | None]:
     tensors = {role: encoders.video(sample[role]) for role in ("source", "target")}
-    tensors["text"], tensors["pooled"] = encoders.text(sample["instruction"])
+    tensors |= encoders.text(sample["instruction"]).tensors("text")
     if "mask" in sample:
         tensors["region"] = region_from_mask(sample["mask"][None], tensors["target"].shape[1:])[0]
     for role, tensor in tensors.items():

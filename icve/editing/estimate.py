@@ -44,7 +44,7 @@ def seconds_per_batch(
 
     latents, seconds = timed(pipeline.encode_video, video)
     shift = sampling["shift"]
-    sigmas = sampling_sigmas(sampling["num_inference_steps"], shift, pipeline.config.objective)
+    sigmas = sampling_sigmas(sampling["num_inference_steps"], shift, pipeline.config.prediction)
     guided = (
         0
         if sampling["guidance_scale"] == 1

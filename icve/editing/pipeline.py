@@ -24,10 +24,13 @@ import icve.models.hunyuan_video.text
 import icve.models.hunyuan_video.transformer
 import icve.models.weightless.dct
 import icve.models.weightless.hashed  # noqa: F401
+from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
+from icve.editing.samplers import EulerSampler, SamplerSettings
 from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
-from icve.flow import Objective, sampling_sigmas, to_velocity
+from icve.flow import Prediction
+from icve.models.denoiser import Denoiser, Latents
 from icve.models.frozen import FrozenComponent
 from icve.models.protocols import Codec, TextEncoder
 from icve.models.sequence_parallel import sequence_parallel_group
@@ -39,7 +42,7 @@ DEFAULTS: dict[str, Any] = asdict(Sampling())
 
 
 class PipelineConfig(FrozenDict):
-    objective: Objective
+    prediction: Prediction
     defaults: dict[str, Any]
 
 
@@ -51,7 +54,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         text_encoder: `encode(list[str])`, see `icve.models.weightless.hashed.HashedTextEncoder`.
         scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
         transformer: in-context DiT, called as `icve.models.hunyuan_video.transformer` says.
-        objective: what the transformer predicts, "velocity" or "epsilon".
+        prediction: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
             steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
     """
@@ -72,12 +75,12 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         text_encoder: ModelMixin,
         scheduler: FlowMatchEulerDiscreteScheduler,
         transformer: ModelMixin,
-        objective: str = "velocity",
+        prediction: str = "velocity",
         defaults: dict[str, Any] | None = None,
     ):
         super().__init__()
-        if objective not in ("velocity", "epsilon"):
-            raise ValueError(f"The objective must be 'velocity' or 'epsilon', got {objective!r}.")
+        if prediction not in ("velocity", "epsilon"):
+            raise ValueError(f"The prediction must be 'velocity' or 'epsilon', got {prediction!r}.")
         given = dict(defaults or {})
         for name in given:
             if name not in DEFAULTS:
@@ -86,7 +89,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         if (given.get("num_frames") or 1) % 4 != 1:
             raise ValueError(f"The default num_frames must be 4k+1 (1, 5, 9, ...), got {given['num_frames']}.")
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
-        self.register_to_config(objective=objective, defaults=given)
+        self.register_to_config(prediction=prediction, defaults=given)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -241,20 +244,15 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             raise ValueError(f"shift must be positive, got {shift}.")
         if not 0 <= guidance_until < 1:
             raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
-        noise = draw_noise(source.shape, generator)
-        guided = guidance_scale != 1
+        settings = SamplerSettings(steps, shift, guidance_scale, guidance_until, 1000.0 * embedded_guidance_scale)
         return self.sample(
-            noise=noise,
-            source=source,
-            condition=self._condition(instructions),
-            negative=self._condition([negative_prompt] * len(instructions)) if guided else None,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            guidance_until=guidance_until,
-            shift=shift,
-            embedded_guidance_scale=embedded_guidance_scale,
+            noise={"video": draw_noise(source.shape, generator)},
+            context={"source": source},
+            text=self.encode_text(instructions),
+            negative=self.encode_text([negative_prompt] * len(instructions)) if guidance_scale != 1 else None,
+            settings=settings,
             callback_on_step_end=callback_on_step_end,
-        )
+        )["video"]
 
     def encode_video(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) uint8 or float in [-1, 1] -> latents (B, C, T, h, w) float32 on the execution device."""
@@ -267,82 +265,51 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         video = self.codec.decode(latents.float()).float().clamp(-1, 1)
         return ((video + 1) * 127.5).round().to(torch.uint8) if output_type == "uint8" else video
 
-    def _condition(self, texts: Sequence[str]) -> dict[str, Tensor]:
+    def encode_text(self, texts: Sequence[str]) -> TextCondition:
+        """What the transformer is told of B texts."""
         distinct = list(dict.fromkeys(texts))  # a text encoder costs seconds per text
-        row = [distinct.index(text) for text in texts]
-        embeddings, mask, pooled = (tensor[row] for tensor in self.text_encoder.encode(distinct))
-        return {"encoder_hidden_states": embeddings, "encoder_attention_mask": mask, "pooled_projections": pooled}
+        return self.text_encoder.encode(distinct).rows([distinct.index(text) for text in texts])
 
     @torch.no_grad()
     def sample(
         self,
         *,
-        noise: Tensor,
-        source: Tensor,
-        condition: dict[str, Tensor],
-        negative: dict[str, Tensor] | None,
-        steps: int,
-        guidance_scale: float,
-        guidance_until: float,
-        shift: float,
-        embedded_guidance_scale: float = 1.0,
+        noise: Latents,
+        context: Latents,
+        text: TextCondition,
+        negative: TextCondition | None,
+        settings: SamplerSettings,
         callback_on_step_end: StepCallback | None = None,
-    ) -> Tensor:
-        """What the transformer does of an edit: Euler integration in float32, whatever precision the transformer has.
+    ) -> dict[str, Tensor]:
+        """What the transformer does of an edit.
 
         Processes that share tokens (`icve.models.sequence_parallel`) call it together, with the same arguments; they
         start from the first one's noise.
 
         Args:
-            noise, source: (B, C, T, h, w) float32, on any device; so are the conditions.
-            condition, negative: text arguments of the transformer; no `negative` where nothing is guided.
-            steps, guidance_scale, guidance_until, shift, embedded_guidance_scale, callback_on_step_end: as in the call.
+            noise, context: (B, C, T, h, w) float32 by name, on any device; so are the texts.
+            text, negative: of B instructions; no `negative` where nothing is guided.
+            settings: how.
+            callback_on_step_end: as in the call.
 
         Raises:
             ValueError: the processes cannot share the model's heads, or its step cache.
         """
-        objective, device, dtype = self.config.objective, self._execution_device, self.transformer.dtype
-        latents, source = self._shared(noise.to(device)), source.to(device, dtype)
-        condition = _placed(condition, device, dtype)
-        negative = None if negative is None else _placed(negative, device, dtype)
-        self.scheduler.set_shift(shift)
-        self.scheduler.set_timesteps(sigmas=sampling_sigmas(steps, shift, objective), device=device)
-        # Under guidance the batch is [negative, positive]; the source is present in both branches.
-        both = None if negative is None else {key: _stack(negative[key], condition[key]) for key in condition}
+        device = self._execution_device
+        noise = {name: self._shared(value.to(device)) for name, value in noise.items()}
+        sampler = EulerSampler(self.scheduler, self.config.prediction)
+        with self.progress_bar(total=settings.steps) as progress:
 
-        def predict(latents: Tensor, source: Tensor, timestep: Tensor, condition: dict[str, Tensor]) -> Tensor:
-            guidance = None
-            if self.transformer.config.guidance_embeds:
-                guidance = torch.full((len(source),), 1000.0 * embedded_guidance_scale, device=latents.device)
-            return self.transformer(
-                hidden_states=latents.to(dtype),
-                source_hidden_states=source,
-                timestep=timestep.expand(len(source)),
-                guidance=guidance,
-                **condition,
-            ).float()
-
-        self.transformer._reset_stateful_cache()  # of diffusers' step caches: an edit never sees the one before it
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as progress:
-            for index, timestep in enumerate(self.scheduler.timesteps):
-                sigma = self.scheduler.sigmas[index]
-                # Guided and plain steps differ in batch size, so a step cache keeps them apart.
-                if both is not None and sigma > guidance_until:
-                    twice = torch.cat([latents, latents]), torch.cat([source, source])
-                    with self.transformer.cache_context("cond_uncond"):
-                        unguided, instructed = predict(*twice, timestep, both).chunk(2)
-                    prediction = unguided + guidance_scale * (instructed - unguided)
-                else:
-                    with self.transformer.cache_context("cond"):
-                        prediction = predict(latents, source, timestep, condition)
-                velocity = to_velocity(prediction, latents, sigma, objective)
-                # It says FloatTensor, which no function of torch returns.
-                latents = self.scheduler.step(velocity, timestep, latents, return_dict=False)[0]  # type: ignore[arg-type]
-                if callback_on_step_end is not None:
-                    given = {"latents": latents}
-                    latents = callback_on_step_end(self, index, timestep, given).pop("latents", latents)
+            def after_step(index: int, timestep: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:
                 progress.update()
-        return latents
+                if callback_on_step_end is None:
+                    return latents
+                given = {"latents": latents["video"]}
+                return latents | {
+                    "video": callback_on_step_end(self, index, timestep, given).pop("latents", latents["video"])
+                }
+
+            return sampler(Denoiser(self.transformer), noise, context, text, negative, settings, after_step)
 
     def _shared(self, noise: Tensor) -> Tensor:
         """The noise of the first of the processes that share tokens, or `noise` where none are shared."""
@@ -357,21 +324,6 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
                 )
             dist.broadcast(noise, group=group, group_src=0)
         return noise
-
-
-def _placed(texts: dict[str, Tensor], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Conditions where the transformer wants them; masks stay, as they are read on the host."""
-    return {key: text if key == "encoder_attention_mask" else text.to(device, dtype) for key, text in texts.items()}
-
-
-def _stack(negative: Tensor, positive: Tensor) -> Tensor:
-    """Two batches of conditions (B, ...) or (B, L, ...) as one; the shorter texts are padded on the right."""
-    if negative.ndim > 1 and negative.shape[1] != positive.shape[1]:
-        length = max(negative.shape[1], positive.shape[1])
-        negative, positive = (
-            torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], dim=1) for x in (negative, positive)
-        )
-    return torch.cat([negative, positive])
 
 
 def draw_noise(shape: Sequence[int], generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

@@ -154,9 +154,13 @@ class Processes:
         import torch
         import torch.distributed as dist
 
+        from icve.data.text_condition import TextCondition
+        from icve.editing.samplers import SamplerSettings
+
         received = [b""]  # what was sent takes this place
         dist.broadcast_object_list(received, group=self.waiting, group_src=0)
-        return torch.load(io.BytesIO(received[0]), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([TextCondition, SamplerSettings]):
+            return torch.load(io.BytesIO(received[0]), map_location="cpu", weights_only=True)
 
     @contextlib.contextmanager
     def _lost_if_it_fails(self) -> Iterator[None]:

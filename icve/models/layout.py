@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -84,6 +83,12 @@ class PackedLayout:
         text_lengths: valid tokens of the last segment per sample, or None when every sample fills it.
         key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding; None with `text_lengths`.
         shards: how the tokens that are shared out lie on several processes, None where one has them all.
+        times: the distinct times, in order of appearance: a model computes one modulation for each.
+        counts: tokens of each segment on this process.
+        split: tokens of this process that are shared out; `shared` ones, which every process has, follow them.
+        runs: how all tokens are modulated; `split_runs`, `shared_runs`: the same of those two parts, for models whose
+            shared segments are a stream of their own.
+        static_pieces: (tokens, whether at time zero) of the whole sequence, as it lies after processes exchanged.
 
     Raises:
         ValueError: segments are out of order, a grid has another number of tokens, or the rule is unknown.
@@ -94,6 +99,15 @@ class PackedLayout:
     text_lengths: tuple[int, ...] | None = None
     key_bias: Tensor | None = None
     shards: Shards | None = None
+    # What follows from these; worked out once, because every block asks, and the compiler reads fields only.
+    times: tuple[Time, ...] = field(init=False)
+    counts: tuple[int, ...] = field(init=False)
+    split: int = field(init=False)
+    shared: int = field(init=False)
+    runs: Runs = field(init=False)
+    split_runs: Runs = field(init=False)
+    shared_runs: Runs = field(init=False)
+    static_pieces: tuple[tuple[int, bool], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.rule not in ("full", "static_context"):
@@ -104,75 +118,33 @@ class PackedLayout:
         for segment in self.segments:
             if isinstance(segment.rope, Grid) and segment.rope.tokens != segment.tokens:
                 raise ValueError(f"Segment {segment.name!r} has {segment.tokens} tokens on a grid {segment.rope.size}.")
-
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Tokens of each segment on this process."""
-        if self.shards is None:
-            return tuple(segment.tokens for segment in self.segments)
-        mine = [counts[self.shards.rank] for counts in self.shards.segments]
-        return (*mine, *(segment.tokens for segment in self.segments if segment.shared))
-
-    @cached_property
-    def split(self) -> int:
-        """Tokens of this process that are shared out; the shared segments follow them."""
-        return sum(count for count, segment in zip(self.counts, self.segments, strict=True) if not segment.shared)
-
-    @cached_property
-    def shared(self) -> int:
-        """Tokens that every process has."""
-        return sum(segment.tokens for segment in self.segments if segment.shared)
+        own = len(order) - sum(order)  # segments that are shared out
+        rank, size = (0, 1) if self.shards is None else (self.shards.rank, self.shards.size)
+        # Tokens of every segment on every process.
+        lying = [(s.tokens,) for s in self.segments[:own]] if self.shards is None else self.shards.segments
+        counts = (*(of_segment[rank] for of_segment in lying), *(s.tokens for s in self.segments[own:]))
+        pieces = [
+            (n[process], s.time == "zero")
+            for process in range(size)
+            for s, n in zip(self.segments[:own], lying, strict=True)
+        ]
+        derived = {
+            "times": tuple(dict.fromkeys(segment.time for segment in self.segments)),
+            "counts": counts,
+            "split": sum(counts[:own]),
+            "shared": sum(counts[own:]),
+            "static_pieces": (*pieces, *((s.tokens, s.time == "zero") for s in self.segments[own:])),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
+        for name, part in (("runs", slice(None)), ("split_runs", slice(own)), ("shared_runs", slice(own, None))):
+            object.__setattr__(self, name, _runs(self.segments[part], counts[part], self.times))
 
     def section(self, name: str) -> slice:
         """Where a segment's tokens lie on this process."""
         index = [segment.name for segment in self.segments].index(name)
         start = sum(self.counts[:index])
         return slice(start, start + self.counts[index])
-
-    @cached_property
-    def times(self) -> tuple[Time, ...]:
-        """The distinct times, in order of appearance: a model computes one modulation for each."""
-        return tuple(dict.fromkeys(segment.time for segment in self.segments))
-
-    @cached_property
-    def runs(self) -> Runs:
-        """Of all tokens."""
-        return self._runs(self.segments, self.counts)
-
-    @cached_property
-    def split_runs(self) -> Runs:
-        """Of the tokens that are shared out, for models whose shared segments are a stream of their own."""
-        number = len([segment for segment in self.segments if not segment.shared])
-        return self._runs(self.segments[:number], self.counts[:number])
-
-    @cached_property
-    def shared_runs(self) -> Runs:
-        """Of the shared tokens."""
-        number = len([segment for segment in self.segments if not segment.shared])
-        return self._runs(self.segments[number:], self.counts[number:])
-
-    def _runs(self, segments: Sequence[Segment], counts: Sequence[int]) -> Runs:
-        occurring = [time for time in self.times if any(segment.time == time for segment in segments)]
-        lengths: list[tuple[int, int]] = []
-        for segment, count in zip(segments, counts, strict=True):
-            time = occurring.index(segment.time)
-            before = lengths.pop()[1] if lengths and lengths[-1][0] == time else 0
-            lengths.append((time, before + count))
-        return Runs(tuple(map(self.times.index, occurring)), tuple(lengths))
-
-    @cached_property
-    def static_pieces(self) -> tuple[tuple[int, bool], ...]:
-        """(tokens, whether at time zero) of the whole sequence, as it lies after processes exchanged their tokens."""
-        split = [segment for segment in self.segments if not segment.shared]
-        if self.shards is None:
-            own = [(segment.tokens, segment.time == "zero") for segment in split]
-        else:
-            own = [
-                (counts[rank], segment.time == "zero")
-                for rank in range(self.shards.size)
-                for segment, counts in zip(split, self.shards.segments, strict=True)
-            ]
-        return (*own, *((s.tokens, s.time == "zero") for s in self.segments if s.shared))
 
     def rotations(self, axes_dim: Sequence[int], theta: float, device: torch.device) -> Tensor:
         """Rotary multipliers of this process's tokens, complex (N, D/2).
@@ -195,6 +167,16 @@ class PackedLayout:
         if own is not None and self.shards is not None:
             own = self.shards.take(own, 0)
         return torch.cat([*([] if own is None else [own]), *shared])
+
+
+def _runs(segments: Sequence[Segment], counts: Sequence[int], times: Sequence[Time]) -> Runs:
+    occurring = [time for time in times if any(segment.time == time for segment in segments)]
+    lengths: list[tuple[int, int]] = []
+    for segment, count in zip(segments, counts, strict=True):
+        time = occurring.index(segment.time)
+        before = lengths.pop()[1] if lengths and lengths[-1][0] == time else 0
+        lengths.append((time, before + count))
+    return Runs(tuple(map(times.index, occurring)), tuple(lengths))
 
 
 def pack(

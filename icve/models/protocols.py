@@ -7,6 +7,8 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from icve.data.text_condition import TextCondition
+
 
 class Codec(Protocol):
     """Between pixels (B, 3, F, H, W) in [-1, 1] and latents (B, C, T, h, w)."""
@@ -29,9 +31,9 @@ class Codec(Protocol):
 
 
 class TextEncoder(Protocol):
-    """From texts to embeddings (B, L, Dt), mask (B, L) and pooled vectors (B, Dp)."""
+    """From texts to what a transformer is told of them."""
 
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
+    def encode(self, texts: list[str]) -> TextCondition: ...
 
 
 class ConfiguredModel(ModelMixin, ConfigMixin):

@@ -54,7 +54,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     weight, mixed = _NAMES.get(named(config.trainer.precision), (4, False))
     model = Model(
         **_parameters(transformer, config.model.optimizer),
-        frozen=0 if cached else sum(frozen_bytes(config.model[part]) for part in ("codec", "text_encoder")),
+        frozen=0 if cached else sum(map(frozen_bytes, config.model.frozen.values())),
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
         blocks=transformer["num_layers"] + transformer["num_single_layers"],
         heads=transformer["num_attention_heads"],

@@ -1,8 +1,7 @@
-"""The training step of in-context video editing (ICVE; methods, sections 1.1 and 1.2).
+"""The training step: what an objective makes of a batch, on Lightning.
 
-Shapes: B samples, C latent channels, T latent frames of h x w, L text tokens.
-z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noise level in (0, 1) (B,)
-x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
+The transformer is the only part that learns. An objective (`icve.training.objectives`) turns encoded batches into
+losses; the module encodes them, draws what is random, and holds no setting of either.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +17,16 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.data.edit_batch import EditBatch
 from icve.data.share import data_share
+from icve.data.text_condition import TextCondition
 from icve.editing.pipeline import EditPipeline
 from icve.editing.sampling import Sampling
-from icve.flow import Objective, TimestepDensity, flow_loss, interpolate
+from icve.models.denoiser import Denoiser
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
-from icve.models.known_texts import pad_texts
-from icve.models.lora import LoRA, add_lora
+from icve.models.known_texts import KnownTexts
+from icve.models.lora import add_lora
+from icve.models.protocols import TextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import DATA_KEY, data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
@@ -35,108 +36,76 @@ from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.checkpoints.state_files import StateFiles
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from icve.training.lightning_types import EditingModule, parts_of
+from icve.training.objectives.objective import Objective
 from icve.training.optimization.parameter_groups import scale_learning_rates
-from icve.training.optimization.schedule import Schedule, learning_rate_factor
-from icve.training.randomness import generator
-from icve.training.validation import VALIDATION_SIGMAS, HeldOutLoss
+from icve.training.optimization.schedule import Schedule
+from icve.training.randomness import Draws
+from icve.training.start import Start
+from icve.training.validation import HeldOutLoss
 
 
 class InContextEditingModule(EditingModule):
-    """Trains a transformer to predict the flow from noise to the edited video, given the source video and the text.
+    """Trains a transformer for an objective, given frozen parts that make latents and text conditions.
 
     Args:
         transformer: the in-context DiT; the only part that learns, and the only one in `trainer.ckpt`.
-        codec: frozen, pixels to latents.
-        text_encoder: frozen, instruction to embeddings.
+        frozen: parts that do not learn, by name: "codec", pixels to latents; "text_encoder", instruction to embeddings;
+            and what else an objective asks for.
+        objective: what is trained for.
         stage: name of the training stage ("pretrain_240p", "sft", ...). A checkpoint of the same stage is resumed, one
             of another stage only gives its weights. Random draws depend on it.
         optimizer: builds the optimizer from the transformer's named parameters; any torch optimizer class in YAML.
         learning_rates: regular expression, searched in the parameters' names → factor of their learning rate; the first
             that matches counts.
-        density: law of the noise level.
-        objective: what the transformer predicts, "velocity" or "epsilon".
-        instruction_dropout: share of samples whose instruction is replaced by "", for classifier-free guidance; the
-            source is never dropped.
-        guidance: value embedded in models with a guidance embedding, already times 1000.
-        edit_weight: loss weight inside the edited region (1 outside); 1 weighs all latents equally.
-        pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
-            alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms`.
-        edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
-        warmup_steps: optimizer steps of linear learning-rate warm-up.
-        schedule: "constant" or "cosine" (to 0 at trainer.max_steps) after the warm-up.
+        schedule: of the learning rate.
         sampling: defaults of the saved model.
-        seed: of noise, noise level and dropout.
-        pretrained: weights that `icve fit` starts the stage from when no --ckpt_path is given; any layout that
-            `icve.models.loading.load_transformer` knows.
-        lora: train an adapter of these weights instead of the weights themselves (parameter-efficient); checkpoints
-            then hold the adapter and the place of the weights it belongs to.
+        seed: of every random draw.
+        start: the weights that the stage starts from, and whether an adapter of them is trained.
         checkpointing: what the blocks keep for the backward pass, and what they compute again.
 
     Raises:
-        ValueError: for values out of range.
+        ValueError: for values out of range, or frozen parts that lack what the objective needs.
     """
 
     def __init__(
         self,
         transformer: nn.Module,
-        codec: nn.Module,
-        text_encoder: nn.Module,
+        frozen: dict[str, nn.Module],
+        objective: Objective,
         stage: str,
         optimizer: OptimizerCallable,
-        density: TimestepDensity = TimestepDensity(),  # noqa: B008 (frozen)
-        objective: Objective = "velocity",
-        instruction_dropout: float = 0.1,
-        guidance: float = 1000.0,
-        edit_weight: float = 1.0,
-        pixel_weight: float = 0.0,
-        edit_threshold: float = 0.1,
-        warmup_steps: int = 0,
-        schedule: Schedule = "constant",
+        learning_rates: dict[str, float] | None = None,
+        schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
-        pretrained: str | None = None,
-        lora: LoRA | None = None,
+        start: Start = Start(),  # noqa: B008 (frozen)
         checkpointing: Checkpointing = Checkpointing(),  # noqa: B008 (frozen)
-        learning_rates: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not stage:
             raise ValueError("A training stage needs a name: set model.stage.")
-        if not 0.0 <= instruction_dropout <= 1.0:
-            raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
-        if edit_weight <= 0 or warmup_steps < 0:
-            raise ValueError("edit_weight must be positive and warmup_steps not negative.")
-        # Asked of the class: a codec with weights would read them now to measure it.
-        if pixel_weight and not hasattr(type(codec), "channel_rms"):
-            raise ValueError(
-                f"pixel_weight needs a codec with channel_rms, which {type(codec).__name__} has not: use 0."
-            )
+        if missing := [name for name in ("codec", "text_encoder") if name not in frozen]:
+            raise ValueError(f"model.frozen lacks {missing[0]!r}: it needs a codec and a text_encoder.")
         self.transformer = cast(HunyuanVideoInContextTransformer3DModel, transformer)
-        if lora is not None:
-            dtype = torch.float32 if lora.weights_dtype == "auto" else getattr(torch, lora.weights_dtype)
+        self.lora = start.lora
+        if self.lora is not None:
+            dtype = torch.float32 if self.lora.weights_dtype == "auto" else getattr(torch, self.lora.weights_dtype)
             nn.Module.to(transformer, dtype)  # diffusers' own warns of modules to be kept in float32: there are none
-        self.lora = lora
         self.adapted: Path | None = None
         # A checkpoint of an adapter does not hold the weights it adapts.
-        self.strict_loading = lora is None
+        self.strict_loading = self.lora is None
         checkpointing.apply(self.transformer)
-        # In a tuple, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
-        self._frozen = (codec.eval().requires_grad_(False), text_encoder.eval().requires_grad_(False))
+        # A dict, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
+        self.frozen = {name: part.eval().requires_grad_(False) for name, part in frozen.items()}
+        objective.use(self.frozen)
+        self.objective = objective
         self.stage = stage
         self.optimizer = optimizer
         self.learning_rates = learning_rates or {}
-        self.density = density
-        self.objective = objective
-        self.instruction_dropout = instruction_dropout
-        self.guidance = guidance
-        self.edit_weight = edit_weight
-        self.pixel_weight = pixel_weight
-        self.edit_threshold = edit_threshold
-        self.warmup_steps = warmup_steps
         self.schedule = schedule
         self.sampling = sampling
         self.seed = seed
-        self.pretrained = pretrained
+        self.start = start
 
         self._data: dict[str, Any] = {}  # what it is trained on
         self.samples = 0  # of this micro-batch on this process
@@ -145,81 +114,51 @@ class InContextEditingModule(EditingModule):
 
     @property
     def codec(self) -> ModelMixin:
-        return cast(ModelMixin, self._frozen[0])
+        return cast(ModelMixin, self.frozen["codec"])
 
     @property
     def text_encoder(self) -> ModelMixin:
-        return cast(ModelMixin, self._frozen[1])
+        return cast(ModelMixin, self.frozen["text_encoder"])
+
+    @property
+    def denoiser(self) -> Denoiser:
+        return Denoiser(self.transformer)
 
     # ---- the training step -------------------------------------------------------------------------------------
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """One micro-batch: source and target uint8 (B, 3, F, H, W), or latents and texts from a cache
-        (:func:`icve.data.cache.cached_rows.collate_cached`); instruction and id lists of str; weight of its loss in the
-        step's (1 unless given). Some steps need fewer micro-batches than others: the rest have no samples.
-        """
+    def training_step(self, batch: EditBatch, batch_idx: int) -> dict[str, Any]:
+        """One micro-batch. Some steps need fewer micro-batches than others: the rest have no samples."""
         self.samples = len(batch["id"])
         if not self.samples:
             self.batches_done += 1
             return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
-        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
-        sigma, noise, dropped = self.draw(x0)
-        text = self.condition(batch, dropped)
-
-        x_t = interpolate(x0, noise, sigma)  # (1 - sigma) x0 + sigma noise
-        prediction, tokens = self.predict(x_t, z_source, sigma, text)
-        weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
-        loss = flow_loss(prediction, x0, noise, sigma, self.objective, weight).mean()  # |v - (noise - x0)|^2
+        draws = self.draws(self.samples)
+        encoded = self.encode(batch, self.objective.instructions(batch, draws))
+        losses = self.objective.loss(self.denoiser, encoded, draws)
+        loss = losses.per_sample.mean()
 
         self.batches_done += 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
+        for name, part in losses.parts.items():
+            self.log(f"train/loss_{name}", part.detach().mean(), sync_dist=True)
+        shape = tuple(encoded["target"].shape[2:])
         loss = loss * batch.get("weight", 1.0)
-        return {"loss": loss, "samples": len(x0), "tokens": tokens, "latents": tuple(x0.shape[2:])}
+        return {"loss": loss, "samples": self.samples, "tokens": losses.tokens, "latents": shape}
 
-    def draw(self, x0: Tensor) -> tuple[Tensor, Tensor, list[bool]]:
-        """Noise level (B,), noise (like x0) and whether the instruction is dropped, of this micro-batch's samples."""
+    def draws(self, samples: int) -> Draws:
+        """Random decisions of this micro-batch's samples, by their positions in the step's global batch."""
         step = self.trainer.global_step
         part, parts = data_share(self.trainer)
         if step != self._drawing_step:
             self._drawing_step, self._next_position = step, 0
-        start = self._next_position + part * len(x0)
-        self._next_position += parts * len(x0)
+        start = self._next_position + part * samples
+        self._next_position += parts * samples
+        return Draws(self.seed, self.stage, step, range(start, start + samples))
 
-        def source(position: int, purpose: str) -> torch.Generator:
-            return generator(self.seed, self.stage, step, position, purpose)
-
-        positions = range(start, start + len(x0))
-        sigma = torch.tensor([self.density.sample(source(p, "sigma")) for p in positions], device=x0.device)
-        # Drawn on the CPU, so that every device trains on the same noise.
-        noise = torch.stack([torch.randn(x0.shape[1:], generator=source(p, "noise")) for p in positions]).to(x0.device)
-        dropout = [float(torch.rand((), generator=source(p, "instruction dropout"))) for p in positions]
-        return sigma, noise, [value < self.instruction_dropout for value in dropout]
-
-    def predict(
-        self, x_t: Tensor, z_source: Tensor, sigma: Tensor, text: tuple[Tensor, Tensor, Tensor]
-    ) -> tuple[Tensor, int]:
-        """The transformer's prediction (B, C, T, h, w), and how many tokens it attended to.
-
-        Args:
-            text: embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp), see :meth:`condition`.
-        """
-        dtype = next(self.transformer.parameters()).dtype
-        embeddings, mask, pooled = text
-        guidance = None
-        if self.transformer.config.guidance_embeds:
-            guidance = torch.full_like(sigma, self.guidance)
-        prediction = self.transformer(
-            hidden_states=x_t.to(dtype),
-            source_hidden_states=z_source.to(dtype),
-            timestep=1000.0 * sigma,
-            encoder_hidden_states=embeddings.to(x_t.device, dtype),
-            encoder_attention_mask=mask,
-            pooled_projections=pooled.to(x_t.device, dtype),
-            guidance=guidance,
-        )
-        patch = self.transformer.config.patch_size**2 * self.transformer.config.patch_size_t
-        latents_per_channel = (x_t.numel() + z_source.numel()) // x_t.shape[1]
-        return prediction, latents_per_channel // patch + int(mask.sum())
+    def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
+        """The batch with latents, and with the condition of these instructions."""
+        latents = {"source": self.encode_video(batch["source"]), "target": self.encode_video(batch["target"])}
+        return cast(EditBatch, {**batch, **latents, "condition": self.condition(batch, instructions)})
 
     @torch.no_grad()
     def encode_video(self, video: Tensor) -> Tensor:
@@ -230,68 +169,26 @@ class InContextEditingModule(EditingModule):
         with torch.autocast(video.device.type, enabled=False):
             return self.codec.encode(video.float() / 127.5 - 1.0).float()
 
-    def condition(self, batch: dict[str, Any], dropped: Sequence[bool] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp) of a batch's instructions, "" where dropped.
-
-        From the batch's cached texts if it has them: L is then, as from the text encoders, the length of the longest.
-        """
-        dropped = [False] * len(batch["instruction"]) if dropped is None else dropped
-        if "text" not in batch:
-            texts = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
-            return self.encode_text(texts)
-        nothing = batch["no_text"], batch["no_pooled"]
-        cached = zip(batch["text"], batch["pooled"], strict=True)
-        return pad_texts([nothing if drop else text for text, drop in zip(cached, dropped, strict=True)])
-
     @torch.no_grad()
-    def encode_text(self, text: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (B, L, Dt), mask (B, L) and pooled embedding (B, Dp) of B instructions."""
+    def condition(self, batch: EditBatch, instructions: Sequence[str]) -> TextCondition:
+        """What the transformer is told: B texts, those that the batch brings from a cache not encoded again."""
+        encoder: TextEncoder = self.text_encoder
+        if "text" in batch:
+            known = {"": batch["no_text"], **dict(zip(batch["instruction"], batch["text"], strict=True))}
+            encoder = KnownTexts(known, encoder)
         with torch.autocast(self.device.type, enabled=False):
-            return self.text_encoder.encode(text)
-
-    def loss_weight(
-        self, mask: Tensor | None, z_source: Tensor, x0: Tensor, region: Tensor | None = None
-    ) -> Tensor | None:
-        """Loss weights that broadcast to (B, C, T, h, w), or None when every latent counts the same.
-
-        Args:
-            mask: edit mask in pixels (B, 1, F, H, W).
-            region: the same on the latent grid (B, 1, T, h, w), from a cache.
-        """
-        weight = None
-        if self.pixel_weight:
-            weight = self.codec.channel_rms.to(x0.device).reshape(1, -1, 1, 1, 1) ** self.pixel_weight
-        if self.edit_weight == 1.0:
-            return weight
-        if region is None and mask is not None:
-            region = region_from_mask(mask, (x0.shape[2], x0.shape[3], x0.shape[4]))
-        elif region is None and z_source.shape == x0.shape:
-            region = region_from_latents(z_source, x0, self.edit_threshold)
-        elif region is None:
-            return weight
-        region = region_weight(region, self.edit_weight)
-        return region if weight is None else region * weight
+            return encoder.encode(list(instructions))
 
     # ---- validation ----------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self.held_out = HeldOutLoss(self.device)
+        self.held_out = HeldOutLoss()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Loss at fixed noise levels of the samples that are `counted` (:class:`icve.data.pairs.PairsDataModule`)."""
-        self.held_out.add(self.held_out_losses(batch), batch.get("counted"))
-
-    def held_out_losses(self, batch: dict[str, Any]) -> Tensor:
-        """Losses (levels, B) of a batch's samples; the noise depends on a sample's id only, so that runs compare."""
-        z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
-        text, losses = self.condition(batch), []
-        for level in VALIDATION_SIGMAS:
-            draws = [generator(0, "validation", 0, name, f"noise at {level}") for name in batch["id"]]
-            noise = torch.stack([torch.randn(x0.shape[1:], generator=g) for g in draws]).to(x0.device)
-            sigma = torch.full((len(x0),), level, device=x0.device)
-            prediction, _ = self.predict(interpolate(x0, noise, sigma), z_source, sigma, text)
-            losses.append(flow_loss(prediction, x0, noise, sigma, self.objective))
-        return torch.stack(losses)
+    def validation_step(self, batch: EditBatch, batch_idx: int) -> None:
+        """The objective's held-out losses of the samples that are `counted`; noise depends on a sample's id only."""
+        draws = Draws(0, "validation", 0, batch["id"])
+        losses = self.objective.held_out(self.denoiser, self.encode(batch, batch["instruction"]), draws)
+        self.held_out.add(losses, batch.get("counted"))
 
     def on_validation_epoch_end(self) -> None:
         for name, figure in self.held_out.figures(self).items():
@@ -305,7 +202,7 @@ class InContextEditingModule(EditingModule):
         except (ValueError, TypeError) as error:
             raise ValueError(f"The optimizer cannot be used: {error}") from error
         scale_learning_rates(optimizer, self.learning_rates)
-        factor = learning_rate_factor(self.schedule, self.warmup_steps, self.trainer.max_steps)
+        factor = self.schedule.factor(self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 
     def setup(self, stage: str) -> None:
@@ -317,7 +214,7 @@ class InContextEditingModule(EditingModule):
         if cache is not None:  # the frozen parts have done their work: they stay where they are
             cache.check_encoders(self.codec, self.text_encoder)
             return
-        for module in self._frozen:
+        for module in self.frozen.values():
             module.to(self.trainer.strategy.root_device)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
@@ -329,7 +226,7 @@ class InContextEditingModule(EditingModule):
             self.text_encoder,
             FlowMatchEulerDiscreteScheduler(shift=self.sampling.shift),
             self.transformer,
-            objective=self.objective,
+            prediction=self.objective.predicts,
             defaults=asdict(self.sampling),
         )
 
@@ -346,7 +243,9 @@ class InContextEditingModule(EditingModule):
         if self.lora is None:
             return
         if weights is None:
-            raise ValueError("model.lora adapts trained weights: name them with model.pretrained or --ckpt_path.")
+            raise ValueError(
+                "model.start.lora adapts trained weights: name them with model.start.pretrained or --ckpt_path."
+            )
         self.adapted = Path(weights).resolve()
         add_lora(self.transformer, self.lora)
 

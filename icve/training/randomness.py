@@ -6,8 +6,11 @@ what the uninterrupted run would have drawn, without any generator state to save
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 def generator(seed: int, stage: str, step: int, position: int | str, purpose: str) -> torch.Generator:
@@ -27,3 +30,34 @@ def generator(seed: int, stage: str, step: int, position: int | str, purpose: st
     key = "\x1f".join((str(int(seed)), stage, str(int(step)), str(position), purpose))
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Random decisions about the samples of a micro-batch; every purpose is independent of the others.
+
+    Attributes:
+        seed, stage, step: see `generator`.
+        positions: of each sample, or its id.
+    """
+
+    seed: int
+    stage: str
+    step: int
+    positions: Sequence[int | str]
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """One fresh CPU generator per sample."""
+        return [generator(self.seed, self.stage, self.step, position, purpose) for position in self.positions]
+
+    def uniform(self, purpose: str) -> list[float]:
+        """One number in [0, 1) per sample."""
+        return [float(torch.rand((), generator=g)) for g in self.generators(purpose)]
+
+    def normal(self, purpose: str, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape and on the device of `like` (B, ...), float32.
+
+        It is drawn on the CPU, so that every device trains on the same noise.
+        """
+        drawn = [torch.randn(like.shape[1:], generator=g) for g in self.generators(purpose)]
+        return torch.stack(drawn).to(like.device)

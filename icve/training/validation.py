@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
-
 
 class HeldOutLoss:
-    """Mean loss over the samples of all processes, of which one may have more than another.
+    """Mean losses over the samples of all processes, of which one may have more than another.
 
     Lightning's own mean is none: it averages the numbers of samples over the processes, and cuts off the fraction.
-
-    Args:
-        device: the processes' sums are exchanged on.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        # Per noise level the sum of the losses, and last the number of samples.
-        self.sums = torch.zeros(len(VALIDATION_SIGMAS) + 1, device=device)
+    def __init__(self) -> None:
+        self.sums: Tensor | None = None  # of each loss, and last the number of samples
+        self.names: list[str] = []
 
-    def add(self, losses: Tensor, counted: list[bool] | None = None) -> None:
-        """Take in losses (levels, B) of B samples: those that are ``counted``, all if that is None."""
-        values = torch.cat([losses, torch.ones_like(losses[:1])])
+    def add(self, losses: Mapping[str, Tensor], counted: list[bool] | None = None) -> None:
+        """Take in losses (B,) by name of B samples: those that are ``counted``, all if that is None."""
+        self.names = list(losses)
+        values = torch.stack([*losses.values(), torch.ones_like(next(iter(losses.values())))])
         if counted is not None:
             values = torch.where(torch.tensor(counted, device=values.device), values, 0.0)
-        self.sums += values.sum(1)
+        self.sums = values.sum(1) if self.sums is None else self.sums + values.sum(1)
 
     def figures(self, module: LightningModule) -> dict[str, Tensor]:
-        """val/loss and val/loss_sigma_LEVEL, the same on all processes; nothing if no sample was counted."""
+        """val/loss and val/loss_NAME, the same on all processes; nothing if no sample was counted."""
+        if self.sums is None:  # on every process: all have as many batches
+            return {}
         # Processes that share their samples' tokens count each of them equally often.
         *sums, samples = torch.as_tensor(module.all_gather(self.sums)).reshape(-1, len(self.sums)).sum(0)
         if not samples:
             return {}
         means = torch.stack(sums) / samples
-        levels = {f"val/loss_sigma_{level}": mean for level, mean in zip(VALIDATION_SIGMAS, means, strict=True)}
-        return {**levels, "val/loss": means.mean()}
+        named = {f"val/loss_{name}": mean for name, mean in zip(self.names, means, strict=True)}
+        return {**named, "val/loss": means.mean()}
 
 
 def validation_figures(trainer: Trainer) -> dict[str, float]:

@@ -128,7 +128,7 @@ def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, 
     data = with_data(own_data)
     status, summary, _ = encode("--dtype", "float32", *data)
     assert (status, summary["encoded"]) == (0, 5)
-    options = ["--trainer.max_steps", 8, "--model.instruction_dropout", 0.5, *data]
+    options = ["--trainer.max_steps", 8, "--model.objective.init_args.instruction_dropout", 0.5, *data]
     latents = ["--data.init_args.latents", encode.output]
     pixels = fit(tiny_yaml, tmp_path / "pixels", *options)
     cached = fit(tiny_yaml, tmp_path / "cached", *options, *latents)
@@ -136,8 +136,16 @@ def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, 
     assert len(pixels[1]) == 6
     assert pixels[1] == cached[1]
     # the comparison sees the mask, and the dropped instructions
-    assert fit(tiny_yaml, tmp_path / "even", *options, *latents, "--model.edit_weight", 1)[0] != pixels[0]
-    assert fit(tiny_yaml, tmp_path / "undropped", *options, *latents, "--model.instruction_dropout", 0)[0] != pixels[0]
+    assert (
+        fit(tiny_yaml, tmp_path / "even", *options, *latents, "--model.objective.init_args.edit_weight", 1)[0]
+        != pixels[0]
+    )
+    assert (
+        fit(
+            tiny_yaml, tmp_path / "undropped", *options, *latents, "--model.objective.init_args.instruction_dropout", 0
+        )[0]
+        != pixels[0]
+    )
     weights = "checkpoints/last/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "pixels" / weights).read_bytes() == (tmp_path / "cached" / weights).read_bytes()
 
@@ -214,7 +222,7 @@ def test_a_changed_file_is_encoded_again_alone(encode, own_data):
         (["--data.init_args.batchsize", "3"], "did you mean 'batch_size'?"),
         (["--data.init_args.manifest", "nowhere.jsonl"], "manifest is nowhere.jsonl, which does not exist"),
         (["--data.class_path", "lightning.pytorch.LightningDataModule"], "icve encode"),
-        (["--model.text_encoder.init_args.text_dim", "14"],
+        (["--model.frozen.text_encoder.init_args.text_dim", "14"],
          "was made with another encoder: text_dim of its text encoder is 12 and the configuration's is 14"),
     ],
 )  # fmt: skip
@@ -315,8 +323,11 @@ def test_the_videos_are_not_needed_for_training(encode, tiny_yaml, tmp_path, own
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--model.codec.init_args.scales", str([2.0] * 16)], "was made with another encoder: scales of its codec is"),
-        (["--model.text_encoder.init_args.max_tokens", 3], "max_tokens of its text encoder is 32"),
+        (
+            ["--model.frozen.codec.init_args.scales", str([2.0] * 16)],
+            "was made with another encoder: scales of its codec is",
+        ),
+        (["--model.frozen.text_encoder.init_args.max_tokens", 3], "max_tokens of its text encoder is 32"),
         (["--data.init_args.fps", 4.0, "--data.init_args.buckets", "[[32, 32, 1]]"], "bucket [32, 32, 5], asked for"),
         (
             ["--data.class_path", "icve.data.unpaired_clips.UnpairedClipsDataModule"],

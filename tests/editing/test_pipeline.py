@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from icve.data.media.video import write_video
 from icve.editing.pipeline import DEFAULTS, EditPipeline, draw_noise
 from icve.flow import sampling_sigmas
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from tests.tiny import tiny_editor
@@ -27,17 +28,20 @@ class OracleTransformer(ModelMixin, ConfigMixin, CacheMixin):
     """
 
     @register_to_config
-    def __init__(self, objective: str = "velocity", guidance_embeds: bool = False):
+    def __init__(self, prediction: str = "velocity", guidance_embeds: bool = False):
         super().__init__()
         self.anchor = torch.nn.Parameter(torch.zeros(1))
         self.calls: list[dict] = []
+
+    arguments = HunyuanVideoInContextTransformer3DModel.arguments
+    named = HunyuanVideoInContextTransformer3DModel.named
 
     def forward(self, hidden_states, source_hidden_states, timestep, pooled_projections, **others):
         self.calls.append({"timestep": timestep, "batch": len(hidden_states), "dtype": hidden_states.dtype, **others})
         shift = pooled_projections.sum(1).reshape(-1, 1, 1, 1, 1)
         x0 = source_hidden_states + shift
         sigma = (timestep / 1000).reshape(-1, 1, 1, 1, 1)
-        if self.config.objective == "epsilon":
+        if self.config.prediction == "epsilon":
             return (hidden_states - (1 - sigma) * x0) / sigma
         return (hidden_states - x0) / sigma
 
@@ -47,10 +51,10 @@ def quiet(pipeline: EditPipeline) -> EditPipeline:
     return pipeline
 
 
-def oracle_pipeline(objective: str = "velocity", guidance_embeds: bool = False, **defaults) -> EditPipeline:
-    transformer = OracleTransformer(objective, guidance_embeds)
+def oracle_pipeline(prediction: str = "velocity", guidance_embeds: bool = False, **defaults) -> EditPipeline:
+    transformer = OracleTransformer(prediction, guidance_embeds)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
-    return quiet(EditPipeline(DCTCodec(), HashedTextEncoder(), scheduler, transformer, objective, defaults))
+    return quiet(EditPipeline(DCTCodec(), HashedTextEncoder(), scheduler, transformer, prediction, defaults))
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +93,12 @@ def test_scheduler_matches_the_release(shared_data, steps):
     torch.testing.assert_close(latents, golden[f"euler_all_constant_v_{steps}"], atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("objective", ["velocity", "epsilon"])
+@pytest.mark.parametrize("prediction", ["velocity", "epsilon"])
 @pytest.mark.parametrize("steps", [1, 7])
-def test_sampling_reaches_the_model_s_target(objective, steps):
-    pipeline = oracle_pipeline(objective)
+def test_sampling_reaches_the_model_s_target(prediction, steps):
+    pipeline = oracle_pipeline(prediction)
     source = pipeline.encode_video(video())
-    shift = pipeline.text_encoder.encode(INSTRUCTIONS)[2].sum(1).reshape(-1, 1, 1, 1, 1)
+    shift = pipeline.text_encoder.encode(INSTRUCTIONS).extras["pooled"].sum(1).reshape(-1, 1, 1, 1, 1)
     edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent")
     torch.testing.assert_close(edited, source + shift, atol=2e-3, rtol=1e-3)
 
@@ -102,7 +106,7 @@ def test_sampling_reaches_the_model_s_target(objective, steps):
 def test_guidance_extrapolates_from_the_negative_branch():
     pipeline = oracle_pipeline()
     source = pipeline.encode_video(video())
-    shifts = pipeline.text_encoder.encode(["ugly", *INSTRUCTIONS])[2].sum(1)
+    shifts = pipeline.text_encoder.encode(["ugly", *INSTRUCTIONS]).extras["pooled"].sum(1)
     guided = shifts[0] + 3.0 * (shifts[1:] - shifts[0])
     edited = pipeline(video(), INSTRUCTIONS, 4, guidance_scale=3.0, negative_prompt="ugly", output_type="latent")
     torch.testing.assert_close(edited, source + guided.reshape(-1, 1, 1, 1, 1), atol=5e-3, rtol=1e-3)
@@ -146,7 +150,7 @@ def test_unknown_or_impossible_defaults_are_refused():
         oracle_pipeline(step=3)
     with pytest.raises(ValueError, match="4k\\+1"):
         oracle_pipeline(num_frames=8)
-    with pytest.raises(ValueError, match="objective"):
+    with pytest.raises(ValueError, match="prediction"):
         oracle_pipeline("x0")
 
 

@@ -1,7 +1,9 @@
 import torch
 
-from icve.models.known_texts import KnownTexts, pad_texts
+from icve.data.text_condition import TextCondition
+from icve.models.known_texts import KnownTexts
 from icve.models.weightless.hashed import HashedTextEncoder
+from tests.texts import assert_same_text
 
 TEXTS = ["make the red circle blue", "", "remove it"]
 
@@ -14,25 +16,36 @@ class Counting(HashedTextEncoder):
         return super().encode(texts)
 
 
-def embedding(encoder, text):
-    embeddings, _, pooled = encoder.encode([text])
-    return embeddings[0], pooled[0]
+def alone(encoder, text):
+    return encoder.encode([text]).alone(0)
 
 
-def test_padding_gives_what_the_encoder_gives_for_a_batch():
+def test_stacking_gives_what_the_encoder_gives_for_a_batch():
     encoder = HashedTextEncoder(12, 10)
-    for ours, theirs in zip(pad_texts([embedding(encoder, t) for t in TEXTS]), encoder.encode(TEXTS), strict=True):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs)
+    together = encoder.encode(TEXTS)
+    assert_same_text(TextCondition.stack([alone(encoder, text) for text in TEXTS]), together)
+    assert_same_text(TextCondition.stack([together.alone(row) for row in range(3)]), together)
+    assert_same_text(together.rows([2, 0, 2]), encoder.encode(["remove it", TEXTS[0], "remove it"]))
+
+
+def test_named_tensors_give_the_text_again():
+    text = alone(HashedTextEncoder(12, 10), TEXTS[0])
+    tensors = text.tensors("text")
+    assert set(tensors) == {"text", "text.pooled"}
+    assert_same_text(TextCondition.from_tensors(tensors, "text"), text)
+
+
+def test_the_mask_stays_on_the_host():
+    text = HashedTextEncoder(12, 10).encode(TEXTS).to("meta", torch.bfloat16)
+    assert (text.embeddings.device.type, text.extras["pooled"].dtype) == ("meta", torch.bfloat16)
+    assert text.mask.device.type == "cpu"
 
 
 def test_only_unknown_texts_are_encoded():
     encoder = Counting(12, 10)
-    known = KnownTexts({text: embedding(HashedTextEncoder(12, 10), text) for text in TEXTS[:2]}, encoder)
+    known = KnownTexts({text: alone(HashedTextEncoder(12, 10), text) for text in TEXTS[:2]}, encoder)
     for texts in (TEXTS, TEXTS[::-1], TEXTS[:2]):
-        for ours, theirs in zip(known.encode(texts), HashedTextEncoder(12, 10).encode(texts), strict=True):
-            assert torch.equal(ours, theirs)
+        assert_same_text(known.encode(texts), HashedTextEncoder(12, 10).encode(texts))
     assert encoder.asked == ("remove it",)
     assert not list(known.modules())[1:]
-    alone = KnownTexts({}, encoder)
-    assert torch.equal(alone.encode(TEXTS)[0], HashedTextEncoder(12, 10).encode(TEXTS)[0])
+    assert_same_text(KnownTexts({}, encoder).encode(TEXTS), HashedTextEncoder(12, 10).encode(TEXTS))

@@ -1,5 +1,6 @@
 """A model, data and a trainer small enough that a training step takes milliseconds."""
 
+import inspect
 import json
 from functools import partial
 
@@ -14,6 +15,7 @@ from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
+from icve.training.objectives.in_context import InContext
 from icve.training.optimization.optimizers import MuonAdamW
 from tests.training.runs import start
 
@@ -70,10 +72,8 @@ def cut(batch, *indices):
 
 def cached_texts(module, batch):
     """The batch with what icve.data.cache.cached_rows adds to it."""
-    encoded = [module.text_encoder.encode([words]) for words in batch["instruction"]]
-    nothing, _, no_pooled = module.text_encoder.encode([""])
-    texts = {"text": [row[0][0] for row in encoded], "pooled": torch.cat([row[2] for row in encoded])}
-    return batch | texts | {"no_text": nothing[0], "no_pooled": no_pooled[0]}
+    texts = [module.text_encoder.encode([words]).alone(0) for words in batch["instruction"]]
+    return batch | {"text": texts, "no_text": module.text_encoder.encode([""]).alone(0)}
 
 
 class _Stream(torch.utils.data.IterableDataset):
@@ -95,13 +95,20 @@ def tiny_transformer(seed=0, **changes):
     return model
 
 
+def weightless():
+    """The frozen parts that go with the tiny transformer."""
+    return {"codec": DCTCodec(), "text_encoder": HashedTextEncoder(text_dim=12, pooled_dim=10)}
+
+
 @pytest.fixture
 def make_module():
     def make(stage="tiny", seed=0, transformer=None, **options):
+        for_objective = inspect.signature(InContext).parameters
+        settings = {name: options.pop(name) for name in for_objective if name in options}
         return InContextEditingModule(
             transformer or tiny_transformer(seed),
-            DCTCodec(),
-            HashedTextEncoder(text_dim=12, pooled_dim=10),
+            weightless(),
+            options.pop("objective", None) or InContext(**settings),
             stage=stage,
             seed=seed,
             **{
@@ -195,17 +202,19 @@ model:
       text_embed_dim: 12
       pooled_projection_dim: 10
       guidance_embeds: false
-  codec:
-    class_path: icve.models.weightless.dct.DCTCodec
-  text_encoder:
-    class_path: icve.models.weightless.hashed.HashedTextEncoder
-    init_args: {{text_dim: 12, pooled_dim: 10}}
+  frozen:
+    codec:
+      class_path: icve.models.weightless.dct.DCTCodec
+    text_encoder:
+      class_path: icve.models.weightless.hashed.HashedTextEncoder
+      init_args: {{text_dim: 12, pooled_dim: 10}}
   optimizer:
     class_path: icve.training.optimization.optimizers.MuonAdamW
     init_args: {{lr: 0.01}}
-  warmup_steps: 3
-  instruction_dropout: 0.3
-  edit_weight: 2.0
+  schedule: {{warmup_steps: 3}}
+  objective:
+    class_path: icve.training.objectives.in_context.InContext
+    init_args: {{instruction_dropout: 0.3, edit_weight: 2.0}}
   sampling: {{steps: 2, guidance_scale: 1.0, shift: 1.0, num_frames: 5, height: 32, width: 32}}
 data:
   class_path: icve.data.paired_edits.PairedEditsDataModule

@@ -18,7 +18,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from icve.data.validation_batches import validation_batches
 from icve.models.weightless.dct import DCTCodec
-from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.callbacks.ema import EMA
 from icve.training.callbacks.nonfinite import SkipNonFinite, TrainingDiverged
 from icve.training.callbacks.previews import EditPreviews
@@ -26,7 +25,9 @@ from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.distributed.sharded import local
 from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from icve.training.module import InContextEditingModule, Sampling
-from tests.training.conftest import SIZE, TinyPairs, as_loader, cut, tiny_transformer
+from icve.training.objectives.in_context import InContext
+from icve.training.optimization.schedule import Schedule
+from tests.training.conftest import SIZE, TinyPairs, as_loader, cut, tiny_transformer, weightless
 
 BATCH, MICRO_BATCHES, HELD_OUT, PATIENCE = 4, 3, 4, 2
 EMPTY = {4: 0}  # step → its micro-batch without samples
@@ -148,12 +149,11 @@ def train(folder, strategy="auto", devices=1, validate=True, average=True):
     L.seed_everything(0, verbose=False)
     module = Module(
         tiny_transformer(),
-        DCTCodec(),
-        HashedTextEncoder(text_dim=12, pooled_dim=10),
+        weightless(),
+        InContext(instruction_dropout=0.3),
         stage="eventful",
         optimizer=partial(torch.optim.AdamW, lr=1e-2, eps=1e-3),
-        instruction_dropout=0.3,
-        warmup_steps=3,
+        schedule=Schedule(warmup_steps=3),
         sampling=Sampling(2, 4.0, 3.0, 0.5, "blurry", num_frames=9, height=SIZE, width=SIZE),
     )
     guard, ema = SkipNonFinite(PATIENCE), EMA(decay=0.9)

@@ -13,14 +13,14 @@ import torch.distributed as dist
 
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.models.lora import LoRA
-from icve.models.weightless.dct import DCTCodec
-from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from icve.training.module import InContextEditingModule
-from tests.training.conftest import tiny_transformer
+from icve.training.objectives.in_context import InContext
+from icve.training.start import Start
+from tests.training.conftest import tiny_transformer, weightless
 
 STEPS = 20
 BUCKET = [48, 48, 9]  # 27 tokens each of source and target: nothing divides them
@@ -80,12 +80,11 @@ def train(manifest, folder, strategy, precision, devices=1, mode="none", accumul
     transformer = tiny_transformer()
     module = InContextEditingModule(
         transformer,
-        DCTCodec(),
-        HashedTextEncoder(text_dim=12, pooled_dim=10),
+        weightless(),
+        InContext(instruction_dropout=0.3),
         stage="parity",
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
-        instruction_dropout=0.3,
-        lora=LoRA(rank=2, weights_dtype="float32") if lora else None,
+        start=Start(lora=LoRA(rank=2, weights_dtype="float32") if lora else None),
         checkpointing=Checkpointing(mode),
     )
     if lora:

@@ -15,6 +15,7 @@ from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.module import InContextEditingModule, Sampling
+from icve.training.objectives.in_context import InContext
 from tests.tiny_hunyuan import POOLED_DIM, TEXT_DIM, save_tiny_hunyuan
 from tests.training.conftest import SIZE, tiny_transformer
 
@@ -28,11 +29,13 @@ def base(tmp_path_factory):
 def module(base):
     return InContextEditingModule(
         tiny_transformer(text_embed_dim=TEXT_DIM, pooled_projection_dim=POOLED_DIM),
-        HunyuanVideoCodec(base["vae"]),
-        HunyuanTextEncoder(base["llama"], base["clip"]),
+        {
+            "codec": HunyuanVideoCodec(base["vae"]),
+            "text_encoder": HunyuanTextEncoder(base["llama"], base["clip"]),
+        },
+        InContext(pixel_weight=1.0),
         stage="tiny",
         optimizer=partial(torch.optim.AdamW, lr=1e-3),
-        pixel_weight=1.0,
         sampling=Sampling(2, 1.0, 1.0, num_frames=5, height=SIZE, width=SIZE),
     )
 
@@ -94,7 +97,7 @@ def test_what_a_run_writes_is_an_editor(module, make_trainer, make_data, tmp_pat
 
 
 def test_cached_latents_never_read_the_codec(module, make_trainer, make_data):
-    module.pixel_weight = 0.0
+    module.objective.pixel_weight = 0.0
 
     class Cached(type(make_data())):
         def batch(self, number):
@@ -114,8 +117,8 @@ def configure(tiny_yaml, base) -> None:
         "init_args": {"pretrained": base["vae"]},
     }
     text = {"class_path": "icve.models.hunyuan_video.text.HunyuanTextEncoder"}
-    config["model"] |= {"codec": codec, "text_encoder": text | {"init_args": {"llama": base["llama"]}}}
-    config["model"]["text_encoder"]["init_args"] |= {"clip": base["clip"], "dtype": "bfloat16"}
+    text["init_args"] = {"llama": base["llama"], "clip": base["clip"], "dtype": "bfloat16"}
+    config["model"]["frozen"] = {"codec": codec, "text_encoder": text}
     tiny_yaml.write_text(yaml.safe_dump(config))
 
 
@@ -143,7 +146,8 @@ def partition(rank: int, base: dict[str, str], store: str, kind: str) -> None:
     codec, text_encoder = HunyuanVideoCodec(base["vae"]), HunyuanTextEncoder(base["llama"], base["clip"])
     transformer = tiny_transformer(text_embed_dim=TEXT_DIM, pooled_projection_dim=POOLED_DIM)
     adamw = partial(torch.optim.AdamW, lr=1e-3)
-    module = InContextEditingModule(transformer, codec, text_encoder, stage="tiny", optimizer=adamw)
+    parts = {"codec": codec, "text_encoder": text_encoder}
+    module = InContextEditingModule(transformer, parts, InContext(), stage="tiny", optimizer=adamw)
     codec.load()
     text_encoder.load()
     frozen = [*codec.parameters(), *text_encoder.parameters()]

@@ -16,6 +16,7 @@ from icve.runtime import precision
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.stage_record import read_stage
+from icve.training.start import Start
 from tests.tiny import tiny_editor
 from tests.training.runs import run_in_turn, steps
 
@@ -44,14 +45,12 @@ def config(tmp_path_factory, repository, weights):
     shape = json.loads((weights / "transformer" / "config.json").read_text())
     names = values["model"]["transformer"]["init_args"]
     values["model"]["transformer"]["init_args"] = {name: shape[name] for name in names}
-    values["model"]["text_encoder"]["init_args"] = {"text_dim": 32, "pooled_dim": 32}
+    values["model"]["frozen"]["text_encoder"]["init_args"] = {"text_dim": 32, "pooled_dim": 32}
     values["model"] |= {
         "stage": "lora",
-        "pretrained": str(weights),
-        "lora": {"rank": 2, "weights_dtype": "float32"},
+        "start": {"pretrained": str(weights), "lora": {"rank": 2, "weights_dtype": "float32"}},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-        "warmup_steps": 0,
-        "schedule": "constant",
+        "schedule": {"shape": "constant", "warmup_steps": 0},
         "sampling": {"steps": 2, "guidance_scale": 1.0, "shift": 5.0, "num_frames": 5, "height": 32, "width": 32},
     }
     values["data"]["init_args"] |= {"manifest": str(manifest), "val_manifest": str(manifest), "batch_size": 2}
@@ -108,14 +107,14 @@ def test_the_run_edits_and_its_weights_are_the_base_plus_the_adapter(run, weight
 
 def test_another_stage_starts_from_the_adapted_weights(run, config, tmp_path, capsys):
     options = ["--model.stage", "next", "--trainer.max_steps", 2, "--ckpt_path", run]
-    assert fit(config, tmp_path / "next", *options, "--model.lora", "null") == 0
+    assert fit(config, tmp_path / "next", *options, "--model.start.lora", "null") == 0
     assert (tmp_path / "next" / "checkpoints" / "last" / "transformer").is_dir()
 
 
 def test_an_adapter_needs_weights_and_the_configuration_it_was_trained_with(run, config, tmp_path, capsys):
-    assert fit(config, tmp_path / "a", "--model.pretrained", "null") == 2
-    assert "model.lora adapts trained weights" in capsys.readouterr().err
-    assert fit(config, tmp_path / "b", "--ckpt_path", run, "--model.lora", "null", "--trainer.max_steps", 6) == 2
+    assert fit(config, tmp_path / "a", "--model.start.pretrained", "null") == 2
+    assert "model.start.lora adapts trained weights" in capsys.readouterr().err
+    assert fit(config, tmp_path / "b", "--ckpt_path", run, "--model.start.lora", "null", "--trainer.max_steps", 6) == 2
     assert "trained an adapter and the configuration trains whole weights" in capsys.readouterr().err
 
 
@@ -141,10 +140,17 @@ SHARING = {
 def test_processes_that_share_the_weights_train_the_same_adapter(run, config, tmp_path, capsys):
     """They share tokens, then, resumed, have samples of their own; also with frozen weights in bfloat16."""
     capsys.readouterr()
-    validate = ["validate", "-c", str(config), f"--ckpt_path={run}", "--model.lora=null", "--model.pretrained=null"]
+    validate = [
+        "validate",
+        "-c",
+        str(config),
+        f"--ckpt_path={run}",
+        "--model.start.lora=null",
+        "--model.start.pretrained=null",
+    ]
     assert cli.main(validate) == 0
     (expected,) = validation_losses(capsys.readouterr().out)
-    bf16 = ["--trainer.precision=bf16-mixed", "--model.lora.weights_dtype=bfloat16", "--trainer.max_steps=2"]
+    bf16 = ["--trainer.precision=bf16-mixed", "--model.start.lora.weights_dtype=bfloat16", "--trainer.max_steps=2"]
     assert fit(config, tmp_path / "bf16", *bf16) == 0
 
     commands = []
@@ -184,7 +190,7 @@ def test_frozen_weights_that_are_left_open_follow_the_precision_that_was_measure
 
     monkeypatch.setattr(precision, "measure_matmuls", measured)
     run = tmp_path / "run"
-    options = ["--trainer.precision=auto", "--model.lora.weights_dtype=auto"]
+    options = ["--trainer.precision=auto", "--model.start.lora.weights_dtype=auto"]
     assert fit(config, run, *options, "--trainer.max_steps=1") == 0
     assert read_stage(run / "checkpoints" / "last")["weights_dtype"] == dtype
     ratio = 1 / ratio  # resumed on another machine, they stay what they were
@@ -194,5 +200,5 @@ def test_frozen_weights_that_are_left_open_follow_the_precision_that_was_measure
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_frozen_weights_are_of_the_dtype_that_is_named(make_module, dtype):
-    wrapped = make_module(lora=LoRA(rank=2, weights_dtype=dtype))
+    wrapped = make_module(start=Start(lora=LoRA(rank=2, weights_dtype=dtype)))
     assert {parameter.dtype for parameter in wrapped.transformer.parameters()} == {getattr(torch, dtype)}

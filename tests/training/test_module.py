@@ -6,10 +6,14 @@ import torch
 
 from icve.data.edit_region import region_from_mask
 from icve.flow import flow_loss, interpolate
+from icve.models.weightless.dct import DCTCodec
 from icve.training.checkpoints.starting_weights import check_shapes, trained_shapes
 from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.module import InContextEditingModule
+from icve.training.objectives.in_context import InContext
+from icve.training.optimization.schedule import Schedule
 from icve.training.randomness import generator
+from tests.texts import assert_same_text
 from tests.training.conftest import as_loader, cached_texts, tiny_transformer
 
 
@@ -23,6 +27,16 @@ class Spy(torch.nn.Module):
     @property
     def config(self):
         return self.inner.config
+
+    @property
+    def patch(self):
+        return self.inner.patch
+
+    def arguments(self, *inputs):
+        return self.inner.arguments(*inputs)
+
+    def named(self, output):
+        return self.inner.named(output)
 
     def forward(self, **kwargs):
         self.calls.append(kwargs)
@@ -45,16 +59,16 @@ def test_the_step_is_the_papers(make_module, make_trainer, make_data, make_losse
     batch = data.batch(0)
     x0 = module.codec.encode(batch["target"].float() / 127.5 - 1)
     z_source = module.codec.encode(batch["source"].float() / 127.5 - 1)
-    sigma = torch.tensor([module.density.sample(generator(3, "s", 0, i, "sigma")) for i in range(2)])
+    sigma = torch.tensor([module.objective.density.sample(generator(3, "s", 0, i, "sigma")) for i in range(2)])
     noise = torch.stack([torch.randn(x0.shape[1:], generator=generator(3, "s", 0, i, "noise")) for i in range(2)])
     assert torch.equal(call["hidden_states"], interpolate(x0, noise, sigma))
     assert torch.equal(call["source_hidden_states"], z_source)
     assert torch.equal(call["timestep"], 1000.0 * sigma)
     assert call["guidance"] is None
-    embeddings, mask, pooled = module.text_encoder.encode(batch["instruction"])
-    assert torch.equal(call["encoder_hidden_states"], embeddings)
-    assert torch.equal(call["encoder_attention_mask"], mask)
-    assert torch.equal(call["pooled_projections"], pooled)
+    text = module.text_encoder.encode(batch["instruction"])
+    assert torch.equal(call["encoder_hidden_states"], text.embeddings)
+    assert torch.equal(call["encoder_attention_mask"], text.mask)
+    assert torch.equal(call["pooled_projections"], text.extras["pooled"])
     twin = tiny_transformer()
     twin.load_state_dict(start)
     expected = flow_loss(twin(**call), x0, noise, sigma).mean()
@@ -71,17 +85,17 @@ def test_only_the_instruction_is_dropped(make_module, make_trainer, make_data):
     spy = Spy(tiny_transformer())
     module = make_module(transformer=spy, instruction_dropout=1.0)
     train_one_step(make_trainer, module, make_data())
-    null, mask, _ = module.text_encoder.encode([""])
-    assert torch.equal(spy.calls[0]["encoder_hidden_states"], null.expand(2, -1, -1))
-    assert spy.calls[0]["encoder_attention_mask"].sum() == 2 * mask.sum()
+    null = module.text_encoder.encode([""])
+    assert torch.equal(spy.calls[0]["encoder_hidden_states"], null.embeddings.expand(2, -1, -1))
+    assert spy.calls[0]["encoder_attention_mask"].sum() == 2 * null.mask.sum()
     assert spy.calls[0]["source_hidden_states"].abs().sum() > 0
 
 
 def test_the_dropout_rate_is_the_one_asked_for(make_module, make_trainer, make_data):
     module = make_module(instruction_dropout=0.3)
     make_trainer(1).fit(module, datamodule=make_data())
-    _, _, dropped = module.draw(torch.zeros(2000, 1, 1, 1, 1))
-    assert 0.26 < sum(dropped) / 2000 < 0.34
+    told = module.objective.instructions({"instruction": ["make it red"] * 2000}, module.draws(2000))
+    assert 0.26 < told.count("") / 2000 < 0.34
 
 
 def test_draws_follow_the_position_in_the_global_batch(make_module, make_trainer, make_data):
@@ -92,19 +106,19 @@ def test_draws_follow_the_position_in_the_global_batch(make_module, make_trainer
         spied = spy_on_draws(module)
         trainer = make_trainer(2, accumulate_grad_batches=accumulate)
         trainer.fit(module, datamodule=make_data(batch_size=size))
-        draws.append(torch.cat([noise for _, noise, _ in spied]))
+        draws.append(torch.cat([found.normal("noise", torch.zeros(size, 3, 4)) for found in spied]))
     assert torch.equal(draws[0], draws[1])
     assert len(draws[0].flatten(1).unique(dim=0)) == 8
 
 
 def spy_on_draws(module):
-    seen, draw = [], module.draw
+    seen, draws = [], module.draws
 
-    def spied(x0):
-        seen.append(draw(x0))
+    def spied(samples):
+        seen.append(draws(samples))
         return seen[-1]
 
-    module.draw = spied
+    module.draws = spied
     return seen
 
 
@@ -115,25 +129,25 @@ def test_the_edited_region_weighs_more(make_module, make_trainer, make_data):
     mask[1, 0, 3, 2, 9] = True  # in the second latent frame, above on the right
     expected = torch.ones(2, 1, 2, 2, 2)
     expected[1, 0, 1, 0, 1] = 5.0
-    assert torch.equal(module.loss_weight(mask, x0, x0), expected)
+    assert torch.equal(module.objective.loss_weight(mask, x0, x0), expected)
     z = x0.clone()
     z[:, :, 1, 0, 0] = 1.0
-    assert module.loss_weight(None, z, x0)[:, 0, 1, 0, 0].tolist() == [5.0, 5.0]
-    assert module.loss_weight(None, x0[:, :, :1], x0) is None  # a source of another length has no difference
-    assert make_module().loss_weight(mask, x0, x0) is None
+    assert module.objective.loss_weight(None, z, x0)[:, 0, 1, 0, 0].tolist() == [5.0, 5.0]
+    assert module.objective.loss_weight(None, x0[:, :, :1], x0) is None  # a source of another length has no difference
+    assert make_module().objective.loss_weight(mask, x0, x0) is None
 
 
 def test_channels_may_weigh_as_their_pixels_do(make_module, make_data):
     """With exponent 2 and an orthonormal codec, the weighted error of latents is the squared error of the pixels."""
     module = make_module(pixel_weight=2.0)
     x0 = torch.zeros(2, 16, 2, 2, 2)
-    weight = module.loss_weight(None, x0, x0)
+    weight = module.objective.loss_weight(None, x0, x0)
     error = torch.randn(1, 16, 1, 2, 2).expand(1, 16, 2, 2, 2).clone()
     pixels = module.codec.decode(error)[:, :, 1:].square().sum()
     torch.testing.assert_close((error[:, :, 1:].square() * weight).sum(), pixels, rtol=1e-4, atol=1e-4)
     both = make_module(pixel_weight=2.0, edit_weight=3.0)
     mask = make_data(mask=True).batch(0)["mask"]
-    assert both.loss_weight(mask, x0, x0).shape == (2, 16, 2, 2, 2)
+    assert both.objective.loss_weight(mask, x0, x0).shape == (2, 16, 2, 2, 2)
 
 
 def test_latents_are_taken_as_they_are(make_module):
@@ -141,16 +155,14 @@ def test_latents_are_taken_as_they_are(make_module):
     assert torch.equal(make_module().encode_video(latents), latents.float())
 
 
-@pytest.mark.parametrize("dropped", [None, [False, True], [True, False], [True, True]])
+@pytest.mark.parametrize("dropped", [[False, False], [False, True], [True, False], [True, True]])
 def test_cached_texts_are_the_text_encoders(make_module, make_data, dropped):
     module = make_module()
     batch = make_data().batch(0)
-    expected = module.condition(batch, dropped)
+    told = ["" if drop else words for words, drop in zip(batch["instruction"], dropped, strict=True)]
+    expected = module.condition(batch, told)
     module.text_encoder.encode = None  # a cached batch does not need it
-    encoder = make_module()
-    for ours, theirs in zip(module.condition(cached_texts(encoder, batch), dropped), expected, strict=True):
-        assert ours.dtype == theirs.dtype
-        assert torch.equal(ours, theirs)
+    assert_same_text(module.condition(cached_texts(make_module(), batch), told), expected)
 
 
 def test_a_cached_region_counts_as_its_mask(make_module, make_data):
@@ -158,7 +170,7 @@ def test_a_cached_region_counts_as_its_mask(make_module, make_data):
     mask = make_data(mask=True).batch(0)["mask"]
     x0 = torch.zeros(2, 16, 2, 2, 2)
     region = region_from_mask(mask, x0.shape[2:])
-    assert torch.equal(module.loss_weight(None, x0, x0, region), module.loss_weight(mask, x0, x0))
+    assert torch.equal(module.objective.loss_weight(None, x0, x0, region), module.objective.loss_weight(mask, x0, x0))
 
 
 class Cache:
@@ -226,7 +238,7 @@ def test_precisions(make_module, make_trainer, make_data, make_losses, device, p
 
 def test_clipping_and_warm_up(make_module, make_trainer, make_data, make_losses):
     losses = make_losses()
-    module = make_module(warmup_steps=4)
+    module = make_module(schedule=Schedule(warmup_steps=4))
     norms = []
     module.on_before_zero_grad = lambda optimizer: norms.append(
         torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).item()
@@ -246,8 +258,14 @@ def test_mistakes_are_named(make_module):
         make_module(edit_weight=0.0)
     with pytest.raises(ValueError, match="channel_rms, which Linear has not"):
         InContextEditingModule(
-            tiny_transformer(), torch.nn.Linear(1, 1), torch.nn.Linear(1, 1), "s", torch.optim.AdamW, pixel_weight=1.0
+            tiny_transformer(),
+            {"codec": torch.nn.Linear(1, 1), "text_encoder": torch.nn.Linear(1, 1)},
+            InContext(pixel_weight=1.0),
+            "s",
+            torch.optim.AdamW,
         )
+    with pytest.raises(ValueError, match=r"model\.frozen lacks 'text_encoder'"):
+        InContextEditingModule(tiny_transformer(), {"codec": DCTCodec()}, InContext(), "s", torch.optim.AdamW)
 
 
 @pytest.mark.parametrize("kept", ["ranges", "state dict"])

@@ -25,7 +25,10 @@ def weights(tmp_path):
 def config(tiny_yaml, weights):
     settings = yaml.safe_load(tiny_yaml.read_text())
     settings["variables"] = {"weights": str(weights.parent)}
-    settings["model"] |= {"pretrained": "${variables.weights}/transformer", "checkpointing": {"mode": "full"}}
+    settings["model"] |= {
+        "start": {"pretrained": "${variables.weights}/transformer"},
+        "checkpointing": {"mode": "full"},
+    }
     tiny_yaml.write_text(yaml.safe_dump(settings))
     return tiny_yaml
 
@@ -111,7 +114,7 @@ def test_nothing_is_allocated_for_weights_that_follow(config, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("model.pretrained", "put HunyuanVideo's text-to-video weights there"),
+        ("model.start.pretrained", "put HunyuanVideo's text-to-video weights there"),
         ("data.init_args.manifest", "write one row per pair of clips there"),
         ("data.init_args.val_manifest", "write one row per pair of clips there"),
     ],
@@ -125,7 +128,7 @@ def test_a_missing_path_is_told_before_anything_is_built(config, option, told, c
 
 
 def test_a_missing_path_from_a_variable_names_the_variable():
-    config = {"variables": {"weights": "nowhere"}, "model": {"pretrained": "nowhere/transformer"}}
+    config = {"variables": {"weights": "nowhere"}, "model": {"start": {"pretrained": "nowhere/transformer"}}}
     with pytest.raises(FileNotFoundError, match=r"say where it is in variables\.weights or the environment"):
         check_paths(config, has_checkpoint=False)
     check_paths(config, has_checkpoint=True)

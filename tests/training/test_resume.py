@@ -5,12 +5,16 @@ import torch
 
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
+from icve.training.optimization.schedule import Schedule
 
 STEPS, STOP = 8, 5
 
 
 def run(make_module, make_trainer, make_data, losses, folder, steps, ckpt_path=None, stop=None, **options):
-    module, data = make_module(warmup_steps=6, seed=4, instruction_dropout=0.5), make_data(validation=1)
+    module, data = (
+        make_module(schedule=Schedule(warmup_steps=6), seed=4, instruction_dropout=0.5),
+        make_data(validation=1),
+    )
     ema = EMA(decay=0.9)
     trainer = make_trainer(steps, [losses, ema, Checkpoints(every_n_steps=STOP)], folder, **options)
     if stop is not None:

@@ -8,9 +8,9 @@ import yaml
 
 from icve.cli.main import main
 from icve.flow import flow_loss, interpolate
+from icve.training.objectives.in_context import VALIDATION_SIGMAS
 from icve.training.randomness import generator
 from icve.training.run.curriculum_record import Record
-from icve.training.validation import VALIDATION_SIGMAS
 from tests.training.callbacks.test_previews import served_by_tensorboard
 from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
 from tests.training.runs import run_in_turn, strategy
@@ -25,9 +25,10 @@ def by_hand(module, batch, level):
         source, x0 = (module.encode_video(batch[role][[index]]) for role in ("source", "target"))
         noise = torch.randn(x0.shape, generator=generator(0, "validation", 0, name, f"noise at {level}"))
         sigma = torch.tensor([level])
-        text = module.encode_text([batch["instruction"][index]])
+        text = module.text_encoder.encode([batch["instruction"][index]])
         with torch.no_grad():
-            prediction, _ = module.predict(interpolate(x0, noise, sigma), source, sigma, text)
+            x_t = {"video": interpolate(x0, noise, sigma)}
+            prediction = module.denoiser.denoise(x_t, sigma, text, {"source": source})["video"]
         losses.append(float(flow_loss(prediction, x0, noise, sigma)))
     return losses
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from icve.data.buckets import Bucket
-from icve.data.cache.latents import Embedding, LatentCache, LatentsError, Record, request_of
+from icve.data.cache.latents import LatentCache, LatentsError, Record, request_of
 from icve.data.manifest import Manifest
 from icve.data.selection import Pair, Selection, is_described
+from icve.data.text_condition import TextCondition
 
 
 class RecordIndex:
@@ -90,8 +91,8 @@ class CachedRows:
             )
 
     def load(self, index: int) -> dict[str, Any]:
-        """Sample of a pair: ``source`` and ``target`` latents (C, T, h, w), ``text`` (L, Dt) and ``pooled`` (Dp,), all
-        in the cache's precision, ``instruction``, ``id``, and ``region`` bool (1, T, h, w) when the manifest has masks
+        """Sample of a pair: ``source`` and ``target`` latents (C, T, h, w) and ``text`` (B = 1), all in the cache's
+        precision, ``instruction``, ``id``, and ``region`` bool (1, T, h, w) when the manifest has masks
         (all True for a row without one).
 
         Raises:
@@ -113,17 +114,17 @@ class CachedRows:
         return sample
 
 
-def collate_cached(samples: Sequence[dict[str, Any]], empty: Embedding) -> dict[str, Any]:
+def collate_cached(samples: Sequence[dict[str, Any]], empty: TextCondition) -> dict[str, Any]:
     """Samples of :meth:`CachedRows.load` → one batch.
 
     Returns:
-        ``source``, ``target`` (B, C, T, h, w), ``pooled`` (B, Dp), ``region`` (B, 1, T, h, w) if there is one; lists of
-        B: ``text`` (L, Dt) each of its own length, ``instruction``, ``id``; ``no_text`` (L, Dt) and ``no_pooled`` (Dp,)
-        of the empty instruction; ``dropped``, the concatenation of theirs.
+        ``source``, ``target`` (B, C, T, h, w), ``region`` (B, 1, T, h, w) if there is one; lists of B: ``text`` each of
+        its own length, ``instruction``, ``id``; ``no_text`` of the empty instruction; ``dropped``, the concatenation of
+        theirs.
     """
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-    for name in ("source", "target", "pooled", "region"):
+    for name in ("source", "target", "region"):
         if name in batch:
             batch[name] = torch.stack(batch[name])
     batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
-    return batch | {"no_text": empty[0], "no_pooled": empty[1]}
+    return batch | {"no_text": empty}

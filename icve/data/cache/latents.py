@@ -12,10 +12,10 @@ file at its offset without a decoder or a copy of its row group, in its own dtyp
 A shard's records (one per pair, JSON) are in its header, so that tensors and what they are appear on disk in the same
 rename, and never change afterwards. A pair that was encoded again is in a newer shard; the newest valid one is used.
 
-Shapes: C latent channels, T latent frames of h x w, L text tokens, Dt and Dp widths of embeddings and pooled vector.
-Of every pair are kept
-source, target  latents (C, T, h, w)        text    embeddings (L, Dt) of the instruction, without padding
-region          bool (1, T, h, w), latent positions that its edit mask touches, if it has one      pooled  (Dp,)
+Shapes: C latent channels, T latent frames of h x w, L text tokens of width Dt. Of every pair are kept
+source, target  latents (C, T, h, w)        text    embeddings (1, L, Dt) of the instruction, without padding
+region          bool (1, T, h, w), latent positions that its edit mask touches, if it has one
+text.NAME       (1, ...), what else the text encoder gives (text.pooled of HunyuanVideo's); names are in latents.json
 """
 
 from __future__ import annotations
@@ -39,15 +39,14 @@ from icve.data.buckets import Bucket
 from icve.data.cache.encoder_identity import describe_encoder, difference
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
+from icve.data.text_condition import TextCondition
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import AlreadyLocked, locked
 from icve.runtime.printable import json_line, json_lines
 
-Embedding = tuple[Tensor, Tensor]  # of a text: embeddings (L, Dt) without padding, pooled (Dp,)
 Precision = Literal["bfloat16", "float32"]
 
-FORMAT = 2  # raised when the layout changes, or when decoding or resizing gives other pixels
-TENSORS = ("source", "target", "text", "pooled", "region")
+FORMAT = 3  # raised when the layout changes, or when decoding or resizing gives other pixels
 _INFO, _NO_INSTRUCTION, _RECORDS = "latents.json", "no_instruction.safetensors", "icve.records"
 _OPEN_SHARDS = 32  # per process
 
@@ -145,7 +144,7 @@ class LatentCache:
         codec: nn.Module,
         text_encoder: nn.Module,
         precision: Precision,
-        no_instruction: Callable[[], Embedding],
+        no_instruction: Callable[[], TextCondition],
     ) -> LatentCache:
         """Open a cache to add to it; a folder that holds none becomes one.
 
@@ -158,14 +157,13 @@ class LatentCache:
         """
         folder = Path(folder)
         if not (folder / _INFO).exists():
-            embeddings, pooled = no_instruction()
-            dtype = getattr(torch, precision)
-            tensors = {"text": embeddings.to(dtype).contiguous(), "pooled": pooled.to(dtype).contiguous()}
+            nothing = no_instruction().to(dtype=getattr(torch, precision))
+            tensors = {name: tensor.contiguous() for name, tensor in nothing.tensors("text").items()}
             with whole_file(folder / _NO_INSTRUCTION) as file:
                 save_file(tensors, file)
             # The last file of a new cache. Of several processes the last one rules, and the check below follows.
             with whole_file(folder / _INFO) as file:
-                info = _describe(codec, text_encoder) | {"precision": precision}
+                info = _describe(codec, text_encoder) | {"precision": precision, "text": list(tensors)}
                 file.write_text(json.dumps(info), encoding="utf-8")
         cache = cls(folder)
         cache.check_encoders(codec, text_encoder)
@@ -196,11 +194,10 @@ class LatentCache:
                     "that made it, or encode into another folder: icve encode -c CONFIG.yaml --output FOLDER."
                 )
 
-    def no_instruction(self) -> Embedding:
-        """Embeddings (L, Dt) and pooled vector (Dp,) of an empty instruction."""
+    def no_instruction(self) -> TextCondition:
+        """Of an empty instruction, B = 1."""
         try:
-            tensors = load_file(self.folder / _NO_INSTRUCTION)
-            return tensors["text"], tensors["pooled"]
+            return TextCondition.from_tensors(load_file(self.folder / _NO_INSTRUCTION), "text")
         except (OSError, SafetensorError, KeyError) as error:
             raise _damaged(self.folder / _NO_INSTRUCTION, error) from error
 
@@ -223,8 +220,8 @@ class LatentCache:
             if file.name[0] != ".":
                 yield from map(Record.from_json, map(json.loads, json_lines(file)))
 
-    def read(self, record: Record) -> dict[str, Tensor]:
-        """Tensors of a pair by the names in ``TENSORS``; ``region`` only where its row has a mask.
+    def read(self, record: Record) -> dict[str, Any]:
+        """Of a pair: ``source`` and ``target`` (C, T, h, w), ``text`` (B = 1), and ``region`` where its row has a mask.
 
         Raises:
             LatentsError: its shard is gone or damaged.
@@ -233,8 +230,10 @@ class LatentCache:
             raise LatentsError(f"{record.id} was not encoded: {record.reason}")
         try:
             shard = self._shard(record.shard)
-            roles = TENSORS if "mask" in record.files else TENSORS[:-1]
-            return {role: shard.get_tensor(f"{record.key}.{role}") for role in roles}
+            videos = ("source", "target", "region") if "mask" in record.files else ("source", "target")
+            tensors = {role: shard.get_tensor(f"{record.key}.{role}") for role in (*videos, *self.info["text"])}
+            text = TextCondition.from_tensors(tensors, "text")
+            return {role: tensors[role] for role in videos} | {"text": text}
         except (OSError, SafetensorError) as error:
             raise LatentsError(str(_damaged(record.shard, error))) from error
 
@@ -293,7 +292,7 @@ class ShardWriter:
             self._lock.close()
 
     def add(self, record: Record, bucket: Bucket, tensors: dict[str, Tensor]) -> None:
-        """Add a pair; tensors by the names in ``TENSORS``, floating ones are stored in the cache's precision."""
+        """Add a pair; tensors by name as above, floating ones are stored in the cache's precision."""
         name = "x".join(map(str, bucket))
         if name != self._bucket:
             self.flush()

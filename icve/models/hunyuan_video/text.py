@@ -23,6 +23,7 @@ from transformers import (
     PretrainedConfig,
 )
 
+from icve.data.text_condition import TextCondition
 from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
 from icve.models.weight_files import fill, model_files
 
@@ -133,16 +134,14 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
 
     @apply_forward_hook
     @torch.no_grad()
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> TextCondition:
         """Embed texts.
 
         Args:
             texts: B texts; "" is valid.
 
         Returns:
-            embeddings (B, L, Dt), zero where padded;
-            mask (B, L) bool, True for tokens, right padded, at least one per text;
-            pooled (B, Dp). All on the encoder's device, floating ones in its precision.
+            embeddings (B, L, Dt), with "pooled" (B, Dp). All on the encoder's device, floating ones in its precision.
 
         Raises:
             ValueError: if `texts` is a single string or empty.
@@ -157,7 +156,7 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
             hidden = self.language_model(input_ids=ids, use_cache=False).last_hidden_state
             ids, _ = self._tokens("clip", texts, device)
             pooled = self.pooled_model(input_ids=ids).pooler_output
-        return hidden.masked_fill(~mask[..., None], 0), mask, pooled
+        return TextCondition(hidden.masked_fill(~mask[..., None], 0), mask, {"pooled": pooled})
 
     def _tokens(self, name: str, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of texts, padded with their last token."""

@@ -11,7 +11,7 @@ Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,9 @@ from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbed
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from torch import Tensor, nn
 
+from icve.data.text_condition import TextCondition
 from icve.models.attention import Projections, joint_attention, packed_attention
+from icve.models.denoiser import Latents
 from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.protocols import ConfiguredModel
@@ -431,6 +433,23 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
         if layout.shards is not None:
             x = layout.shards.gather(x, len(segments) - 2)
         return self.unpatchify(x, target.size)
+
+    def arguments(
+        self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
+    ) -> dict[str, Any]:
+        """As `icve.models.denoiser.DenoisingTransformer` says: x has "video"; the context "source", or nothing."""
+        return {
+            "hidden_states": x["video"],
+            "source_hidden_states": context.get("source"),
+            "timestep": 1000.0 * sigma,
+            "encoder_hidden_states": text.embeddings,
+            "encoder_attention_mask": text.mask,
+            "pooled_projections": text.extras["pooled"],
+            "guidance": torch.full_like(sigma, guidance) if self.config.guidance_embeds else None,
+        }
+
+    def named(self, output: Tensor) -> dict[str, Tensor]:
+        return {"video": output}
 
     def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
         """Tokens along (t, h, w) of latents (B, C, T, h, w)."""

@@ -14,8 +14,8 @@ import torch
 from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import Tensor
 
+from icve.data.text_condition import TextCondition
 from icve.models.protocols import ConfiguredModel
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
@@ -97,16 +97,15 @@ class HashedTextEncoder(ConfiguredModel, ModelMixin):
 
     @torch.no_grad()
     @apply_forward_hook  # so that offloading moves the module for this call too
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, texts: list[str]) -> TextCondition:
         """Encode instructions; a text without any word becomes one null word, so that every mask has a valid token.
 
         Args:
             texts: B strings.
 
         Returns:
-            embeddings (B, L, Dt), about unit variance per component, zero where padded;
-            mask (B, L) bool, True for words, right padded;
-            pooled (B, Dp), unit mean square. All on the module's device, floating ones in its dtype.
+            embeddings (B, L, Dt), about unit variance per component; "pooled" (B, Dp), unit mean square. All on the
+            module's device, floating ones in its dtype.
 
         Raises:
             ValueError: if `texts` is a single string or empty.
@@ -122,8 +121,8 @@ class HashedTextEncoder(ConfiguredModel, ModelMixin):
             mask[row, : len(row_words)] = True
         pooled = np.stack([self._pool(row_words) for row_words in words]).astype(np.float32)
         device, dtype = self.anchor.device, self.anchor.dtype
-        return (
+        return TextCondition(
             torch.from_numpy(embeddings).to(device, dtype),
             torch.from_numpy(mask).to(device),
-            torch.from_numpy(pooled).to(device, dtype),
+            {"pooled": torch.from_numpy(pooled).to(device, dtype)},
         )

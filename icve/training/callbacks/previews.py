@@ -122,11 +122,8 @@ def preview_samples(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
     for index in [index for index, counts in enumerate(counted) if counts][:most]:
         sample = {name: on_host(batch[name][index]) for name in ("source", "target", "instruction", "id")}
         if "text" in batch:
-            texts = {
-                sample["instruction"]: (batch["text"][index], batch["pooled"][index]),
-                "": (batch["no_text"], batch["no_pooled"]),
-            }
-            sample["texts"] = {words: tuple(map(on_host, embedding)) for words, embedding in texts.items()}
+            texts = {sample["instruction"]: batch["text"][index], "": batch["no_text"]}
+            sample["texts"] = {words: text.to("cpu") for words, text in texts.items()}
         found.append(sample)
     return found
 

@@ -74,7 +74,7 @@ class UlyssesGroups(MixedInto):
         if module.lora is not None and module.lora.dropout and self.sequence_parallel_size > 1:
             raise ValueError(
                 "Processes that share a sample's tokens would drop out different parts of its text: set "
-                "model.lora.dropout to 0, or sequence_parallel_size to 1."
+                "model.start.lora.dropout to 0, or sequence_parallel_size to 1."
             )
         super().setup(trainer)
 

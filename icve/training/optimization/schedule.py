@@ -2,37 +2,49 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
-Schedule = Literal["constant", "cosine"]
 
-
-def learning_rate_factor(
-    kind: Schedule, warmup_steps: int, total_steps: int, final_factor: float = 0.0
-) -> Callable[[int], float]:
+@dataclass(frozen=True)
+class Schedule:
     """Linear warm-up to 1, then constant, or half a cosine down to `final_factor` at the last step.
 
     Args:
-        kind: "constant" or "cosine".
-        warmup_steps: steps until the factor is 1; step 0 already learns, with factor 1/warmup_steps.
-        total_steps: length of the stage; only "cosine" needs it (then > 0).
+        shape: "constant" or "cosine", after the warm-up.
+        warmup_steps: optimizer steps until the factor is 1; step 0 already learns, with factor 1/warmup_steps.
         final_factor: what remains of the learning rate at the end of "cosine", in [0, 1].
 
     Raises:
-        ValueError: for an unknown kind, or "cosine" without a length.
+        ValueError: for an unknown shape or a value out of range.
     """
-    if kind not in ("constant", "cosine"):
-        raise ValueError(f"The schedule must be 'constant' or 'cosine', got {kind!r}.")
-    if kind == "cosine" and total_steps <= 0:
-        raise ValueError("The cosine schedule needs the length of the stage: set trainer.max_steps.")
-    decay_steps = max(total_steps - warmup_steps, 1)
 
-    def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / warmup_steps
-        if kind == "constant":
-            return 1.0
-        progress = min((step - warmup_steps) / decay_steps, 1.0)
-        return final_factor + (1.0 - final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    shape: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    final_factor: float = 0.0
 
-    return factor
+    def __post_init__(self) -> None:
+        if self.shape not in ("constant", "cosine"):
+            raise ValueError(f"The schedule must be 'constant' or 'cosine', got {self.shape!r}.")
+        if self.warmup_steps < 0 or not 0 <= self.final_factor <= 1:
+            raise ValueError("warmup_steps must not be negative, and final_factor lies in [0, 1].")
+
+    def factor(self, total_steps: int) -> Callable[[int], float]:
+        """The factor at every step of a stage of this length, which only "cosine" needs (then > 0).
+
+        Raises:
+            ValueError: "cosine" without a length.
+        """
+        if self.shape == "cosine" and total_steps <= 0:
+            raise ValueError("The cosine schedule needs the length of the stage: set trainer.max_steps.")
+        decay_steps = max(total_steps - self.warmup_steps, 1)
+
+        def at(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            if self.shape == "constant":
+                return 1.0
+            progress = min((step - self.warmup_steps) / decay_steps, 1.0)
+            return self.final_factor + (1.0 - self.final_factor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+        return at

@@ -163,7 +163,7 @@ class TrainingCommand(LightningCLI):
         check_paths(config, starts_elsewhere)
         if not self._trains_a_curriculum():
             self._choose_precision(config)
-        if self._get(self.config, "model.pretrained") is not None:
+        if self._get(self.config, "model.start.pretrained") is not None:
             self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
 
     def instantiate_classes(self) -> None:
@@ -218,7 +218,7 @@ class TrainingCommand(LightningCLI):
         saved = None if path is None else read_stage(self._resolved(path))
         begun = saved if saved and self._resumes(saved, config["model"]["stage"]) else {}
         self._precision = run_precision(config, begun.get("precision"))
-        lora = config["model"]["lora"]
+        lora = config["model"]["start"]["lora"]
         if lora is not None and lora["weights_dtype"] == AUTO:
             default = frozen_weights_dtype(config["trainer"], self._precision)
             lora["weights_dtype"] = begun.get("weights_dtype") or default
@@ -298,12 +298,12 @@ class TrainingCommand(LightningCLI):
         if ckpt_path is None:
             if mode == "full":
                 raise ValueError("--resume_mode full needs a checkpoint: name it with --ckpt_path.")
-            if model.pretrained is None:
+            if model.start.pretrained is None:
                 rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
             else:
-                model.load_weights(model.pretrained, shared=shared)
-                rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.pretrained}.")
-            model.add_adapter(model.pretrained)
+                model.load_weights(model.start.pretrained, shared=shared)
+                rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.start.pretrained}.")
+            model.add_adapter(model.start.pretrained)
             return None, 0
         checkpoint = self._resolved(ckpt_path)
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
@@ -323,11 +323,11 @@ class TrainingCommand(LightningCLI):
         if changes := data_changes(read_data_record(checkpoint), self.datamodule, model.stage):
             rank_zero_info(changes)
         weights = adapted_weights(checkpoint)
-        if (weights is None) != (model.lora is None):
+        if (weights is None) != (model.start.lora is None):
             kinds = ("an adapter", "whole weights") if weights is not None else ("whole weights", "an adapter")
             raise ValueError(
-                f"{checkpoint} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.lora as then, or "
-                "start another stage."
+                f"{checkpoint} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.start.lora as "
+                "then, or start another stage."
             )
         if weights is None:
             model.allocate(shared)

@@ -38,7 +38,7 @@ def configured_parts(arguments: list[str]) -> ConfiguredParts:
     check_paths(config, has_checkpoint=True, makes_latents=True)
     if config.get("data") is None:
         raise ValueError("The configuration names no data module: set data.class_path.")
-    chosen = {"codec": config["model"]["codec"], "text_encoder": config["model"]["text_encoder"]}
+    chosen = {name: config["model"]["frozen"][name] for name in ("codec", "text_encoder")}
     data = config["data"].clone()
     latents = data["init_args"].pop("latents", None) if "init_args" in data else None
     parser = ArgumentParser(exit_on_error=False)

@@ -16,7 +16,6 @@ MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
 ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
 # Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
-_FROZEN = ("codec", "text_encoder")
 _FROZEN_OPTIONS = ("pretrained", "llama", "clip")
 _DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
 
@@ -26,7 +25,7 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
 
     Args:
         config: of the subcommand.
-        has_checkpoint: the transformer's weights come from --ckpt_path, so that `model.pretrained` is not read.
+        has_checkpoint: the transformer's weights come from --ckpt_path, so that `model.start.pretrained` is not read.
         makes_latents: the cache of latents is written, not read.
 
     Raises:
@@ -51,13 +50,14 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
 def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
     """(option, path, what to put there)."""
     model, data = config.get("model") or {}, config.get("data") or {}
-    if model.get("pretrained") is not None and not has_checkpoint:
-        yield "model.pretrained", model["pretrained"], ADAPTED if model.get("lora") else WEIGHTS
-    for part in _FROZEN:
-        arguments = (model.get(part) or {}).get("init_args") or {}
+    start = model.get("start") or {}
+    if start.get("pretrained") is not None and not has_checkpoint:
+        yield "model.start.pretrained", start["pretrained"], ADAPTED if start.get("lora") else WEIGHTS
+    for part, chosen in (model.get("frozen") or {}).items():
+        arguments = chosen.get("init_args") or {}
         for name in _FROZEN_OPTIONS:
             if isinstance(arguments.get(name), str):
-                yield f"model.{part}.init_args.{name}", arguments[name], WEIGHTS
+                yield f"model.frozen.{part}.init_args.{name}", arguments[name], WEIGHTS
     arguments = data.get("init_args") or {}
     for name, advice in _DATA_OPTIONS.items():
         if isinstance(arguments.get(name), str):

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
+from tests.texts import parts
 from tests.tiny_hunyuan import (
     POOLED_DIM,
     TEXT_DIM,
@@ -64,7 +65,7 @@ def clip_reference(model: torch.nn.Module, folder: str, texts: list[str]) -> tor
 
 @torch.no_grad()
 def test_embeddings_are_the_librarys(encoder, folders):
-    embeddings, mask, pooled = encoder.encode(TEXTS)
+    embeddings, mask, pooled = parts(encoder.encode(TEXTS))
     expected, valid = llama_reference(LlamaModel.from_pretrained(folders["llama"]), folders["llama"], TEXTS)
     length = int(valid.sum(1).max())
     assert embeddings.shape == (4, length, TEXT_DIM)
@@ -79,9 +80,9 @@ def test_embeddings_are_the_librarys(encoder, folders):
 
 @torch.no_grad()
 def test_neither_padding_nor_the_batch_matter(encoder):
-    together, mask, pooled = encoder.encode(TEXTS)
+    together, mask, pooled = parts(encoder.encode(TEXTS))
     for row, text in enumerate(TEXTS):
-        alone, mask_alone, pooled_alone = encoder.encode([text])
+        alone, mask_alone, pooled_alone = parts(encoder.encode([text]))
         assert mask_alone.all()
         length = alone.shape[1]
         assert mask[row].tolist() == [True] * length + [False] * (mask.shape[1] - length)
@@ -92,19 +93,19 @@ def test_neither_padding_nor_the_batch_matter(encoder):
 @torch.no_grad()
 def test_long_texts_are_cut_at_256_and_77_tokens(encoder, folders):
     long = "make the red circle blue and " * 100
-    embeddings, mask, pooled = encoder.encode([long, "remove it"])
+    embeddings, mask, pooled = parts(encoder.encode([long, "remove it"]))
     assert mask.sum(1).tolist()[0] == embeddings.shape[1] == 256
     expected, valid = llama_reference(LlamaModel.from_pretrained(folders["llama"]), folders["llama"], [long])
     assert valid.all()
     torch.testing.assert_close(embeddings[0], expected[0], atol=1e-5, rtol=0)
     expected = clip_reference(CLIPTextModel.from_pretrained(folders["clip"]), folders["clip"], [long])
     torch.testing.assert_close(pooled[:1], expected, atol=1e-5, rtol=0)
-    shorter = HunyuanTextEncoder(**folders, max_tokens=9).encode([long])[0]
+    shorter = HunyuanTextEncoder(**folders, max_tokens=9).encode([long]).embeddings
     torch.testing.assert_close(shorter, embeddings[:1, :9], atol=1e-5, rtol=0)
 
 
 def test_no_template_around_the_text(encoder):
-    tokens, mask, _ = encoder.encode(["", "remove it"])
+    tokens, mask, _ = parts(encoder.encode(["", "remove it"]))
     assert mask[0].sum() == 1  # the token that begins every text, nothing else
     torch.testing.assert_close(tokens[0, 0], tokens[1, 0], atol=1e-5, rtol=0)
 
@@ -113,19 +114,19 @@ def test_the_empty_text_has_a_token_whatever_the_tokenizer(folders, tmp_path):
     llama = shutil.copytree(folders["llama"], tmp_path / "llama")
     save_llama_tokenizer(llama, begin=False)
     encoder = HunyuanTextEncoder(str(llama), folders["clip"])
-    embeddings, mask, _ = encoder.encode([""])
+    embeddings, mask, _ = parts(encoder.encode([""]))
     assert mask.tolist() == [[True]]
     assert embeddings.abs().max() > 0
-    assert encoder.encode(["", "remove it"])[1][0].tolist().count(True) == 1
+    assert encoder.encode(["", "remove it"]).mask[0].tolist().count(True) == 1
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.01), ("bfloat16", 0.05)])
 @torch.no_grad()
 def test_half_precision(encoder, folders, dtype, tolerance):
     half, precision = HunyuanTextEncoder(**folders, dtype=dtype), getattr(torch, dtype)
-    embeddings, _, pooled = half.encode(TEXTS)
+    embeddings, _, pooled = parts(half.encode(TEXTS))
     assert embeddings.dtype == pooled.dtype == half.dtype == precision
-    exact, mask, exact_pooled = encoder.encode(TEXTS)
+    exact, mask, exact_pooled = parts(encoder.encode(TEXTS))
     assert exact.dtype == torch.float32
     for there, here in ((exact, embeddings), (exact_pooled, pooled)):
         assert 0 < (there - here.float()).norm() < tolerance * there.norm()
@@ -136,14 +137,14 @@ def test_half_precision(encoder, folders, dtype, tolerance):
 
 def test_casting_and_autocast_leave_the_precision(folders):
     encoder = HunyuanTextEncoder(**folders)
-    exact = encoder.encode(TEXTS)[0]
+    exact = encoder.encode(TEXTS).embeddings
     encoder.to(torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(encoder.encode(TEXTS)[0], exact)
+        assert torch.equal(encoder.encode(TEXTS).embeddings, exact)
 
 
 def test_no_gradient_and_no_unneeded_layer(encoder):
-    embeddings, _, pooled = encoder.encode(["remove it"])
+    embeddings, _, pooled = parts(encoder.encode(["remove it"]))
     assert not embeddings.requires_grad
     assert not pooled.requires_grad
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -170,7 +171,7 @@ def test_a_llama_with_a_head_or_inside_a_llava(folders, tmp_path, kind, load):
     model = load(folder)
     model = model.model.language_model if kind == "llava" else model
     expected, valid = llama_reference(model, folder, TEXTS)
-    embeddings, mask, _ = HunyuanTextEncoder(folder, folders["clip"]).encode(TEXTS)
+    embeddings, mask, _ = parts(HunyuanTextEncoder(folder, folders["clip"]).encode(TEXTS))
     torch.testing.assert_close(embeddings[mask], expected[valid], atol=1e-5, rtol=0)
 
 
@@ -179,20 +180,20 @@ def test_a_llava_as_newer_and_older_releases_name_it(folders, tmp_path):
     folder = save_tiny_llama(tmp_path / "llama", "llava", seed=3)
     (file,) = folder.glob("*.safetensors")
     state = load_file(file)
-    before = HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS)[0]
+    before = HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS).embeddings
     assert "language_model.model.embed_tokens.weight" in state
     save_file({key.replace("language_model.model.", "model.language_model."): state[key] for key in state}, file)
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["rope_theta"] = config["text_config"].pop("rope_parameters")["rope_theta"]
     (folder / "config.json").write_text(json.dumps(config))
-    assert torch.equal(HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS)[0], before)
+    assert torch.equal(HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS).embeddings, before)
 
 
 @torch.no_grad()
 def test_a_whole_clip(folders, tmp_path):
     folder = str(save_tiny_clip(tmp_path / "clip", "whole", seed=3))
     expected = clip_reference(CLIPModel.from_pretrained(folder).text_model, folder, TEXTS)
-    pooled = HunyuanTextEncoder(folders["llama"], folder).encode(TEXTS)[2]
+    pooled = HunyuanTextEncoder(folders["llama"], folder).encode(TEXTS).extras["pooled"]
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)
 
 
@@ -203,7 +204,7 @@ def test_the_end_of_text_as_older_configurations_name_it(folders, tmp_path, eos_
     folder = shutil.copytree(folders["clip"], tmp_path / "clip")
     config = json.loads((folder / "config.json").read_text()) | {"eos_token_id": eos_token_id}
     (folder / "config.json").write_text(json.dumps(config))
-    pooled = HunyuanTextEncoder(folders["llama"], str(folder)).encode(TEXTS)[2]
+    pooled = HunyuanTextEncoder(folders["llama"], str(folder)).encode(TEXTS).extras["pooled"]
     expected = clip_reference(CLIPTextModel.from_pretrained(folder), str(folder), TEXTS)
     torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)
 
@@ -211,15 +212,15 @@ def test_the_end_of_text_as_older_configurations_name_it(folders, tmp_path, eos_
 def test_sharded_weights(encoder, folders, tmp_path):
     folder = save_tiny_llama(tmp_path / "llama", max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
-    embeddings = HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS)[0]
-    assert torch.equal(embeddings, encoder.encode(TEXTS)[0])
+    embeddings = HunyuanTextEncoder(str(folder), folders["clip"]).encode(TEXTS).embeddings
+    assert torch.equal(embeddings, encoder.encode(TEXTS).embeddings)
 
 
 def test_tokenizers_beside_the_models(encoder, tmp_path):
     """diffusers' HunyuanVideo folder: text_encoder and tokenizer, text_encoder_2 and tokenizer_2."""
     paths = save_tiny_hunyuan(tmp_path)
     beside = HunyuanTextEncoder(str(paths["llama"]), str(paths["clip"]))
-    for here, there in zip(beside.encode(TEXTS), encoder.encode(TEXTS), strict=True):
+    for here, there in zip(parts(beside.encode(TEXTS)), parts(encoder.encode(TEXTS)), strict=True):
         assert torch.equal(here, there)
 
 
@@ -228,7 +229,8 @@ def test_the_tokenizer_is_what_its_file_says(encoder, folders, tmp_path):
     llama = shutil.copytree(folders["llama"], tmp_path / "llama")
     config = json.loads((llama / "tokenizer_config.json").read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}
     (llama / "tokenizer_config.json").write_text(json.dumps(config))
-    assert torch.equal(HunyuanTextEncoder(str(llama), folders["clip"]).encode(TEXTS)[0], encoder.encode(TEXTS)[0])
+    fast = HunyuanTextEncoder(str(llama), folders["clip"])
+    assert torch.equal(fast.encode(TEXTS).embeddings, encoder.encode(TEXTS).embeddings)
 
 
 def test_a_clip_tokenizer_of_vocabulary_and_merges(encoder, folders, tmp_path):
@@ -239,11 +241,10 @@ def test_a_clip_tokenizer_of_vocabulary_and_merges(encoder, folders, tmp_path):
     (clip / "vocab.json").write_text(json.dumps(model["vocab"]))
     (clip / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in model["merges"]) + "\n")
     slow = HunyuanTextEncoder(folders["llama"], str(clip))
-    assert torch.equal(slow.encode(TEXTS)[2], encoder.encode(TEXTS)[2])
+    assert torch.equal(slow.encode(TEXTS).extras["pooled"], encoder.encode(TEXTS).extras["pooled"])
     slow.save_pretrained(tmp_path / "saved", embed=True)
-    assert torch.equal(
-        HunyuanTextEncoder.from_pretrained(tmp_path / "saved").encode(TEXTS)[2], encoder.encode(TEXTS)[2]
-    )
+    saved = HunyuanTextEncoder.from_pretrained(tmp_path / "saved")
+    assert torch.equal(saved.encode(TEXTS).extras["pooled"], encoder.encode(TEXTS).extras["pooled"])
 
 
 # ---- saving ----------------------------------------------------------------------------------------------------------
@@ -255,7 +256,7 @@ def test_saved_as_a_reference(encoder, folders, tmp_path):
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert {name: saved[name] for name in folders} == folders
     loaded = HunyuanTextEncoder.from_pretrained(tmp_path / "saved")
-    for here, there in zip(loaded.encode(TEXTS), encoder.encode(TEXTS), strict=True):
+    for here, there in zip(parts(loaded.encode(TEXTS)), parts(encoder.encode(TEXTS)), strict=True):
         assert torch.equal(here, there)
 
 
@@ -270,7 +271,7 @@ def test_saved_with_its_weights_it_can_be_moved(encoder, tmp_path):
         files = sorted(file.name for file in (tmp_path / "moved" / name).iterdir())
         assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
     loaded = HunyuanTextEncoder.from_pretrained(tmp_path / "moved")
-    for here, there in zip(loaded.encode(TEXTS), encoder.encode(TEXTS), strict=True):
+    for here, there in zip(parts(loaded.encode(TEXTS)), parts(encoder.encode(TEXTS)), strict=True):
         assert torch.equal(here, there)
 
 
@@ -281,7 +282,7 @@ def test_offloaded_it_computes_where_it_is_told(encoder, folders):
     cpu_offload(sequential, torch.device("cpu"))
     assert {parameter.device.type for parameter in sequential.parameters()} == {"meta"}
     assert sequential.execution_device() == torch.device("cpu")
-    assert torch.equal(sequential.encode(TEXTS)[0], encoder.encode(TEXTS)[0])
+    assert torch.equal(sequential.encode(TEXTS).embeddings, encoder.encode(TEXTS).embeddings)
 
 
 # ---- mistakes: one sentence at construction --------------------------------------------------------------------------

@@ -122,9 +122,7 @@ def test_remains_of_a_killed_save_are_removed(make_module, make_trainer, make_da
 
 def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, make_trainer, make_data, tmp_path):
     ema = EMA(decay=0.5)
-    module = make_module(
-        sampling=Sampling(3, 2.0, 1.5, num_frames=5, height=16, width=16, fps=8.0), objective="epsilon"
-    )
+    module = make_module(sampling=Sampling(3, 2.0, 1.5, num_frames=5, height=16, width=16, fps=8.0), predicts="epsilon")
     make_trainer(2, callbacks=[ema, Checkpoints(2)]).fit(module, datamodule=make_data())
     checkpoint = tmp_path / "checkpoints" / "last"
     pipeline = EditPipeline.from_pretrained(checkpoint)
@@ -133,7 +131,7 @@ def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, m
     assert not torch.equal(pipeline.transformer.proj_out.weight, module.transformer.proj_out.weight)
     assert pipeline.default("steps") == 3
     assert pipeline.default("shift") == 1.5
-    assert pipeline.config.objective == "epsilon"
+    assert pipeline.config.prediction == "epsilon"
     video = make_data().batch(0)["source"][:1]
     assert pipeline(video, "make it blue", output_type="uint8").shape == video.shape
     saved = CheckpointFolders().load_checkpoint(checkpoint)

@@ -10,6 +10,7 @@ from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
 from icve.training.callbacks.nonfinite import SkipNonFinite
+from icve.training.optimization.schedule import Schedule
 from tests.training.conftest import tiny_transformer
 from tests.training.runs import steps
 
@@ -17,7 +18,7 @@ from tests.training.runs import steps
 def test_figures_in_tensorboard(make_module, make_trainer, make_data, tmp_path):
     logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
     callbacks = [TrainingMonitor(), SkipNonFinite()]
-    module, data = make_module(warmup_steps=4), make_data(validation=1)
+    module, data = make_module(schedule=Schedule(warmup_steps=4)), make_data(validation=1)
     make_trainer(6, callbacks, logger=logger, log_every_n_steps=2, val_check_interval=6, accumulate_grad_batches=2).fit(
         module, datamodule=data
     )

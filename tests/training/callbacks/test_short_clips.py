@@ -6,13 +6,12 @@ from icve.training.callbacks.short_clips import ShortClips, cut_clips
 
 def lengths(module):
     """Frames of the latents, source's and target's, of every step that the module takes from now on."""
-    seen, predict = [], module.predict
+    seen = []
 
-    def spied(x_t, z_source, *rest):
-        seen.append((z_source.shape[2], x_t.shape[2]))
-        return predict(x_t, z_source, *rest)
+    def look(transformer, _, call):
+        seen.append((call["source_hidden_states"].shape[2], call["hidden_states"].shape[2]))
 
-    module.predict = spied
+    module.transformer.register_forward_pre_hook(look, with_kwargs=True)
     return seen
 
 

@@ -79,13 +79,13 @@ def test_writing_a_checkpoint_and_previews_are_progress(make_module, make_traine
 
     module = make_module()
 
-    latents, text, sigma = torch.zeros(1, 16, 2, 2, 2), torch.zeros(1, 1, 12), torch.ones(1)
+    latents, text, sigma = torch.zeros(1, 16, 2, 2, 2), module.text_encoder.encode(["make it red"]), torch.ones(1)
 
     @torch.no_grad()
     def preview():
         for _ in range(6):
             time.sleep(0.2)
-            module.predict(latents, latents, sigma, (text, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 10)))
+            module.denoiser.denoise({"video": latents}, sigma, text, {"source": latents})
 
     module.on_validation_end = preview
     callbacks = [StallDetector(warn_after=0.8, abort_after=None), SlowWrites(every_n_steps=2)]

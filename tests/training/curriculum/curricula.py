@@ -19,9 +19,11 @@ def stage_settings(name):
     """What the stages of the tests set otherwise, as parts of the tiny configuration."""
     return {
         "clips": {},
-        "more_clips": {"model": {"optimizer": {"init_args": {"lr": 0.003}}, "warmup_steps": 2, "schedule": "cosine"}},
+        "more_clips": {
+            "model": {"optimizer": {"init_args": {"lr": 0.003}}, "schedule": {"warmup_steps": 2, "shape": "cosine"}}
+        },
         "edits": {
-            "model": {"edit_weight": 3.0},
+            "model": {"objective": {"init_args": {"edit_weight": 3.0}}},
             "trainer": {
                 "accumulate_grad_batches": 2,
                 "callbacks": [{"class_path": EMA, "init_args": {"decay": 0.5, "warmup": False}}],

@@ -83,7 +83,11 @@ def test_one_run_equals_three_and_tells_how_it_went(whole, config, tmp_path):
     assert [step for step, _ in curves["train/loss"]] == list(range(13))
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["stage"] == "curriculum"
     own = yaml.safe_load((run / "edits" / "config.yaml").read_text())
-    assert (own["model"]["stage"], own["model"]["edit_weight"], own["trainer"]["max_steps"]) == ("edits", 3.0, 3)
+    assert (
+        own["model"]["stage"],
+        own["model"]["objective"]["init_args"]["edit_weight"],
+        own["trainer"]["max_steps"],
+    ) == ("edits", 3.0, 3)
     assert [c["init_args"]["decay"] for c in own["trainer"]["callbacks"] if c["class_path"] == EMA] == [0.5]
 
 

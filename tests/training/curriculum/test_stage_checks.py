@@ -16,7 +16,7 @@ def test_mistakes_are_told_before_anything_trains(curriculum, config, tmp_path, 
         assert fit(path, run, *arguments) == 2
         return capsys.readouterr().err.strip().splitlines()[-1]
 
-    wrong = {"settings": {"model": {"edit_weigth": 2.0}}}
+    wrong = {"settings": {"model": {"objective": {"init_args": {"edit_weigth": 2.0}}}}}
     assert "Stage 'edits': " in (told := error(curriculum(edits=wrong)))
     assert "edit_weight" in told
     parts = {"edits": stage_data(config, "edits", manifest="nowhere.jsonl")}

@@ -47,8 +47,8 @@ def test_what_does_not_fit_is_said_at_once(tiny_yaml, tmp_path):
         ("DeepSpeedUlyssesStrategy", ["--model.optimizer=torch.optim.Adagrad"], "DeepSpeed replaces Adagrad by one"),
         (
             DDP,
-            ["--model.lora.dropout=0.1", "--model.pretrained=WEIGHTS"],
-            "drop out different parts of its text: set model.lora.dropout to 0",
+            ["--model.start.lora.dropout=0.1", "--model.start.pretrained=WEIGHTS"],
+            "drop out different parts of its text: set model.start.lora.dropout to 0",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.optimization.optimizers import MuonAdamW
 from icve.training.optimization.parameter_groups import check_names, group_label, scale_learning_rates
+from icve.training.optimization.schedule import Schedule
 from tests.training.conftest import tiny_transformer
 
 FACTORS = {r"^single_transformer_blocks\.": 0.5, r"\.attn\.": 0.1}
@@ -40,7 +41,7 @@ def test_a_part_moves_as_under_an_optimizer_of_its_own_rate(make):
 
 def test_the_schedule_multiplies_and_a_resumed_run_goes_on_exactly(make_module, make_trainer, make_data, tmp_path):
     def train(steps, folder, ckpt_path=None):
-        module = make_module(learning_rates=FACTORS, warmup_steps=4)
+        module = make_module(learning_rates=FACTORS, schedule=Schedule(warmup_steps=4))
         trainer = make_trainer(steps, [Checkpoints(every_n_steps=2, keep_last=0)], folder)
         trainer.fit(module, datamodule=make_data(), ckpt_path=ckpt_path)
         return module, trainer.optimizers[0]

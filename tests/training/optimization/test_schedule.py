@@ -1,15 +1,15 @@
 import pytest
 
-from icve.training.optimization.schedule import learning_rate_factor
+from icve.training.optimization.schedule import Schedule
 
 
 def test_warm_up_is_linear_and_starts_above_zero():
-    factor = learning_rate_factor("constant", 4, 0)
+    factor = Schedule("constant", 4).factor(0)
     assert [factor(step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_cosine_falls_from_one_to_its_end_value():
-    factor = learning_rate_factor("cosine", 10, 110, final_factor=0.1)
+    factor = Schedule("cosine", 10, final_factor=0.1).factor(110)
     assert factor(10) == 1.0
     assert factor(60) == pytest.approx(0.55)
     assert factor(110) == factor(500) == pytest.approx(0.1)
@@ -19,6 +19,6 @@ def test_cosine_falls_from_one_to_its_end_value():
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"max_steps"):
-        learning_rate_factor("cosine", 0, -1)
+        Schedule("cosine").factor(-1)
     with pytest.raises(ValueError, match="linear"):
-        learning_rate_factor("linear", 0, 10)
+        Schedule("linear")

@@ -165,7 +165,7 @@ def test_one_command_line_begins_from_another_runs_weights_and_resumes(fit, capl
     caplog.set_level(logging.INFO)
     assert fit("--trainer.max_steps", 2)[0] == 0
     other = fit.folder.parent / "other"
-    words = ["--trainer.default_root_dir", other, "--ckpt_path", other, "--model.pretrained", fit.folder]
+    words = ["--trainer.default_root_dir", other, "--ckpt_path", other, "--model.start.pretrained", fit.folder]
     words += ["--model.stage", "next", "--model.optimizer.init_args.lr", 0.0]
     assert fit(*words, "--trainer.max_steps", 2)[0] == 0
     assert f"starts from the weights in {fit.folder}" in caplog.text
@@ -193,13 +193,13 @@ def test_validate_tells_the_losses(fit, capsys):
         (["--ckpt_path", "nowhere"], "The checkpoint nowhere does not exist"),
         (["--resume_mode", "full"], "needs a checkpoint"),
         (["--trainer.max_stepps", "3"], "did you mean 'trainer.max_steps'?"),
-        (["--model.edit_weigth", "3"], "did you mean 'model.edit_weight'?"),
+        (["--model.objective.init_args.edit_weigth", "3"], "did you mean 'edit_weight'?"),
         (["--model.transformer.init_args.num_layer", "3"], "did you mean 'num_layers'?"),
         (["--data.init_args.batchsize", "3"], "did you mean 'batch_size'?"),
         (["--data.init_args.manifest", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["--model.density.kind", "normal"], "model.density.kind"),
-        (["--model.instruction_dropout", "2"], "instruction_dropout must be in [0, 1]"),
-        (["--model.codec", "icve.models.weightless.dct.DCTCode"], "DCTCode"),
+        (["--model.objective.init_args.density.kind", "normal"], "density.kind"),
+        (["--model.objective.init_args.instruction_dropout", "2"], "instruction_dropout must be in [0, 1]"),
+        (["--model.frozen.codec", "icve.models.weightless.dct.DCTCode"], "DCTCode"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
         (["sft.yaml"], "a configuration is given with -c"),
         (["--modell.stage", "x"], "did you mean 'model.stage'?"),

@@ -1,0 +1,37 @@
+"""What a training batch holds, from the data module to the objective."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+from icve.data.text_condition import TextCondition
+
+
+class EditBatch(TypedDict, total=False):
+    """B pairs of clips of one size. Keys that a data set has nothing for are absent.
+
+    Attributes:
+        source, target: pixels, uint8 (B, 3, F, H, W); or latents (B, C, T, h, w), from a cache or once encoded.
+        instruction, id: of every pair.
+        text: from a cache, every instruction's condition; `no_text`: that of "".
+        condition: what the transformer is told, once the texts are encoded.
+        mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
+        weight: of the batch's loss in the step's.
+        counted: False where a sample stands in for another one in a validation.
+        dropped: (id, reason) of pairs that could not be read.
+    """
+
+    source: Tensor
+    target: Tensor
+    instruction: list[str]
+    id: list[str]
+    text: list[TextCondition]
+    no_text: TextCondition
+    condition: TextCondition
+    mask: Tensor
+    region: Tensor
+    weight: float
+    counted: list[bool]
+    dropped: list[tuple[str, str]]

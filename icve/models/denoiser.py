@@ -1,0 +1,85 @@
+"""The one way in which training, validation, previews and sampling ask a transformer for its prediction."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from icve.data.text_condition import TextCondition
+
+Latents = Mapping[str, Tensor]  # by name, (B, C, T, h, w) each: {"video"} for ICVE; as context "source", "prefix", ...
+
+
+class DenoisingTransformer(Protocol):
+    """What a family's transformer offers beside its forward pass, whose arguments are its own.
+
+    Attributes:
+        patch: latents per token along (time, height, width).
+    """
+
+    patch: tuple[int, int, int]
+
+    def arguments(
+        self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
+    ) -> dict[str, Any]:
+        """The arguments of the forward pass; see `Denoiser.denoise`. Tensors have the transformer's dtype already."""
+        ...
+
+    def named(self, output: Any) -> dict[str, Tensor]:
+        """What the forward pass returns, by the names of `x`."""
+        ...
+
+    def __call__(self, **arguments: Any) -> Any: ...
+
+
+class Denoiser:
+    """Asks a transformer of any family. It holds no state: make one where one is needed.
+
+    Args:
+        transformer: also one that is wrapped (compiled, sharded): it is called as a module.
+    """
+
+    def __init__(self, transformer: nn.Module) -> None:
+        self.transformer = cast(DenoisingTransformer, transformer)
+        self.dtype: torch.dtype = getattr(transformer, "dtype", None) or next(transformer.parameters()).dtype
+
+    def denoise(
+        self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float = 1000.0
+    ) -> dict[str, Tensor]:
+        """The transformer's prediction.
+
+        Args:
+            x: noised latents by name, (B, C, T, h, w) each.
+            sigma: (B,) noise levels in [0, 1], float32.
+            text: of B texts.
+            context: clean latents by name, with the same B.
+            guidance: value that guidance-distilled models embed (1000 · scale); others do not look at it.
+
+        Returns:
+            By the names of `x`, of their shapes, in the transformer's dtype.
+        """
+        device = sigma.device
+        inputs = [{name: value.to(device, self.dtype) for name, value in latents.items()} for latents in (x, context)]
+        text = text.to(device, self.dtype)
+        arguments = self.transformer.arguments(inputs[0], sigma, text, inputs[1], guidance)
+        return self.transformer.named(self.transformer(**arguments))
+
+    def branch(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """While it lasts, a step cache of diffusers (`enable_cache`) keeps what belongs to this branch of guidance."""
+        context = getattr(self.transformer, "cache_context", None)
+        return contextlib.nullcontext() if context is None else context(name)
+
+    def forget(self) -> None:
+        """Empty the step cache: an edit never sees the one before it."""
+        if (reset := getattr(self.transformer, "_reset_stateful_cache", None)) is not None:
+            reset()
+
+    def tokens(self, x: Latents, text: TextCondition, context: Latents) -> int:
+        """How many tokens the transformer attends to in a batch, padding left out."""
+        latents = sum(value.numel() // value.shape[1] for value in (*x.values(), *context.values()))
+        return latents // math.prod(self.transformer.patch) + int(text.mask.sum())

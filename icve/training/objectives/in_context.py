@@ -1,0 +1,129 @@
+"""In-context editing (ICVE; methods, sections 1.1 and 1.2): denoise the target beside the clean source.
+
+Shapes: B samples, C latent channels, T latent frames of h x w.
+z_source, x0  clean latents of source and target (B, C, T, h, w)      sigma  noise level in (0, 1) (B,)
+x_t           noised target (B, C, T, h, w)                           noise  standard normal, as x0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from icve.data.edit_batch import EditBatch
+from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.flow import Prediction, TimestepDensity, flow_loss, interpolate
+from icve.models.denoiser import Denoiser
+from icve.training.objectives.objective import Losses
+from icve.training.randomness import Draws
+
+VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class InContext:
+    """Predict the flow from noise to the edited video, given the source video and the text.
+
+    Args:
+        predicts: "velocity" or "epsilon".
+        density: law of the noise level.
+        instruction_dropout: share of samples whose instruction is replaced by "", for classifier-free guidance; the
+            source is never dropped.
+        guidance: value embedded in models with a guidance embedding, already times 1000.
+        edit_weight: loss weight inside the edited region (1 outside); 1 weighs all latents equally.
+        pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
+            alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms`.
+        edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
+
+    Raises:
+        ValueError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        predicts: Prediction = "velocity",
+        density: TimestepDensity = TimestepDensity(),  # noqa: B008 (frozen)
+        instruction_dropout: float = 0.1,
+        guidance: float = 1000.0,
+        edit_weight: float = 1.0,
+        pixel_weight: float = 0.0,
+        edit_threshold: float = 0.1,
+    ) -> None:
+        if not 0.0 <= instruction_dropout <= 1.0:
+            raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
+        if edit_weight <= 0:
+            raise ValueError(f"edit_weight must be positive, got {edit_weight}.")
+        self.predicts = predicts
+        self.density = density
+        self.instruction_dropout = instruction_dropout
+        self.guidance = guidance
+        self.edit_weight = edit_weight
+        self.pixel_weight = pixel_weight
+        self.edit_threshold = edit_threshold
+        self._codec: nn.Module | None = None
+
+    def use(self, frozen: Mapping[str, nn.Module]) -> None:
+        """Raises ValueError where pixel_weight is to be used and the codec has no channel_rms."""
+        self._codec = frozen.get("codec")
+        # Asked of the class: a codec with weights would read them now to measure it.
+        if self.pixel_weight and not hasattr(type(self._codec), "channel_rms"):
+            raise ValueError(
+                f"pixel_weight needs a codec with channel_rms, which {type(self._codec).__name__} has not: use 0."
+            )
+
+    def instructions(self, batch: EditBatch, draws: Draws) -> list[str]:
+        """Every sample's instruction, "" where it is dropped."""
+        chances = draws.uniform("instruction dropout")
+        return [
+            "" if chance < self.instruction_dropout else words
+            for words, chance in zip(batch["instruction"], chances, strict=True)
+        ]
+
+    def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
+        """|v - (noise - x0)|^2 at a drawn noise level (Eq. 3)."""
+        z_source, x0, text = batch["source"], batch["target"], batch["condition"]
+        sigma = torch.tensor([self.density.sample(g) for g in draws.generators("sigma")], device=x0.device)
+        noise = draws.normal("noise", x0)
+        x_t = {"video": interpolate(x0, noise, sigma)}  # (1 - sigma) x0 + sigma noise
+        context = {"source": z_source}
+        prediction = denoiser.denoise(x_t, sigma, text, context, self.guidance)["video"]
+        weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
+        losses = flow_loss(prediction, x0, noise, sigma, self.predicts, weight)
+        return Losses(losses, denoiser.tokens(x_t, text, context))
+
+    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
+        """Losses at fixed noise levels, unweighted."""
+        z_source, x0, losses = batch["source"], batch["target"], {}
+        for level in VALIDATION_SIGMAS:
+            noise = draws.normal(f"noise at {level}", x0)
+            sigma = torch.full((len(x0),), level, device=x0.device)
+            x_t, context = {"video": interpolate(x0, noise, sigma)}, {"source": z_source}
+            prediction = denoiser.denoise(x_t, sigma, batch["condition"], context, self.guidance)["video"]
+            losses[f"sigma_{level}"] = flow_loss(prediction, x0, noise, sigma, self.predicts)
+        return losses
+
+    def loss_weight(
+        self, mask: Tensor | None, z_source: Tensor, x0: Tensor, region: Tensor | None = None
+    ) -> Tensor | None:
+        """Loss weights that broadcast to (B, C, T, h, w), or None when every latent counts the same.
+
+        Args:
+            mask: edit mask in pixels (B, 1, F, H, W).
+            region: the same on the latent grid (B, 1, T, h, w), from a cache.
+        """
+        weight = None
+        if self.pixel_weight:
+            assert self._codec is not None  # as `use` has seen
+            rms: Tensor = self._codec.channel_rms  # type: ignore[assignment]  # an attribute of codecs
+            weight = rms.to(x0.device).reshape(1, -1, 1, 1, 1) ** self.pixel_weight
+        if self.edit_weight == 1.0:
+            return weight
+        if region is None and mask is not None:
+            region = region_from_mask(mask, (x0.shape[2], x0.shape[3], x0.shape[4]))
+        elif region is None and z_source.shape == x0.shape:
+            region = region_from_latents(z_source, x0, self.edit_threshold)
+        elif region is None:
+            return weight
+        region = region_weight(region, self.edit_weight)
+        return region if weight is None else region * weight

@@ -1,0 +1,55 @@
+"""What is trained for: the contract between the training module and an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from icve.data.edit_batch import EditBatch
+from icve.flow import Prediction
+from icve.models.denoiser import Denoiser
+from icve.training.randomness import Draws
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a batch.
+
+    Attributes:
+        per_sample: (B,) float32; their mean is minimised.
+        tokens: that the transformer attended to, for the figures of speed.
+        parts: (B,) by name, of losses that are sums; logged.
+    """
+
+    per_sample: Tensor
+    tokens: int = 0
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """Turns batches into losses. One object serves training and validation; its settings are its constructor's.
+
+    Attributes:
+        predicts: what the transformer learns to predict, which sampling must know.
+    """
+
+    predicts: Prediction
+
+    def use(self, frozen: Mapping[str, nn.Module]) -> None:
+        """Called once, with the frozen parts by name. Raises ValueError where they lack what the objective needs."""
+        ...
+
+    def instructions(self, batch: EditBatch, draws: Draws) -> list[str]:
+        """What every sample's transformer is told: its instruction, or another text."""
+        ...
+
+    def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
+        """Of a batch with latents (`source`, `target`) and `condition`."""
+        ...
+
+    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
+        """Validation losses (B,) by name, e.g. "sigma_0.5"; the draws depend on the samples' ids only."""
+        ...
