@@ -19,6 +19,7 @@ from itertools import accumulate, count, pairwise
 from statistics import fmean
 
 from icve.data.buckets import Bucket, BucketBatchSampler, StepSizes
+from icve.data.latent_grid import LatentGrid
 from icve.models.sequence_parallel import split_sizes
 from icve.preflight.plan_report import table
 
@@ -129,7 +130,7 @@ def simulate(
 
 def process_tokens(samples: Sequence[Bucket], processes: int) -> list[int]:
     """Tokens of each process of a group that shares these samples: sources and targets are split one by one."""
-    halves = [split_sizes(bucket.tokens // 2, processes) for bucket in samples]
+    halves = [split_sizes(LatentGrid().tokens(*bucket), processes) for bucket in samples]
     return [2 * sum(half[process] for half in halves) for process in range(processes)]
 
 

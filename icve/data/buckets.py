@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from icve.data.latent_grid import LatentGrid
 
 _CROP_TOLERANCE = 0.125
 _CYCLE = 10_000  # steps over which given ratios are rounded
@@ -36,11 +38,6 @@ class Bucket(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.height}x{self.width}x{self.frames}"
-
-    @property
-    def tokens(self) -> int:
-        """Of a sample's source and target together: one per 16 x 16 pixels and, after the first, 4 frames."""
-        return 2 * -(-self.height // 16) * -(-self.width // 16) * ((self.frames + 3) // 4)
 
 
 def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: int) -> int | None:
@@ -93,6 +90,7 @@ class StepSizes:
             batch that needs fewer leaves the others empty; the last is never empty.
         tokens_per_batch: source and target tokens of a step's batch instead of `batch_size`: a bucket of small samples
             then has more of them.
+        grid: strides and patches, which tokens are counted with.
         tokens_per_micro_batch: a group computes as many samples at once as have no more tokens, at least one; None
             spreads the batch over all micro-steps.
 
@@ -106,6 +104,11 @@ class StepSizes:
     micro_steps: int = 1
     tokens_per_batch: int | None = None
     tokens_per_micro_batch: int | None = None
+    grid: LatentGrid = field(default_factory=LatentGrid)
+
+    def tokens(self, bucket: int) -> int:
+        """Of a sample's source and target together."""
+        return 2 * self.grid.tokens(*self.buckets[bucket])
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "tokens_per_batch", "tokens_per_micro_batch"):
@@ -117,7 +120,7 @@ class StepSizes:
         """Samples of a step's batch, on average."""
         if self.tokens_per_batch is None:
             return Fraction(self.batch_size)
-        return Fraction(self.tokens_per_batch, self.buckets[bucket].tokens)
+        return Fraction(self.tokens_per_batch, self.tokens(bucket))
 
     def span(self, bucket: int, turn: int) -> range:
         """Which samples of the bucket's endless stream its batch number `turn` takes."""
@@ -154,13 +157,14 @@ class StepSizes:
         count = f"{low}" if low == high else f"{low} or {high} (on average {float(mean):.1f})"
         passes = self._passes(bucket, high // self.groups)
         at_once = math.ceil(high / self.groups / passes)
-        return f"{shape} {count} samples, {at_once} ({at_once * shape.tokens} tokens) at once on each of {self.groups}"
+        tokens = at_once * self.tokens(bucket)
+        return f"{shape} {count} samples, {at_once} ({tokens} tokens) at once on each of {self.groups}"
 
     def _passes(self, bucket: int, samples: int) -> int:
         """Micro-batches that a group's samples in a step make."""
         if self.tokens_per_micro_batch is None:
             return min(samples, self.micro_steps)
-        return math.ceil(samples / max(1, self.tokens_per_micro_batch // self.buckets[bucket].tokens))
+        return math.ceil(samples / max(1, self.tokens_per_micro_batch // self.tokens(bucket)))
 
 
 class BucketBatchSampler(Sampler[list[Draw]]):

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
 from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
+from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.masks import load_mask
@@ -210,6 +211,7 @@ class PairsDataModule(LightningDataModule):
             them, computes at once (one sample at least): a step of small samples then needs fewer passes than
             accumulate_grad_batches, and skips the others. None makes all passes, with as few samples each as that
             gives.
+        grid: strides of the codec and patch of the transformer, with which tokens are counted.
 
     Raises:
         ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for (raised
@@ -236,6 +238,7 @@ class PairsDataModule(LightningDataModule):
         latents: str | None = None,
         tokens_per_batch: int | None = None,
         tokens_per_micro_batch: int | None = None,
+        grid: LatentGrid = LatentGrid(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
         if not buckets:
@@ -246,6 +249,7 @@ class PairsDataModule(LightningDataModule):
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
         self.latents = latents
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
+        self.grid = grid
         self.latent_cache: LatentCache | None = None
         self.start_batch = 0
         self.train: Selection | None = None
@@ -269,7 +273,9 @@ class PairsDataModule(LightningDataModule):
     def step_sizes(self, groups: int, passes: int) -> StepSizes:
         """How so many groups of processes share a step's batch in so many passes; no manifest is read for it."""
         batch = self.batch_size * passes
-        return StepSizes(self.buckets, batch, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch)
+        return StepSizes(
+            self.buckets, batch, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch, self.grid
+        )
 
     def train_dataloader(self) -> PairLoader:
         """Endless loader that begins at batch ``start_batch``."""

@@ -38,9 +38,7 @@ def batch_size_for(shape: tuple[int, int, int], settings: Settings) -> int:
     """Windows of a shape that are edited together: the setting, or what fits a budget of tokens."""
     if settings.batch_size is not None:
         return settings.batch_size
-    height, width, frames = shape
-    tokens = 2 * (height // 16) * (width // 16) * ((frames + 3) // 4)
-    return max(1, min(_MOST_PER_BATCH, _TOKENS_PER_BATCH // tokens))
+    return max(1, min(_MOST_PER_BATCH, _TOKENS_PER_BATCH // (2 * settings.grid.tokens(*shape))))
 
 
 def edit_items(

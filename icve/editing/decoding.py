@@ -15,7 +15,6 @@ from icve.data.media.video import VideoError, iterate_frames
 from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Progress
-from icve.editing.windows import padded
 
 _WINDOWS_AHEAD = 32  # decoded and not yet encoded
 
@@ -86,7 +85,7 @@ class Decoding:
                     held.popleft()
                     first += 1
                 window = [held[i] for i in range(count)]
-                window += [window[-1]] * (padded(count) - count)
+                window += [window[-1]] * (clip.padded - count)
                 stacked = np.stack(window)
                 spent = time.perf_counter() - started
                 self._progress.add("decode", spent)

@@ -125,12 +125,12 @@ def choose_dtype(
 
 def editor_size(folder: Path) -> tuple[int, int]:
     """Source and target tokens of a window, and width of the transformer, of a model folder; as its files say."""
-    from icve.data.buckets import Bucket
+    from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import DEFAULTS
 
     index = _read_json(folder / "model_index.json")
     clip = DEFAULTS | {name: value for name, value in (index.get("defaults") or {}).items() if value}
-    tokens = Bucket(clip["height"], clip["width"], clip["num_frames"]).tokens
+    tokens = 2 * LatentGrid().tokens(clip["height"], clip["width"], clip["num_frames"])
     return tokens, transformer_width(folder / "transformer")
 
 

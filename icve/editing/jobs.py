@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icve.data.latent_grid import LatentGrid
 from icve.data.media.video import VideoError
 from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
-from icve.editing.windows import model_size, padded, windows
+from icve.editing.windows import model_size, windows
 
 KINDS = ("decode", "encode", "model", "write")  # of work, for which seconds are counted
 
@@ -27,11 +28,12 @@ class Clip:
     frames: int
     size: tuple[int, int]  # (height, width) at which it is edited
     spans: list[tuple[int, int]]
+    padded: int  # frames that the model sees of a window
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, frames) that the model sees; windows of one shape can be batched."""
-        return (*self.size, padded(self.spans[0][1]))
+        return (*self.size, self.padded)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Settings:
     """How everything is edited. Sampling arguments are those of ``EditPipeline.edit_latents``.
 
     ``size``: "source" for the source's displayed size, "model" for the size it is edited at. ``window``: frames per
-    window. ``side_by_side``: also write source and result in one picture.
+    window. ``side_by_side``: also write source and result in one picture. ``grid``: the model's.
     """
 
     sampling: dict[str, Any]
@@ -49,6 +51,7 @@ class Settings:
     side_by_side: bool = False
     crf: int = 16
     batch_size: int | None = None
+    grid: LatentGrid = field(default_factory=LatentGrid)
 
 
 @dataclass
@@ -84,8 +87,9 @@ def clip_of(item: Item, settings: Settings) -> Clip:
     frames = info.frames - item.start if item.count is None else item.count
     if frames < 1 or item.start + frames > info.frames:
         raise VideoError(item.source, f"it has {info.frames} frames, not the frames from {item.start} on asked for.")
-    size = model_size(*info.displayed, settings.budget)
-    return Clip(item.source, info, item.start, frames, size, windows(frames, settings.window))
+    size = model_size(*info.displayed, settings.budget, settings.grid.multiple)
+    spans = windows(frames, settings.window)
+    return Clip(item.source, info, item.start, frames, size, spans, settings.grid.padded(spans[0][1]))
 
 
 def plan(items: Sequence[Item], settings: Settings) -> tuple[list[tuple[Clip, list[Item]]], list[tuple[Item, str]]]:

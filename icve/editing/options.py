@@ -36,8 +36,6 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     if arguments.shift is not None and arguments.shift <= 0:
         raise ValueError(f"--shift must be positive, got {arguments.shift}.")
-    if arguments.window is not None and (arguments.window < 1 or arguments.window % 4 != 1):
-        raise ValueError(f"--window must be 4k+1 frames (1, 5, 9, ...), got {arguments.window}.")
     for pair in arguments.columns or ():
         if "=" not in pair:
             raise ValueError(f"--columns takes pairs like video=source_path, not {pair!r}.")
@@ -83,7 +81,11 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settings:
-    """How to edit: the options, and the model's defaults for what they leave open."""
+    """How to edit: the options, and the model's defaults for what they leave open.
+
+    Raises:
+        ValueError: an option that this model cannot follow.
+    """
     from icve.editing.jobs import Settings
 
     given = {
@@ -93,6 +95,8 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
         "shift": arguments.shift,
         "negative_prompt": arguments.negative_prompt,
     }
+    if arguments.window is not None and not pipeline.grid.is_length(arguments.window):
+        raise ValueError(f"--window must be {pipeline.grid.lengths} frames, got {arguments.window}.")
     names = {"num_inference_steps": "steps"}
     sampling = {
         name: pipeline.default(names.get(name, name)) if value is None else value for name, value in given.items()
@@ -104,4 +108,5 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
         size=arguments.size,
         side_by_side=arguments.side_by_side,
         batch_size=arguments.batch_size,
+        grid=pipeline.grid,
     )

@@ -24,6 +24,7 @@ import icve.models.hunyuan_video.text
 import icve.models.hunyuan_video.transformer
 import icve.models.weightless.dct
 import icve.models.weightless.hashed  # noqa: F401
+from icve.data.latent_grid import LatentGrid
 from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
 from icve.editing.samplers import EulerSampler, SamplerSettings
@@ -86,9 +87,9 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             if name not in DEFAULTS:
                 near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"Unknown default {name!r} of EditPipeline; did you mean {near!r}?")
-        if (given.get("num_frames") or 1) % 4 != 1:
-            raise ValueError(f"The default num_frames must be 4k+1 (1, 5, 9, ...), got {given['num_frames']}.")
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
+        if not self.grid.is_length(frames := given.get("num_frames") or 1):
+            raise ValueError(f"The default num_frames must be {self.grid.lengths}, got {frames}.")
         self.register_to_config(prediction=prediction, defaults=given)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -149,6 +150,12 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             if isinstance(component, FrozenComponent):
                 component.load_to_offload()
 
+    @property
+    def grid(self) -> LatentGrid:
+        """How pixels become latents and tokens."""
+        patch = getattr(self.transformer, "patch", LatentGrid().patch)  # a checkpoint of an adapter has no transformer
+        return LatentGrid(self.codec.spatial_factor, self.codec.temporal_factor, patch)
+
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""
         value = self.config.defaults.get(name)
@@ -198,7 +205,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         """
         if output_type not in ("pt", "uint8", "latent"):
             raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
-        video, frames = as_video(video, self.default("height") * self.default("width"), self.default("num_frames"))
+        pixels = self.default("height") * self.default("width")
+        video, frames = as_video(video, pixels, self.default("num_frames"), self.grid)
         instructions = [instruction] * len(video) if isinstance(instruction, str) else list(instruction)
         if len(instructions) != len(video):
             raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")

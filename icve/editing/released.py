@@ -45,7 +45,7 @@ def released_editor(
     import torch
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-    from icve.data.buckets import Bucket
+    from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import DEFAULTS, EditPipeline
     from icve.models.base_folders import resolve_base
     from icve.models.hunyuan_video.codec import HunyuanVideoCodec
@@ -55,7 +55,7 @@ def released_editor(
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.folder("vae"))))
     text_encoder = HunyuanTextEncoder(llama=str(paths.folder("llama")), clip=str(paths.folder("clip")))
-    tokens = Bucket(CLIP["height"], CLIP["width"], CLIP["num_frames"]).tokens
+    tokens = 2 * LatentGrid().tokens(CLIP["height"], CLIP["width"], CLIP["num_frames"])
     width = transformer_width(Path(transformer))
     dtype = choose_dtype(precision, device, processes, tokens, width, torch.bfloat16, say)
     dit = load_transformer(transformer, device=device, dtype=dtype)

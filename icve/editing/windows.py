@@ -9,15 +9,15 @@ import numpy as np
 ASPECT_TOLERANCE = 0.03
 
 
-def model_size(height: int, width: int, budget: int, multiple: int = 16) -> tuple[int, int]:
-    """The size (height, width) at which a picture is edited: sides multiples of 16, near ``budget`` pixels.
+def model_size(height: int, width: int, budget: int, multiple: int) -> tuple[int, int]:
+    """The size (height, width) at which a picture is edited: sides near ``budget`` pixels.
 
     The whole picture is resized to it, so its aspect must be close: 3 % is free, beyond that aspect outweighs area.
 
     Args:
         height, width: of the picture as shown, in square pixels.
         budget: pixels the model was trained at.
-        multiple: of each side.
+        multiple: what each side is a multiple of.
     """
     best, best_cost = (multiple, multiple), math.inf
     most = multiple * (2 + math.ceil(2 * math.sqrt(budget * height / width) / multiple))
@@ -29,11 +29,6 @@ def model_size(height: int, width: int, budget: int, multiple: int = 16) -> tupl
             if cost < best_cost:
                 best, best_cost = (rows, columns), cost
     return best
-
-
-def padded(frames: int) -> int:
-    """The least 4k+1 that is not below ``frames``: what a codec with causal first frame takes."""
-    return frames + -(frames - 1) % 4
 
 
 def windows(frames: int, length: int) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from icve.data.buckets import Bucket
+from icve.data.latent_grid import LatentGrid
 from icve.models.closed_forms import deviation, tokens
 from icve.models.counting import Sample, build_on_meta, count
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
@@ -19,7 +20,6 @@ from icve.preflight.layouts import Model
 from icve.runtime.precision import named
 from icve.training.run.configuration import parse_configuration
 
-SPATIAL, TEMPORAL = 8, 4  # pixels and frames of a latent, of every codec so far
 # "auto" is bf16-mixed on the GPUs that are planned for.
 _NAMES = {
     "auto": (2, True),
@@ -99,14 +99,12 @@ def latents(bucket: Bucket, transformer: Mapping[str, Any], text: int) -> Sample
         ValueError: the bucket does not consist of whole patches and latent frames.
     """
     patch, patch_t = transformer["patch_size"], transformer["patch_size_t"]
-    frames = (bucket.frames - 1) // TEMPORAL + 1
-    step = SPATIAL * patch
-    if bucket.height % step or bucket.width % step or bucket.frames % TEMPORAL != 1 or frames % patch_t:
-        raise ValueError(
-            f"The bucket {bucket.height}x{bucket.width}x{bucket.frames} cannot be trained on: height and width must be "
-            f"multiples of {step}, and frames {TEMPORAL}k+1."
-        )
-    return Sample(frames, bucket.height // SPATIAL, bucket.width // SPATIAL, text)
+    grid = LatentGrid(patch=(patch_t, patch, patch))
+    try:
+        grid.check(*bucket)
+    except ValueError as error:
+        raise ValueError(f"The bucket {bucket} cannot be trained on: {error}") from error
+    return Sample(*grid.latents(*bucket), text)
 
 
 def _parameters(transformer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:

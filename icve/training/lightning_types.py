@@ -10,6 +10,7 @@ from lightning.pytorch.profilers import Profiler
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
 
+    from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import EditPipeline
     from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
     from icve.models.lora import LoRA
@@ -26,6 +27,10 @@ class EditingModule(LightningModule):
 
     @property
     def text_encoder(self) -> ModelMixin:
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> LatentGrid:
         raise NotImplementedError
 
     def pipeline(self) -> EditPipeline:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from icve.data.edit_batch import EditBatch
+from icve.data.latent_grid import LatentGrid
 from icve.data.share import data_share
 from icve.data.text_condition import TextCondition
 from icve.editing.pipeline import EditPipeline
@@ -26,7 +27,7 @@ from icve.models.denoiser import Denoiser
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
-from icve.models.protocols import TextEncoder
+from icve.models.protocols import Codec, TextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import DATA_KEY, data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
@@ -121,6 +122,12 @@ class InContextEditingModule(EditingModule):
         return cast(ModelMixin, self.frozen["text_encoder"])
 
     @property
+    def grid(self) -> LatentGrid:
+        """How pixels become latents and tokens."""
+        codec = cast(Codec, self.codec)
+        return LatentGrid(codec.spatial_factor, codec.temporal_factor, self.transformer.patch)
+
+    @property
     def denoiser(self) -> Denoiser:
         return Denoiser(self.transformer)
 
@@ -208,6 +215,11 @@ class InContextEditingModule(EditingModule):
     def setup(self, stage: str) -> None:
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
             folders.write_model = self.write_model
+        own = getattr(parts_of(self.trainer).datamodule, "grid", self.grid)
+        if own != self.grid:
+            raise ValueError(
+                f"The data module counts tokens on {own}, the model has {self.grid}: set data.init_args.grid."
+            )
         if stage == "fit":  # now: files may change while the run lasts
             self._data = data_record(parts_of(self.trainer).datamodule, self.stage)
         cache = getattr(parts_of(self.trainer).datamodule, "latent_cache", None)

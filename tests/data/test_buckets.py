@@ -4,6 +4,7 @@ from itertools import islice
 import pytest
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, choose_bucket, replacement
+from icve.data.latent_grid import LatentGrid
 
 MEMBERS = [list(range(12)), [], list(range(12, 18)), [18, 19]]
 BUCKETS = [Bucket(16, 16, 1), Bucket(16, 32, 1), Bucket(32, 32, 1), Bucket(32, 32, 5)]  # 2, 4, 8 and 16 tokens
@@ -12,6 +13,10 @@ OWNER = {index: number for number, rows in enumerate(MEMBERS) for index in rows}
 
 def sizes(batch_size=4, groups=1, micro_steps=1, **options):
     return StepSizes(BUCKETS, batch_size, groups, micro_steps, **options)
+
+
+def tokens_of(bucket):
+    return StepSizes(BUCKETS, 1).tokens(bucket)
 
 
 def batches(count, size=sizes(), **options):  # noqa: B008 (frozen)
@@ -87,7 +92,7 @@ def test_a_steps_batch_does_not_depend_on_how_it_is_split(split):
         if most is None:
             assert max(counts) - min(counts) <= 1
         else:
-            limit = max(1, most // BUCKETS[OWNER[batch[0].row]].tokens)
+            limit = max(1, most // tokens_of(OWNER[batch[0].row]))
             assert max(counts) <= limit
             # As few passes as the limit allows.
             assert sum(count > 0 for count in counts) == -(-sum(counts) // limit)
@@ -126,19 +131,24 @@ def test_a_budget_of_tokens_gives_small_samples_larger_batches():
     steps = batches(3000, size)
     for batch in steps:
         bucket = OWNER[batch[0].row]
-        assert abs(len(batch) * BUCKETS[bucket].tokens - 36) < BUCKETS[bucket].tokens
-        tokens[bucket] += len(batch) * BUCKETS[bucket].tokens
+        assert abs(len(batch) * tokens_of(bucket) - 36) < tokens_of(bucket)
+        tokens[bucket] += len(batch) * tokens_of(bucket)
         seen.update(draw.row for draw in batch)
     for bucket, total in tokens.items():
         turns = sum(OWNER[batch[0].row] == bucket for batch in steps)
-        assert total / turns == pytest.approx(36, abs=BUCKETS[bucket].tokens / turns)
+        assert total / turns == pytest.approx(36, abs=tokens_of(bucket) / turns)
     # Samples are still seen equally often.
     assert max(seen.values()) <= 1.02 * min(seen.values())
 
 
 def test_tokens_are_those_of_source_and_target():
     known = {(480, 768, 77): 57_600, (576, 1024, 21): 27_648, (336, 592, 29): 12_432, (480, 480, 125): 57_600}
-    assert {bucket: Bucket(*bucket).tokens for bucket in known} == known
+    assert {bucket: StepSizes([Bucket(*bucket)], 1).tokens(0) for bucket in known} == known
+
+
+def test_another_grid_counts_other_tokens():
+    sizes = StepSizes([Bucket(480, 768, 77)], 1, grid=LatentGrid(spatial=16, patch=(1, 2, 2)))
+    assert sizes.tokens(0) == 57_600 // 4
 
 
 def test_impossible_batches_are_refused():

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from icve.editing.windows import CrossFade, model_size, padded, windows
+from icve.editing.windows import CrossFade, model_size, windows
 
 
 @pytest.mark.parametrize("budget", [64 * 64, 240 * 384, 480 * 768])
@@ -12,7 +12,7 @@ from icve.editing.windows import CrossFade, model_size, padded, windows
     "picture", [(720, 1280), (1280, 720), (480, 480), (199, 351), (480, 640), (480, 832), (1000, 100)]
 )
 def test_model_size_keeps_the_picture_and_the_budget(picture, budget):
-    height, width = model_size(*picture, budget)
+    height, width = model_size(*picture, budget, 16)
     assert height % 16 == 0
     assert width % 16 == 0
     assert abs(math.log(width * picture[0] / (height * picture[1]))) < 0.06
@@ -20,13 +20,8 @@ def test_model_size_keeps_the_picture_and_the_budget(picture, budget):
 
 
 def test_model_size_of_its_own_size_is_itself():
-    assert model_size(64, 64, 64 * 64) == (64, 64)
-    assert model_size(240, 384, 240 * 384) == (240, 384)
-
-
-@pytest.mark.parametrize(("frames", "expected"), [(1, 1), (2, 5), (5, 5), (6, 9), (77, 77), (78, 81)])
-def test_padded_is_the_next_4k_plus_1(frames, expected):
-    assert padded(frames) == expected
+    assert model_size(64, 64, 64 * 64, 16) == (64, 64)
+    assert model_size(240, 384, 240 * 384, 16) == (240, 384)
 
 
 @pytest.mark.parametrize("length", [1, 5, 9, 77])

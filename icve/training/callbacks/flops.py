@@ -33,9 +33,3 @@ class TrainingFlops:
         if latents not in self._ratios:
             self._ratios[latents] = training_flops(self._config, sample) / forward_flops(self._config, sample)
         return self._ratios[latents] * forward_flops(self._config, sample)
-
-
-def bucket_name(latents: tuple[int, int, int]) -> str:
-    """Height x width x frames in pixels of latents (T, h, w), each 8 pixels a side and 4 frames long, the first 1."""
-    frames, height, width = latents
-    return f"{8 * height}x{8 * width}x{4 * frames - 3}"

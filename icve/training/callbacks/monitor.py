@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from icve.data.share import data_share
 from icve.runtime.atomic import write_text
 from icve.runtime.together import together
-from icve.training.callbacks.flops import TrainingFlops, bucket_name
+from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
 from icve.training.lightning_types import editing, parts_of
@@ -104,7 +104,8 @@ class TrainingMonitor(Callback):
         own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
         told = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
         loss = fmean(loss for loss, _ in told)  # each is of equally many samples
-        self._losses[bucket_name(outputs["latents"])].append(loss)
+        height, width, frames = editing(pl_module).grid.pixels(*outputs["latents"])
+        self._losses[f"{height}x{width}x{frames}"].append(loss)
         if self._file is not None:
             line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in told for sample in ids]}
             self._file.write(json.dumps(line) + "\n")

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from icve.data.buckets import Bucket
+from icve.data.latent_grid import LatentGrid
 from icve.runtime.precision import AUTO, default_device, named, training_precision
 from icve.training.run.stage_checks import count_processes
 
@@ -63,8 +64,9 @@ def _tokens(data: Config) -> int:
     options = data.get("init_args") or {}
     if not options.get("buckets"):
         return _UNKNOWN_TOKENS
-    most = max(Bucket.parse(bucket).tokens for bucket in options["buckets"])
-    return most * int(options.get("batch_size") or 1)
+    grid = LatentGrid(**dict(options.get("grid") or {}))
+    most = max(grid.tokens(*Bucket.parse(bucket)) for bucket in options["buckets"])
+    return 2 * most * int(options.get("batch_size") or 1)
 
 
 def _width(transformer: Config) -> int:

@@ -3,7 +3,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.training.callbacks.flops import TrainingFlops, bucket_name
+from icve.training.callbacks.flops import TrainingFlops
 from tests.training.conftest import tiny_transformer
 
 
@@ -26,7 +26,3 @@ def test_they_are_those_of_a_real_pass():
     flops = TrainingFlops(model.config)
     assert flops((3, 4, 6), 36 + 9) == pytest.approx(real_flops(model, 9), rel=1e-3)
     assert flops((3, 4, 6), 36 + 12) == pytest.approx(real_flops(model, 12), rel=0.02)
-
-
-def test_buckets_are_named_in_pixels():
-    assert bucket_name((20, 60, 96)) == "480x768x77"

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from icve.data.latent_grid import LatentGrid
 from icve.training.callbacks.short_clips import ShortClips, cut_clips
 
 
@@ -54,16 +55,16 @@ def test_latents_masks_and_regions_are_cut_alike():
         "mask": torch.ones(2, 1, 9, 16, 16, dtype=torch.bool),
         "instruction": ["a", "b"],
     }
-    cut = cut_clips(pixels, 5)
+    cut = cut_clips(pixels, 5, LatentGrid())
     assert {name: tensor.shape[2] for name, tensor in cut.items()} == {"mask": 5, "source": 5, "target": 5}
     latents = {"source": torch.zeros(2, 16, 3, 2, 2), "target": torch.zeros(2, 16, 3, 2, 2)}
-    cut = cut_clips(latents | {"region": torch.ones(2, 1, 3, 2, 2, dtype=torch.bool)}, 5)
+    cut = cut_clips(latents | {"region": torch.ones(2, 1, 3, 2, 2, dtype=torch.bool)}, 5, LatentGrid())
     assert {name: tensor.shape[2] for name, tensor in cut.items()} == {"region": 2, "source": 2, "target": 2}
-    assert cut_clips({"instruction": [], "id": []}, 1) == {}  # a step may need fewer passes than others
-    assert cut_clips(pixels, 33)["source"].shape[2] == 9
+    assert cut_clips({"instruction": [], "id": []}, 1, LatentGrid()) == {}  # a step may need fewer passes than others
+    assert cut_clips(pixels, 33, LatentGrid())["source"].shape[2] == 9
 
 
 @pytest.mark.parametrize("options", [{"frames": 4}, {"frames": 0}, {"share": 1.5}, {"share": -0.1}])
-def test_values_out_of_range_are_refused(options):
+def test_values_out_of_range_are_refused(make_module, options):
     with pytest.raises(ValueError, match="ShortClips"):
-        ShortClips(**options)
+        ShortClips(**options).setup(None, make_module(), "fit")
