@@ -21,7 +21,7 @@ from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest,
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
-from icve.data.share import data_share
+from icve.data.share import batches_done, data_share
 from icve.data.validation_batches import validation_batches
 
 log = logging.getLogger(__name__)
@@ -178,8 +178,8 @@ class PairsDataModule(LightningDataModule):
     one without samples has ``instruction``, ``id`` and ``weight`` only.
 
     The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
-    pure function of (seed, step) and the data, however it is split over processes and micro-batches; set
-    ``start_batch``, a number of micro-batches, before the loader is built to begin elsewhere than at 0.
+    pure function of (seed, step) and the data, however it is split over processes and micro-batches: the loader of a
+    resumed run begins with the batch after those that its trainer has done.
 
     With ``latents``, no video is opened: batches are what :func:`icve.data.cache.cached_rows.collate_cached` makes of
     a cache of the same pairs, in the same order.
@@ -247,7 +247,6 @@ class PairsDataModule(LightningDataModule):
         self.latents = latents
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self.latent_cache: LatentCache | None = None
-        self.start_batch = 0
         self.train: Selection | None = None
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
@@ -272,7 +271,7 @@ class PairsDataModule(LightningDataModule):
         return StepSizes(self.buckets, batch, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch)
 
     def train_dataloader(self) -> PairLoader:
-        """Endless loader that begins at batch ``start_batch``."""
+        """Endless loader that begins where the trainer is."""
         if self.train is None:
             self.setup("fit")
         assert self.train is not None  # as setup leaves it
@@ -280,7 +279,7 @@ class PairsDataModule(LightningDataModule):
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
         sizes = self.step_sizes(groups, passes)
         members = self.train.members(len(self.buckets))
-        sampler = BucketBatchSampler(members, sizes, self.seed, rank, self.start_batch, self.bucket_ratios)
+        sampler = BucketBatchSampler(members, sizes, self.seed, rank, batches_done(self.trainer), self.bucket_ratios)
         log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))
         return self._loader(self.train, self.manifest, sampler)
 

@@ -140,7 +140,6 @@ class InContextEditingModule(EditingModule):
 
         self._data: dict[str, Any] = {}  # what it is trained on
         self.samples = 0  # of this micro-batch on this process
-        self.batches_done = 0  # per process, over micro-steps, since the stage began
         self._drawing_step, self._next_position = -1, 0
 
     @property
@@ -160,7 +159,6 @@ class InContextEditingModule(EditingModule):
         """
         self.samples = len(batch["id"])
         if not self.samples:
-            self.batches_done += 1
             return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
         z_source, x0 = self.encode_video(batch["source"]), self.encode_video(batch["target"])
         sigma, noise, dropped = self.draw(x0)
@@ -171,7 +169,6 @@ class InContextEditingModule(EditingModule):
         weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
         loss = flow_loss(prediction, x0, noise, sigma, self.objective, weight).mean()  # |v - (noise - x0)|^2
 
-        self.batches_done += 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         loss = loss * batch.get("weight", 1.0)
         return {"loss": loss, "samples": len(x0), "tokens": tokens, "latents": tuple(x0.shape[2:])}
@@ -384,7 +381,6 @@ class InContextEditingModule(EditingModule):
         checkpoint[STAGE_KEY] = {
             "stage": self.stage,
             "step": self.trainer.global_step,
-            "batches": self.batches_done,
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
             "precision": str(self.trainer.precision),
@@ -397,7 +393,4 @@ class InContextEditingModule(EditingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_shapes(checkpoint, self.transformer)
-        self.batches_done = resplit(checkpoint, self.trainer.accumulate_grad_batches)
-        if (data := parts_of(self.trainer).datamodule) is not None:
-            # The stream of batches is a pure function of the batch number: it starts where the run stopped.
-            data.start_batch = self.batches_done
+        resplit(checkpoint, self.trainer.accumulate_grad_batches)

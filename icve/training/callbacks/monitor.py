@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
-from icve.data.share import data_share
+from icve.data.share import batches_done, data_share
 from icve.runtime.atomic import write_text
 from icve.runtime.together import together
 from icve.training.callbacks.flops import TrainingFlops, bucket_name
@@ -188,7 +188,7 @@ class StepProgressBar(TQDMProgressBar):
     def _show_stage(self, trainer: Trainer) -> None:
         bar = self.train_progress_bar
         bar.reset(self.total_train_batches)
-        bar.initial = trainer.lightning_module.batches_done  # not counted into the speed
+        bar.initial = batches_done(trainer)  # not counted into the speed
         bar.set_description(trainer.lightning_module.stage)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from icve.training.checkpoints.micro_steps import STAGE_KEY
 
 
 def read_stage(path: Path) -> dict[str, Any] | None:
-    """{stage, step, batches, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
+    """{stage, step, micro_steps, seed, precision} of a checkpoint folder, or None for plain weights."""
     file = path / TRAINER_FILE
     if not file.is_file():
         return None

@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from icve.data.share import batches_done
 from icve.training.lightning_types import editing
 from icve.training.run.curriculum_record import Record
 from icve.training.validation import validate_now, validation_figures
@@ -86,7 +87,7 @@ class CurriculumCallback(Callback):
             own = self.record.rewind(earlier, self.stage.name, trainer.global_step)
             measured = {entry["step"]: entry["figures"] for entry in own if entry["figures"]}
         self._measured = trainer.strategy.broadcast(measured)
-        if pl_module.batches_done:
+        if batches_done(trainer):
             return
         validate_now(trainer)
         if not self._measured:

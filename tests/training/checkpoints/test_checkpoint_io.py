@@ -17,7 +17,7 @@ from icve.training.checkpoints.state_files import WEIGHTS, Slice
 
 CONTENTS = {
     "state_dict": {"transformer.w": torch.arange(3.0)},
-    STAGE_KEY: {"stage": "sft", "step": 7, "batches": 14, "micro_steps": 2, "seed": 0},
+    STAGE_KEY: {"stage": "sft", "step": 7, "micro_steps": 2, "seed": 0},
 }
 
 
