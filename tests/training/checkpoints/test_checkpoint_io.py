@@ -129,7 +129,7 @@ def test_a_run_that_failed_does_not_wait_long_for_processes_that_may_be_gone(tmp
 
     def wait():
         try:
-            background.wait_for_all(tmp_path, 2, folders._background.run_failed)
+            background.wait_for_all(tmp_path, 2, folders._run_failed)
         except OSError as error:
             told.append(str(error))
 
