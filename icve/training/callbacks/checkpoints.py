@@ -131,13 +131,8 @@ class Checkpoints(Checkpoint):
 
     def _written(self, path: Path) -> None:
         replace_link(path.parent / LAST, path.name)
-        self._prune()
-
-    def _prune(self) -> None:
-        if self.keep_last == 0:
-            return
         needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
-        for old in saved_checkpoints(self.folder)[: -self.keep_last]:
+        for old in saved_checkpoints(self.folder)[: -self.keep_last]:  # none of them where that is 0
             if old.resolve() not in needed:
                 remove_folder(old)
 

@@ -5,7 +5,6 @@ Files rather than a store that one process serves: that process may be the one t
 
 import contextlib
 import json
-import math
 import os
 import socket
 import sys
@@ -101,6 +100,14 @@ def _place(frame: traceback.FrameSummary) -> str:
     return f"{frame.name} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})"
 
 
+def _written(file: Path) -> float:
+    """When a file was, in seconds; 0 for one that is not there."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 class Heartbeats:
     """Writes this process's beats to FOLDER/rank-NNNNN.json and reads those of others.
 
@@ -128,23 +135,17 @@ class Heartbeats:
             return None
 
     def seconds_behind(self, rank: int) -> float:
-        """How much older a process's last beat is than this one's, by the clock of their disk; infinite without one."""
-        try:
-            return self._path(self.rank).stat().st_mtime - self._path(rank).stat().st_mtime
-        except OSError:
-            return math.inf
+        """How much older a process's last beat is than this one's, by the clock of their disk; years without one."""
+        return _written(self._path(self.rank)) - _written(self._path(rank))
 
     def mark_progress(self) -> None:
         """Let all processes know that the run goes on."""
         with contextlib.suppress(OSError):
             self._mark.touch()
 
-    def last_progress(self) -> int:
+    def last_progress(self) -> float:
         """Changes when a process marks progress."""
-        try:
-            return self._mark.stat().st_mtime_ns
-        except OSError:
-            return 0
+        return _written(self._mark)
 
     def remove(self) -> None:
         """Leave nothing behind."""

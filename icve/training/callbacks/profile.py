@@ -39,10 +39,9 @@ class Profile(Callback):
     @classmethod
     def parse(cls, text: str) -> "Profile":
         """From START:STEPS. Raises ValueError for anything else."""
-        if not re.fullmatch(r"\d+:\d+", text):
+        if (found := re.fullmatch(r"(\d+):(\d+)", text)) is None:
             raise ValueError(f"--profile takes START:STEPS, as in 10:5 (five steps after the first ten), not {text!r}.")
-        start, steps = map(int, text.split(":"))
-        return cls(start, steps)
+        return cls(start=int(found[1]), steps=int(found[2]))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._first, self._written = trainer.global_step, trainer.global_step + self.start, False

@@ -106,7 +106,7 @@ class Watch(threading.Thread):
         self._phase, self._notes = SETUP, 0
         self._ended = threading.Event()
         self._idle, self._warned = 0.0, False
-        self._progress = 0, 0  # own notes and the mark of all processes, at the last beat
+        self._progress = 0, 0.0  # own notes and the mark of all processes, at the last beat
         self._written: int | None = None  # when a checkpoint was, at the last beat of a stall
 
     def note(self, phase: str | None = None) -> None:
