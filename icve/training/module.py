@@ -27,7 +27,7 @@ from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransform
 from icve.models.known_texts import pad_texts
 from icve.models.lora import LoRA, add_lora
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.data_record import DATA_KEY, data_record
+from icve.training.checkpoints.data_record import data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
 from icve.training.checkpoints.model_folder import write_model_folder
 from icve.training.checkpoints.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
@@ -383,10 +383,10 @@ class InContextEditingModule(EditingModule):
             "step": self.trainer.global_step,
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
+            "data": self._data,
             "precision": str(self.trainer.precision),
             **({"weights_dtype": self.lora.weights_dtype} if self.lora is not None else {}),
         }
-        checkpoint[DATA_KEY] = self._data
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-STAGE_KEY = "icve"  # entry of trainer.ckpt: {stage, step, micro_steps, seed, precision[, weights_dtype]}
+STAGE_KEY = "icve"  # entry of trainer.ckpt: {stage, step, micro_steps, seed, data, precision[, weights_dtype]}
 
 
 def resplit(checkpoint: dict[str, Any], micro_steps: int) -> None:
