@@ -15,10 +15,9 @@ WEIGHTS = (
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
 ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
-# Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
-_FROZEN = ("codec", "text_encoder")
-_FROZEN_OPTIONS = ("pretrained", "llama", "clip")
-_DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
+# Options of a part's init_args that name files.
+_FROZEN = dict.fromkeys(("pretrained", "llama", "clip"), WEIGHTS)
+_DATA = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
 
 
 def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, makes_latents: bool = False) -> None:
@@ -50,15 +49,12 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
 
 def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
     """(option, path, what to put there)."""
-    model, data = config.get("model") or {}, config.get("data") or {}
+    model = config.get("model") or {}
     if model.get("pretrained") is not None and not has_checkpoint:
         yield "model.pretrained", model["pretrained"], ADAPTED if model.get("lora") else WEIGHTS
-    for part in _FROZEN:
-        arguments = (model.get(part) or {}).get("init_args") or {}
-        for name in _FROZEN_OPTIONS:
+    parts = [(f"model.{name}", model.get(name), _FROZEN) for name in ("codec", "text_encoder")]
+    for key, part, options in [*parts, ("data", config.get("data"), _DATA)]:
+        arguments = (part or {}).get("init_args") or {}
+        for name, advice in options.items():
             if isinstance(arguments.get(name), str):
-                yield f"model.{part}.init_args.{name}", arguments[name], WEIGHTS
-    arguments = data.get("init_args") or {}
-    for name, advice in _DATA_OPTIONS.items():
-        if isinstance(arguments.get(name), str):
-            yield f"data.init_args.{name}", arguments[name], advice
+                yield f"{key}.init_args.{name}", arguments[name], advice
