@@ -8,14 +8,15 @@ import os
 import sys
 import traceback
 
+from icve.cli.main import fail
+
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-USAGE = 2  # exit status of an error the user can correct
 
 
 def main(arguments: list[str]) -> int:
     """Run `fit` or `validate`, the first of the arguments, and return the exit status."""
     if not arguments[1:]:
-        return _fail(f"{arguments[0]} needs a configuration: icve {arguments[0]} -c CONFIG.yaml")
+        return fail(f"{arguments[0]} needs a configuration: icve {arguments[0]} -c CONFIG.yaml")
     # Classes named in YAML are found in the working directory, whichever way the command was started.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -37,17 +38,17 @@ def main(arguments: list[str]) -> int:
     try:
         return TrainingCommand(arguments).status
     except (TrainingDiverged, CheckpointNotWritten) as error:
-        return _fail(str(error), status=1)
+        return fail(str(error), status=1)
     except MisconfigurationException as error:
-        return _fail(str(error))
+        return fail(str(error))
     except (ValueError, FileNotFoundError) as error:
         if not _raised_by_this_package(error):
             raise
-        return _fail(str(error))
+        return fail(str(error))
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
-        return _fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
+        return fail(f"The run folder cannot be written: {error}. Mend that, then resume.", status=1)
     finally:
         package.removeHandler(handler)
         let_exchanges_end()
@@ -57,8 +58,3 @@ def _raised_by_this_package(error: BaseException) -> bool:
     """Whether an error is a sentence of ours for the user; one from deeper down keeps its traceback."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return frames[-1].f_globals.get("__name__", "").split(".")[0] == "icve"
-
-
-def _fail(message: str, status: int = USAGE) -> int:
-    print(f"icve: error: {message}", file=sys.stderr)
-    return status

@@ -6,7 +6,6 @@ Nothing heavy is imported until a subcommand is known.
 import difflib
 import importlib
 import sys
-from collections.abc import Iterable
 
 from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.printable import forgive_output
@@ -27,19 +26,8 @@ COMMANDS = {
     "eval": "figures against exact targets: icve eval synthetic --results runs/out/results.jsonl --truth runs/truth",
     "convert": "checkpoints and adapters to other layouts: icve convert weights --input runs/sft --output exported",
 }
-MODULES = {
-    "demo": "icve.cli.demo.run",
-    "synthesize": "icve.cli.synthesize",
-    "curate": "icve.cli.curate",
-    "encode": "icve.cli.encode",
-    "inspect-data": "icve.cli.inspect_data",
-    "plan": "icve.cli.plan",
-    "fit": "icve.cli.fit",
-    "validate": "icve.cli.fit",
-    "edit": "icve.cli.edit",
-    "eval": "icve.cli.evaluate",
-    "convert": "icve.cli.convert",
-}
+MODULES = {name: f"icve.cli.{name.replace('-', '_')}" for name in COMMANDS}
+MODULES |= {"demo": "icve.cli.demo.run", "validate": "icve.cli.fit", "eval": "icve.cli.evaluate"}
 OWN_CHECKS = ("curate", "encode", "edit", "eval")  # of paths: not every argument is one
 
 HELP = """usage: icve COMMAND [options]      (lightning COMMAND and python -m icve COMMAND are the same)
@@ -84,20 +72,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        return _fail(f"there is no command {command!r}{_nearest(command, COMMANDS)} icve --help lists them.")
+        nearest = difflib.get_close_matches(command, COMMANDS, n=1)
+        meant = f": did you mean {nearest[0]!r}?" if nearest else "."
+        return fail(f"there is no command {command!r}{meant} icve --help lists them.")
     try:
         refuse_foreign(rest if command not in OWN_CHECKS else ())
     except ValueError as error:
-        return _fail(str(error))
+        return fail(str(error))
     module = importlib.import_module(MODULES[command])
     return module.main(arguments if MODULES[command] == "icve.cli.fit" else rest) or 0
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {matches[0]!r}?" if matches else "."
-
-
-def _fail(message: str, status: int = USAGE) -> int:
+def fail(message: str, status: int = USAGE) -> int:
+    """Print an error; returns the exit status."""
     print(f"icve: error: {message}", file=sys.stderr)
     return status

@@ -52,17 +52,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve plan`; returns the exit status."""
     arguments, overrides = build_parser().parse_known_args(argv)
     # Imported late: help is quick.
-    from icve.preflight.plan_report import as_json, compare, tables
+    from icve.preflight.configured_run import read_run
+    from icve.preflight.fits import Machine
+    from icve.preflight.plan_report import Result, as_json, compare, tables
 
     try:
         _check(arguments)
-        from icve.preflight.configured_run import read_run
-
+        strategies = known_strategies(arguments.strategy)
         run = read_run(arguments.config, overrides, arguments.text_tokens, arguments.cached)
     except (ValueError, FileNotFoundError) as error:
         print(f"icve plan: error: {error}", file=sys.stderr)
         return 2
-    results = [_result(run, arguments, gpus) for gpus in arguments.gpus]
+    memory, reserve = arguments.gpu_memory * 2**30, arguments.reserve * 2**30
+    flops = arguments.tflops * 1e12 * arguments.mfu
+    machines = [Machine(gpus, arguments.gpus_per_node, memory, reserve, flops) for gpus in arguments.gpus]
+    results = [Result(run, machine, strategies) for machine in machines]
     if arguments.json:
         printed: Any = [as_json(result) for result in results]
         print(json.dumps(printed[0] if len(printed) == 1 else printed, indent=2, allow_nan=False))
@@ -71,21 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result.chosen is not None for result in results) else 1
 
 
-def _result(run, arguments: argparse.Namespace, gpus: int):
-    from icve.preflight.fits import Machine
-    from icve.preflight.plan_report import Result
-
-    machine = Machine(
-        gpus,
-        arguments.gpus_per_node,
-        arguments.gpu_memory * 2**30,
-        arguments.reserve * 2**30,
-        arguments.tflops * 1e12 * arguments.mfu,
-    )
-    return Result.of(run, machine, strategies(arguments.strategy))
-
-
-def strategies(names: Sequence[str] | None) -> Sequence[str]:
+def known_strategies(names: Sequence[str] | None) -> Sequence[str]:
     """Names of strategies as this command knows them; None is all."""
     from icve.preflight.layouts import ALIASES, STRATEGIES
 
@@ -107,7 +97,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--mfu is a share of the peak, at most 1, not {arguments.mfu}.")
     if min(arguments.gpus) < 1 or arguments.reserve < 0:
         raise ValueError("--gpus must be at least 1 and --reserve not negative.")
-    strategies(arguments.strategy)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class CurriculumDataModule(LightningDataModule):
             raise ValueError(
                 f"The data module has no stage '{stage}', only {', '.join(self.stages)}: set --model.stage to one."
             )
-        data = cast("PairsDataModule", self.stages[stage])  # or one that begins at a batch as it does
+        data = cast("PairsDataModule", self.stages[stage])  # or one that is used like it
         data.trainer = self.trainer
         return data
 
@@ -58,15 +58,6 @@ class CurriculumDataModule(LightningDataModule):
     def val_dataloader(self) -> Any:
         """Held-out samples of the current stage; an empty list where it has none."""
         return self.current.val_dataloader()
-
-    @property
-    def start_batch(self) -> int:
-        """Number of the current stage's first batch, counted from the stage's beginning."""
-        return self.current.start_batch
-
-    @start_batch.setter
-    def start_batch(self, number: int) -> None:
-        self.current.start_batch = number
 
     @property
     def latent_cache(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from torch import nn
 from torch.utils.data import Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
@@ -22,7 +23,7 @@ from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest,
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
-from icve.data.share import data_share
+from icve.data.share import batches_done, data_share
 from icve.data.validation_batches import validation_batches
 
 log = logging.getLogger(__name__)
@@ -179,8 +180,8 @@ class PairsDataModule(LightningDataModule):
     one without samples has ``instruction``, ``id`` and ``weight`` only.
 
     The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
-    pure function of (seed, step) and the data, however it is split over processes and micro-batches; set
-    ``start_batch``, a number of micro-batches, before the loader is built to begin elsewhere than at 0.
+    pure function of (seed, step) and the data, however it is split over processes and micro-batches: the loader of a
+    resumed run begins with the batch after those that its trainer has done.
 
     With ``latents``, no video is opened: batches are what :func:`icve.data.cache.cached_rows.collate_cached` makes of
     a cache of the same pairs, in the same order.
@@ -251,7 +252,6 @@ class PairsDataModule(LightningDataModule):
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
         self.grid = grid
         self.latent_cache: LatentCache | None = None
-        self.start_batch = 0
         self.train: Selection | None = None
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
@@ -270,6 +270,11 @@ class PairsDataModule(LightningDataModule):
         if val_manifest is not None:
             self.val = self._select(val_manifest, index)
 
+    def check_encoders(self, frozen: Mapping[str, nn.Module]) -> None:
+        """Raise ValueError unless these frozen parts ("codec", "text_encoder") made the latents, if there are any."""
+        if self.latent_cache is not None:
+            self.latent_cache.check_encoders(frozen["codec"], frozen["text_encoder"])
+
     def step_sizes(self, groups: int, passes: int) -> StepSizes:
         """How so many groups of processes share a step's batch in so many passes; no manifest is read for it."""
         batch = self.batch_size * passes
@@ -278,7 +283,7 @@ class PairsDataModule(LightningDataModule):
         )
 
     def train_dataloader(self) -> PairLoader:
-        """Endless loader that begins at batch ``start_batch``."""
+        """Endless loader that begins where the trainer is."""
         if self.train is None:
             self.setup("fit")
         assert self.train is not None  # as setup leaves it
@@ -286,7 +291,7 @@ class PairsDataModule(LightningDataModule):
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
         sizes = self.step_sizes(groups, passes)
         members = self.train.members(len(self.buckets))
-        sampler = BucketBatchSampler(members, sizes, self.seed, rank, self.start_batch, self.bucket_ratios)
+        sampler = BucketBatchSampler(members, sizes, self.seed, rank, batches_done(self.trainer), self.bucket_ratios)
         log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))
         return self._loader(self.train, self.manifest, sampler)
 

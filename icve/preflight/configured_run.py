@@ -17,17 +17,9 @@ from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransform
 from icve.preflight.fits import Run, Sized
 from icve.preflight.frozen_bytes import frozen_bytes
 from icve.preflight.layouts import Model
-from icve.runtime.precision import named
+from icve.runtime.precision import AUTO, named
 from icve.training.run.configuration import parse_configuration
 
-# "auto" is bf16-mixed on the GPUs that are planned for.
-_NAMES = {
-    "auto": (2, True),
-    "16-mixed": (2, True),
-    "bf16-mixed": (2, True),
-    "16-true": (2, False),
-    "bf16-true": (2, False),
-}
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 
 
@@ -51,7 +43,9 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     if config.trainer.max_steps < 1:
         raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
     cached = cached or data.get("latents") is not None
-    weight, mixed = _NAMES.get(named(config.trainer.precision), (4, False))
+    precision = named(config.trainer.precision)
+    precision = "bf16-mixed" if precision == AUTO else precision  # on the GPUs that are planned for
+    weight = 2 if precision.startswith(("16", "bf16")) else 4
     model = Model(
         **_parameters(transformer, config.model.optimizer),
         frozen=0 if cached else sum(map(frozen_bytes, config.model.frozen.values())),
@@ -59,7 +53,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         blocks=transformer["num_layers"] + transformer["num_single_layers"],
         heads=transformer["num_attention_heads"],
         weight=weight,
-        mixed=mixed,
+        mixed=precision.endswith("mixed"),
         ema=any(callback["class_path"].endswith("EMA") for callback in config.trainer.callbacks or []),
     )
     buckets = [Bucket.parse(bucket) for bucket in data.buckets]

@@ -99,23 +99,16 @@ def evaluate(run: Run, machine: Machine, layout: Layout, samples: int | None = N
         options = (evaluate(run, machine, layout, n) for n in divisors)
         return next(option for option in options if option.fits or option.samples == 1)
     micro_steps = per_group // samples
-    counts = [sized.counts[layout.checkpointing] for sized in run.buckets]
-    used = [
-        memory(run.model, layout, count, sized.tokens, samples, machine.reserve)
-        for sized, count in zip(run.buckets, counts, strict=True)
-    ]
-    flops = [run.batch * (count.forward + count.backward + count.recompute) for count in counts]
-    seconds = [number / (layout.gpus * machine.flops) for number in flops]
-    return Option(
-        layout,
-        samples,
-        micro_steps,
-        used,
-        [communication(run.model, layout, sized.tokens, samples, micro_steps) for sized in run.buckets],
-        seconds,
-        max(part.total for part in used) <= machine.memory,
-        sum(sized.share * time for sized, time in zip(run.buckets, seconds, strict=True)),
-    )
+    used, sent, seconds = [], [], []
+    for sized in run.buckets:
+        count = sized.counts[layout.checkpointing]
+        used.append(memory(run.model, layout, count, sized.tokens, samples, machine.reserve))
+        sent.append(communication(run.model, layout, sized.tokens, samples, micro_steps))
+        flops = run.batch * (count.forward + count.backward + count.recompute)
+        seconds.append(flops / (layout.gpus * machine.flops))
+    fits = max(part.total for part in used) <= machine.memory
+    mean = sum(sized.share * time for sized, time in zip(run.buckets, seconds, strict=True))
+    return Option(layout, samples, micro_steps, used, sent, seconds, fits, mean)
 
 
 def options(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES) -> list[Option]:
@@ -129,16 +122,12 @@ def options(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES) 
 
 def best(found: Sequence[Option]) -> Option | None:
     """Of the options that fit, the fastest, then the one that sends least, then the simplest; None if none fits."""
-    return min(
-        (option for option in found if option.fits),
-        key=lambda option: (
-            round(option.step_seconds, 6),
-            max(option.communication),
-            option.layout.sequence_parallel,
-            option.layout.zero,
-        ),
-        default=None,
-    )
+
+    def cost(option: Option) -> tuple[float, ...]:
+        layout = option.layout
+        return round(option.step_seconds, 6), max(option.communication), layout.sequence_parallel, layout.zero
+
+    return min((option for option in found if option.fits), key=cost, default=None)
 
 
 def nearest(option: Option, found: Sequence[Option]) -> list[str] | None:
@@ -149,30 +138,23 @@ def nearest(option: Option, found: Sequence[Option]) -> list[str] | None:
 
 def remedies(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES) -> list[str]:
     """What would make the run fit where no layout does."""
-    told = []
     least = min(options(run, machine, strategies), key=lambda option: option.most)
-    told.append(f"GPUs with at least {gib(least.most):.1f} GiB ({describe(least.layout)})")
-    if run.model.frozen:
-        without = replace(run, model=replace(run.model, frozen=0))
-        freed = (
-            f"cached latents and text embeddings (icve encode; --cached), which free {gib(run.model.frozen):.1f} GiB"
-        )
-        told += [freed] if best(options(without, machine, strategies)) else []
+    found = [f"GPUs with at least {gib(least.most):.1f} GiB ({describe(least.layout)})"]
+    without_frozen = replace(run, model=replace(run.model, frozen=0))
+    if run.model.frozen and best(options(without_frozen, machine, strategies)):
+        cached = "cached latents and text embeddings (icve encode; --cached)"
+        found.append(f"{cached}, which free {gib(run.model.frozen):.1f} GiB")
     gpus = machine.gpus
     while (gpus := gpus * 2) <= _MOST_GPUS:
-        more = options(run, replace(machine, gpus=gpus), strategies)
-        if (chosen := best(more)) is not None:
-            told.append(f"{chosen.layout.gpus} GPUs ({describe(chosen.layout)})")
-            break
-    return told
+        if (chosen := best(options(run, replace(machine, gpus=gpus), strategies))) is not None:
+            return [*found, f"{chosen.layout.gpus} GPUs ({describe(chosen.layout)})"]
+    return found
 
 
 def describe(layout: Layout) -> str:
     """A layout in words."""
-    parts = [layout.strategy]
-    if layout.sequence_parallel > 1:
-        parts.append(f"sequence parallel {layout.sequence_parallel}")
-    return ", ".join([*parts, "checkpointing" if layout.checkpointing else "no checkpointing"])
+    shared = f"sequence parallel {layout.sequence_parallel}, " if layout.sequence_parallel > 1 else ""
+    return f"{layout.strategy}, {shared}{'' if layout.checkpointing else 'no '}checkpointing"
 
 
 def gib(size: float) -> float:

@@ -24,25 +24,23 @@ def frozen_bytes(part: Mapping[str, Any]) -> int:
     Parts that name no pretrained folders have no weights.
     """
     arguments = part.get("init_args") or {}
-    parameters = 0
+    models: list[torch.nn.Module] = []
     with torch.device("meta"):
         if isinstance(arguments.get("pretrained"), str):
             from diffusers import AutoencoderKLHunyuanVideo
 
-            model = AutoencoderKLHunyuanVideo.from_config(_config(arguments["pretrained"], {}))
-            parameters += sum(parameter.numel() for parameter in model.parameters())
+            models.append(AutoencoderKLHunyuanVideo.from_config(_config(arguments["pretrained"], {})))
         if isinstance(arguments.get("llama"), str):
             from transformers import LlamaConfig, LlamaModel
 
             config = LlamaConfig(**_config(arguments["llama"], LLAMA))
             config.num_hidden_layers -= UNUSED_LAYERS
-            parameters += sum(parameter.numel() for parameter in LlamaModel(config).parameters())
+            models.append(LlamaModel(config))
         if isinstance(arguments.get("clip"), str):
             from transformers import CLIPTextConfig, CLIPTextModel
 
-            model = CLIPTextModel(CLIPTextConfig(**_config(arguments["clip"], CLIP)))
-            parameters += sum(parameter.numel() for parameter in model.parameters())
-    return parameters * ITEM
+            models.append(CLIPTextModel(CLIPTextConfig(**_config(arguments["clip"], CLIP))))
+    return ITEM * sum(parameter.numel() for model in models for parameter in model.parameters())
 
 
 def _config(folder: str, released: dict[str, Any]) -> dict[str, Any]:

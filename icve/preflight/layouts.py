@@ -67,16 +67,13 @@ class Layout:
 
     def differences(self, other: Layout) -> list[str]:
         """What has to be changed to get the other layout."""
-        changes = []
-        if other.gpus != self.gpus:
-            changes.append(f"{other.gpus} GPUs")
-        if other.checkpointing != self.checkpointing:
-            changes.append("checkpointing" if other.checkpointing else "no checkpointing")
-        if other.sequence_parallel != self.sequence_parallel:
-            changes.append(f"sequence parallel {other.sequence_parallel}")
-        if other.strategy != self.strategy:
-            changes.append(other.strategy)
-        return changes
+        texts = {
+            "gpus": f"{other.gpus} GPUs",
+            "checkpointing": "checkpointing" if other.checkpointing else "no checkpointing",
+            "sequence_parallel": f"sequence parallel {other.sequence_parallel}",
+            "strategy": other.strategy,
+        }
+        return [text for name, text in texts.items() if getattr(self, name) != getattr(other, name)]
 
 
 @dataclass(frozen=True)

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, fields, replace
 from typing import Any
 
-from icve.preflight.fits import Machine, Option, Run, best, describe, evaluate, gib, nearest, options, remedies
-from icve.preflight.layouts import Layout
+from icve.preflight.fits import Machine, Option, Run, Sized, best, describe, evaluate, gib, nearest, options, remedies
+from icve.preflight.layouts import Memory
 
 DAY = 86_400
-_PARTS = ("parameters", "gradients", "optimizer", "ema", "frozen", "activations", "buffers", "reserve")
+_PARTS = [field.name for field in fields(Memory)]
 
 
-@dataclass(frozen=True)
 class Result:
-    """A run on some GPUs: every layout, the best that fits, and what helps where none does."""
+    """A run on some GPUs, with every layout of these strategies.
 
-    run: Run
-    machine: Machine
-    options: Sequence[Option]
-    chosen: Option | None
-    simplest: Option
-    remedies: Sequence[str]
+    Attributes:
+        options: every layout.
+        chosen: the best of them that fits, or None.
+        simplest: where one starts: the first strategy, no sequence parallelism if the batch allows that, as configured.
+        remedies: what helps where none fits.
+        shown: the chosen option, or the one that needs least memory.
+        gpus: that are used: some stay idle where the batch cannot be divided among all.
+        days: of the run.
+    """
 
-    @classmethod
-    def of(cls, run: Run, machine: Machine, strategies: Sequence[str]) -> Result:
-        """Evaluate all layouts of these strategies."""
-        found = options(run, machine, strategies)
-        chosen = best(found)
-        # Where one starts: the first strategy, no sequence parallelism if the batch allows that, as configured.
-        first = found[0].layout
-        start = Layout(first.gpus, first.strategy, first.sequence_parallel, run.checkpointing)
-        helps = [] if chosen else remedies(run, machine, strategies)
-        return cls(run, machine, found, chosen, evaluate(run, machine, start), helps)
-
-    @property
-    def shown(self) -> Option:
-        """The chosen option, or the one that needs least memory."""
-        return self.chosen or min(self.options, key=lambda option: option.most)
-
-    @property
-    def gpus(self) -> int:
-        """GPUs that are used: some stay idle where the batch cannot be divided among all."""
-        return self.shown.layout.gpus
-
-    @property
-    def days(self) -> float:
-        return self.run.steps * self.shown.step_seconds / DAY
+    def __init__(self, run: Run, machine: Machine, strategies: Sequence[str]) -> None:
+        self.run, self.machine = run, machine
+        self.options = options(run, machine, strategies)
+        self.chosen = best(self.options)
+        first = self.options[0].layout
+        self.simplest = evaluate(run, machine, replace(first, checkpointing=run.checkpointing))
+        self.remedies = [] if self.chosen else remedies(run, machine, strategies)
+        self.shown = self.chosen or min(self.options, key=lambda option: option.most)
+        self.gpus = self.shown.layout.gpus
+        self.days = run.steps * self.shown.step_seconds / DAY
 
     @property
     def settings(self) -> str:
@@ -70,14 +58,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
 
-    def line(row: Sequence[str]) -> str:
-        padded = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "| " + " | ".join(padded) + " |"
-
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(cells[0]), line(rule), *(line(row) for row in cells[1:])])
+    cells.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def tables(result: Result) -> str:
@@ -107,17 +90,13 @@ def compare(results: Sequence[Result]) -> str:
     """One line for each number of GPUs."""
     rows = []
     for result in results:
-        option = result.shown
-        verdict_ = f"{gib(option.most):.0f}" if option.fits else f"{gib(option.most):.0f} (does not fit)"
-        used = (
-            f"{result.machine.gpus}"
-            if result.gpus == result.machine.gpus
-            else f"{result.gpus} of {result.machine.gpus}"
-        )
+        option, gpus = result.shown, result.machine.gpus
+        used = gpus if result.gpus == gpus else f"{result.gpus} of {gpus}"
         passes = f"{option.layout.groups} × {option.samples} × {option.micro_steps}"
+        needed = f"{gib(option.most):.0f}{'' if option.fits else ' (does not fit)'}"
         time = f"{min(option.seconds):.1f}–{max(option.seconds):.1f}"
         days = (f"{result.days:.1f}", f"{result.days * result.gpus:.0f}")
-        rows.append((result.run.stage, used, describe(option.layout), passes, verdict_, time, *days))
+        rows.append((result.run.stage, used, describe(option.layout), passes, needed, time, *days))
     head = ("stage", "GPUs", "layout", "groups × samples × passes", "GiB per GPU", "s per step", "days", "GPU-days")
     return table(head, rows)
 
@@ -125,9 +104,9 @@ def compare(results: Sequence[Result]) -> str:
 def verdict(result: Result) -> str:
     """Which layout fits, and what to change in the one a run would start from."""
     machine, chosen, start = result.machine, result.chosen, result.simplest
-    told = []
+    lines = []
     if result.gpus < machine.gpus:
-        told.append(
+        lines.append(
             f"A batch of {result.run.batch} cannot be divided among {machine.gpus} GPUs (groups of at most "
             f"{machine.node} that divide the {result.run.model.heads} heads): {result.gpus} are used."
         )
@@ -135,13 +114,13 @@ def verdict(result: Result) -> str:
         over = gib(start.most - machine.memory)
         change = nearest(start, result.options)
         help_ = f"; change to {', '.join(change)}" if change else ""
-        told.append(f"{describe(start.layout)} does not fit, by {over:.1f} GiB{help_}.")
+        lines.append(f"{describe(start.layout)} does not fit, by {over:.1f} GiB{help_}.")
     if chosen is None:
-        told.append("No layout fits. It would with " + ", or with ".join(result.remedies) + ".")
+        lines.append("No layout fits. It would with " + ", or with ".join(result.remedies) + ".")
     else:
         spare = gib(machine.memory - chosen.most)
-        told.append(f"{describe(chosen.layout)} is the fastest that fits, with {spare:.1f} GiB to spare.")
-    return "\n".join(told)
+        lines.append(f"{describe(chosen.layout)} is the fastest that fits, with {spare:.1f} GiB to spare.")
+    return "\n".join(lines)
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -153,20 +132,10 @@ def as_json(result: Result) -> dict[str, Any]:
         "batch": run.batch,
         "steps": run.steps,
         "machine": asdict(result.machine),
-        "buckets": [
-            {
-                "bucket": list(sized.bucket),
-                "tokens": sized.tokens,
-                "share": sized.share,
-                "deviation": sized.deviation,
-                "plain": asdict(sized.counts[False]),
-                "checkpointed": asdict(sized.counts[True]),
-            }
-            for sized in run.buckets
-        ],
+        "buckets": [_sized(sized) for sized in run.buckets],
         "layouts": [_option(result, option) for option in result.options],
         "chosen": None if result.chosen is None else _option(result, result.chosen),
-        "remedies": list(result.remedies),
+        "remedies": result.remedies,
         "verdict": verdict(result),
         "settings": result.settings,
         "days": result.days,
@@ -174,19 +143,20 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
+def _sized(sized: Sized) -> dict[str, Any]:
+    values = asdict(sized)
+    counts = values.pop("counts")
+    return values | {"plain": counts[False], "checkpointed": counts[True]}
+
+
 def _option(result: Result, option: Option) -> dict[str, Any]:
-    over = option.most - result.machine.memory
+    values = asdict(option)
     return {
-        **asdict(option.layout),
-        "samples": option.samples,
-        "micro_steps": option.micro_steps,
-        "fits": option.fits,
-        "missing": max(0.0, over),
+        **values.pop("layout"),
+        **values,
+        "missing": max(0.0, option.most - result.machine.memory),
         "change": [] if option.fits else nearest(option, result.options),
         "memory": [asdict(part) | {"total": part.total} for part in option.memory],
-        "communication": list(option.communication),
-        "seconds": list(option.seconds),
-        "step_seconds": option.step_seconds,
     }
 
 
@@ -196,7 +166,7 @@ def _samples(run: Run) -> str:
         plain, kept = sized.counts[False], sized.counts[True]
         flops = (f"{number / 1e15:.3g}" for number in (plain.forward, plain.backward, kept.recompute))
         saved = (f"{gib(counts.saved):.3g}" for counts in (plain, kept))
-        rows.append((name(sized.bucket), sized.tokens, *flops, *saved))
+        rows.append((sized.bucket, sized.tokens, *flops, *saved))
     head = ("bucket", "tokens", "forward", "backward", "recomputed", "all kept", "checkpointed")
     return table(head, rows)
 
@@ -223,13 +193,8 @@ def _buckets(result: Result) -> str:
         result.run.buckets, option.memory, option.communication, option.seconds, strict=True
     ):
         sizes = [f"{gib(getattr(part, field)):.1f}" for field in _PARTS]
-        rows.append((name(sized.bucket), *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", f"{seconds:.1f}"))
+        rows.append((sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", f"{seconds:.1f}"))
     return table(("bucket", *_PARTS, "total", "sent per step", "s per step"), rows)
-
-
-def name(bucket: Sequence[int]) -> str:
-    """A bucket as height x width x frames."""
-    return "x".join(map(str, bucket))
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

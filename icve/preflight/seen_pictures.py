@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from icve.evaluation.report import Example, write_report
-from icve.preflight.seen_rows import Inspection, SeenPair
+from icve.preflight.seen_rows import Inspection, Seen, SeenPair
 from icve.preflight.seen_table import cells, summary
 from icve.runtime.atomic import whole_file
 
@@ -28,22 +28,20 @@ def write_sheet(path: Path, pairs: Sequence[SeenPair]) -> Path:
     from PIL import Image, ImageDraw
 
     panels = []
-    for pair in pairs:
-        shown = np.linspace(0, len(pair.source) - 1, min(_COLUMNS, len(pair.source))).round().astype(int)
-        height = round(_WIDTH * pair.source.shape[1] / pair.source.shape[2])
+    for row, videos in pairs:
+        count, tall, wide, _ = videos["source"].shape
+        shown = np.linspace(0, count - 1, min(_COLUMNS, count)).round().astype(int)
+        height = round(_WIDTH * tall / wide)
         panel = Image.new("RGB", (_COLUMNS * (_WIDTH + 4), _LINE + 2 * (height + _LINE)), "white")
         draw = ImageDraw.Draw(panel)
-        bucket = "x".join(map(str, pair.row.bucket))
-        draw.text((2, 2), f"{pair.row.pair.id}  {bucket}  {pair.row.pair.instruction}", fill="black")
-        clips = ((pair.source, pair.row.source), (pair.target, pair.row.target))
-        for line, (frames, clip) in enumerate(clips):
+        draw.text((2, 2), f"{row.pair.id}  {row.bucket}  {row.pair.instruction}", fill="black")
+        for line, (role, clip) in enumerate(row.clips.items()):
             top = _LINE + line * (height + _LINE)
             for column, k in enumerate(shown):
                 left = column * (_WIDTH + 4)
-                panel.paste(Image.fromarray(_scaled(frames[k], (height, _WIDTH))), (left, top))
-                draw.text(
-                    (left + 2, top + height), f"{'st'[line]} {clip.indices[k]} ({clip.seconds[k]:.2f} s)", fill="black"
-                )
+                panel.paste(Image.fromarray(_scaled(videos[role][k], (height, _WIDTH))), (left, top))
+                text = f"{role[0]} {clip.indices[k]} ({clip.seconds[k]:.2f} s)"
+                draw.text((left + 2, top + height), text, fill="black")
         panels.append(panel)
     sheet = Image.new("RGB", (_COLUMNS * (_WIDTH + 4), sum(panel.height + 8 for panel in panels)), "white")
     top = 0
@@ -60,7 +58,7 @@ def write_page(path: Path, pairs: Sequence[SeenPair], inspection: Inspection) ->
     return write_report(
         path,
         [],
-        [_example(pair) for pair in pairs],
+        [_example(row, videos) for row, videos in pairs],
         {"rows": summary(inspection)},
         {},
         title="What training sees",
@@ -70,22 +68,18 @@ def write_page(path: Path, pairs: Sequence[SeenPair], inspection: Inspection) ->
     )
 
 
-def _example(pair: SeenPair) -> Example:
-    frames, height, width, _ = pair.source.shape
+def _example(row: Seen, videos: Mapping[str, np.ndarray]) -> Example:
+    frames, height, width, _ = videos["source"].shape
     scale = min(1.0, _SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     every = -(-frames // _FRAMES)
-    clips = {
-        role: np.stack([_scaled(frame, size) for frame in video[::every]])
-        for role, video in (("source", pair.source), ("target", pair.target))
-    }
-    facts = {"id": pair.row.pair.id, "bucket": "x".join(map(str, pair.row.bucket))}
-    for role, clip in (("source", pair.row.source), ("target", pair.row.target)):
-        picture, taken, seconds, rate, crop = cells(clip)
-        facts |= {role: f"{picture}", f"{role} frames": f"{taken} ({seconds} s, {rate} fps)", f"{role} scaled to": crop}
+    clips = {role: np.stack([_scaled(frame, size) for frame in video[::every]]) for role, video in videos.items()}
+    facts = {"id": row.pair.id, "bucket": str(row.bucket)}
+    for role, clip in row.clips.items():
+        picture, shown, seconds, rate, crop = cells(clip)
+        facts |= {role: f"{picture}", f"{role} frames": f"{shown} ({seconds} s, {rate} fps)", f"{role} scaled to": crop}
         facts |= {f"{role} shown": ", ".join(map(str, clip.indices[::every]))}
-    rate = pair.row.source.rate / every
-    return Example(pair.row.pair.instruction, "", clips, None, facts, rate or None)
+    return Example(row.pair.instruction, "", clips, None, facts, row.source.rate / every or None)
 
 
 def _scaled(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

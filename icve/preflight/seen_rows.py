@@ -70,14 +70,12 @@ class Seen:
     source: Clip
     target: Clip
 
+    @property
+    def clips(self) -> dict[str, Clip]:
+        return {"source": self.source, "target": self.target}
 
-@dataclass(frozen=True, eq=False)
-class SeenPair:
-    """A row with its pixels, uint8 (F, H, W, 3)."""
 
-    row: Seen
-    source: np.ndarray
-    target: np.ndarray
+SeenPair = tuple[Seen, dict[str, np.ndarray]]  # with its clips' pixels by role, uint8 (F, H, W, 3)
 
 
 @dataclass
@@ -94,13 +92,13 @@ class Inspection:
     dropped: list[tuple[str, str]]
 
     def read(self, row: Seen) -> SeenPair | None:
-        """The pixels of a row; one that does not decode is moved to the dropped ones."""
+        """A row with its pixels; one that does not decode is moved to the dropped ones."""
         pixels = _read(self.module, self.selection, row.pair, read_frames)
         if isinstance(pixels, str):
             self.rows.remove(row)
             self.dropped.append((row.pair.id, pixels))
             return None
-        return SeenPair(row, *pixels[:2])
+        return row, {"source": pixels[0], "target": pixels[1]}
 
 
 def inspect_rows(module: PairsDataModule, decode: bool = False, limit: int | None = None) -> Inspection:

@@ -14,16 +14,15 @@ def summary(inspection: Inspection) -> str:
     """Every row, counts per bucket, and the rows left out with their reasons."""
     rows = []
     for row in inspection.rows:
-        for role, clip in (("source", row.source), ("target", row.target)):
-            first = role == "source"
-            rows.append((row.pair.id if first else "", _bucket(row.bucket) if first else "", role, *cells(clip)))
+        rows.append((row.pair.id, str(row.bucket), "source", *cells(row.source)))
+        rows.append(("", "", "target", *cells(row.target)))
     module = inspection.module
     counts = Counter(row.bucket for row in inspection.rows)
     parts = [columns(_HEAD, rows)] if rows else []
     usable = len(inspection.selection.pairs)
     if inspection.looked_at < usable:
         parts.append(f"{inspection.looked_at} of the {usable} rows that fit a bucket were looked at.")
-    parts.append("\n".join(f"{counts[bucket]:6d} rows in {_bucket(bucket)}" for bucket in module.buckets))
+    parts.append("\n".join(f"{counts[bucket]:6d} rows in {bucket}" for bucket in module.buckets))
     rate = "their files' own frames" if module.fps is None else f"{module.fps:g} fps"
     left_out = f"{len(inspection.dropped)} of {inspection.selection.rows} are left out."
     parts.append(f"{len(inspection.rows)} rows can be used, at {rate}; {left_out}")
@@ -47,7 +46,3 @@ def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _bucket(bucket: Sequence[int]) -> str:
-    return "x".join(map(str, bucket))

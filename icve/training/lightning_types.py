@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ class EditingModule(LightningModule):
     lora: LoRA | None
     stage: str
     samples: int
-    batches_done: int
 
     @property
     def text_encoder(self) -> ModelMixin:
@@ -37,17 +36,11 @@ class EditingModule(LightningModule):
         raise NotImplementedError
 
 
-class ResumableData(Protocol):
-    """A data module whose stream of batches can begin anywhere."""
-
-    start_batch: int
-
-
 class TrainerParts(Protocol):
     """What Lightning's connectors set on every trainer."""
 
     callbacks: list[Callback]
-    datamodule: ResumableData | None
+    datamodule: LightningDataModule | None
     log_every_n_steps: int
     profiler: Profiler
 

@@ -29,7 +29,7 @@ from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
 from icve.models.protocols import Codec, TextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.data_record import DATA_KEY, data_record
+from icve.training.checkpoints.data_record import data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
 from icve.training.checkpoints.model_folder import write_model_folder
 from icve.training.checkpoints.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
@@ -98,6 +98,7 @@ class InContextEditingModule(EditingModule):
         checkpointing.apply(self.transformer)
         # A dict, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self.frozen = {name: part.eval().requires_grad_(False) for name, part in frozen.items()}
+        self._places: dict[str, torch.device] = {}
         objective.use(self.frozen)
         self.objective = objective
         self.stage = stage
@@ -110,7 +111,6 @@ class InContextEditingModule(EditingModule):
 
         self._data: dict[str, Any] = {}  # what it is trained on
         self.samples = 0  # of this micro-batch on this process
-        self.batches_done = 0  # per process, over micro-steps, since the stage began
         self._drawing_step, self._next_position = -1, 0
 
     @property
@@ -137,14 +137,12 @@ class InContextEditingModule(EditingModule):
         """One micro-batch. Some steps need fewer micro-batches than others: the rest have no samples."""
         self.samples = len(batch["id"])
         if not self.samples:
-            self.batches_done += 1
             return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
         draws = self.draws(self.samples)
         encoded = self.encode(batch, self.objective.instructions(batch, draws))
         losses = self.objective.loss(self.denoiser, encoded, draws)
         loss = losses.per_sample.mean()
 
-        self.batches_done += 1
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         for name, part in losses.parts.items():
             self.log(f"train/loss_{name}", part.detach().mean(), sync_dist=True)
@@ -172,6 +170,7 @@ class InContextEditingModule(EditingModule):
         """uint8 pixels (B, 3, F, H, W) to latents (B, C, T, h, w) float32; floating point input is latents already."""
         if video.dtype != torch.uint8:
             return video.float()
+        self._place("codec", video.device)
         # The frozen parts choose their own precision.
         with torch.autocast(video.device.type, enabled=False):
             return self.codec.encode(video.float() / 127.5 - 1.0).float()
@@ -183,8 +182,16 @@ class InContextEditingModule(EditingModule):
         if "text" in batch:
             known = {"": batch["no_text"], **dict(zip(batch["instruction"], batch["text"], strict=True))}
             encoder = KnownTexts(known, encoder)
+        else:
+            self._place("text_encoder", self.device)
         with torch.autocast(self.device.type, enabled=False):
             return encoder.encode(list(instructions))
+
+    def _place(self, name: str, device: torch.device) -> None:
+        """Bring a frozen part to the device, once it is used: with latents from a cache none is."""
+        if self._places.get(name) != device:
+            self.frozen[name].to(device)
+            self._places[name] = device
 
     # ---- validation ----------------------------------------------------------------------------------------------
 
@@ -222,12 +229,8 @@ class InContextEditingModule(EditingModule):
             )
         if stage == "fit":  # now: files may change while the run lasts
             self._data = data_record(parts_of(self.trainer).datamodule, self.stage)
-        cache = getattr(parts_of(self.trainer).datamodule, "latent_cache", None)
-        if cache is not None:  # the frozen parts have done their work: they stay where they are
-            cache.check_encoders(self.codec, self.text_encoder)
-            return
-        for module in self.frozen.values():
-            module.to(self.trainer.strategy.root_device)
+        if (check := getattr(parts_of(self.trainer).datamodule, "check_encoders", None)) is not None:
+            check(self.frozen)
 
     # ---- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -295,20 +298,16 @@ class InContextEditingModule(EditingModule):
         checkpoint[STAGE_KEY] = {
             "stage": self.stage,
             "step": self.trainer.global_step,
-            "batches": self.batches_done,
             "micro_steps": self.trainer.accumulate_grad_batches,
             "seed": self.seed,
+            "data": self._data,
             "precision": str(self.trainer.precision),
             **({"weights_dtype": self.lora.weights_dtype} if self.lora is not None else {}),
         }
-        checkpoint[DATA_KEY] = self._data
         checkpoint[SHAPES] = trained_shapes(self.transformer)
         if self.lora is not None:
             checkpoint["state_dict"] = {key: v for key, v in checkpoint["state_dict"].items() if "lora_" in key}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         check_shapes(checkpoint, self.transformer)
-        self.batches_done = resplit(checkpoint, self.trainer.accumulate_grad_batches)
-        if (data := parts_of(self.trainer).datamodule) is not None:
-            # The stream of batches is a pure function of the batch number: it starts where the run stopped.
-            data.start_batch = self.batches_done
+        resplit(checkpoint, self.trainer.accumulate_grad_batches)

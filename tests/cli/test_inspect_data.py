@@ -68,10 +68,10 @@ def test_what_is_shown_is_what_training_loads(folder, kind):
     inspection = inspect_rows(module(folder, kind))
     assert len(inspection.rows) == len(dataset) == 6
     for index, row in enumerate(inspection.rows):
-        sample, shown = dataset._load(index), inspection.read(row)
+        sample, (_, shown) = dataset._load(index), inspection.read(row)
         assert sample["id"] == row.pair.id
         for role in ("source", "target"):
-            assert np.array_equal(sample[role].numpy().transpose(1, 2, 3, 0), getattr(shown, role))
+            assert np.array_equal(sample[role].numpy().transpose(1, 2, 3, 0), shown[role])
 
 
 def test_frames_rate_and_crop_are_told(folder):
@@ -81,7 +81,7 @@ def test_frames_rate_and_crop_are_told(folder):
     assert row.source.rate == pytest.approx(4.0)
     assert row.source.repeated == 0
     assert row.source.cut_off == 0
-    greys = [(float(frame.mean()) - 16) / 4 for frame in inspection.read(row).source]
+    greys = [(float(frame.mean()) - 16) / 4 for frame in inspection.read(row)[1]["source"]]
     assert greys == pytest.approx([0, 2, 4, 6, 8], abs=0.5)
     assert cropped.bucket == (48, 64, 5)
     assert cropped.source.scaled == (48, 80)

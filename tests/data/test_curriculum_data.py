@@ -7,37 +7,35 @@ from icve.data.curriculum_data import CurriculumDataModule
 
 
 class Numbers(LightningDataModule):
-    """Endless batches from `start_batch` on, times `factor`."""
+    """Endless batches from where the trainer is, times `factor`."""
 
     def __init__(self, factor):
         super().__init__()
-        self.factor, self.start_batch, self.stages = factor, 0, []
+        self.factor, self.stages = factor, []
 
     def setup(self, stage):
         self.stages.append(stage)
 
     def train_dataloader(self):
-        return (self.factor * number for number in range(self.start_batch, 99))
+        return (self.factor * number for number in range(self.trainer.start, 99))
 
     def val_dataloader(self):
         return [-self.factor]
 
 
-def in_stage(name):
-    return types.SimpleNamespace(lightning_module=types.SimpleNamespace(stage=name))
+def in_stage(name, start=0):
+    return types.SimpleNamespace(lightning_module=types.SimpleNamespace(stage=name), start=start)
 
 
 def test_the_stage_of_the_model_chooses_the_data():
     parts = {"clips": Numbers(10), "edits": Numbers(100)}
     data = CurriculumDataModule(parts)
-    data.trainer = in_stage("edits")
+    data.trainer = in_stage("edits", start=3)
     data.setup("fit")
-    data.start_batch = 3
     assert next(data.train_dataloader()) == 300
     assert data.val_dataloader() == [-100]
     assert (parts["clips"].stages, parts["edits"].stages) == ([], ["fit"])
     data.trainer = in_stage("clips")
-    assert data.start_batch == 0
     assert next(data.train_dataloader()) == 0
     assert data.latent_cache is None
     parts["clips"].latent_cache = "cache"

@@ -19,10 +19,17 @@ from icve.data.paired_edits import PairedEditsDataModule
 BUCKETS = [[48, 64, 9], [64, 48, 9]]
 
 
+def at_batch(number, share=None, passes=1):
+    """A trainer that has done so many micro-batches."""
+    progress = SimpleNamespace(total=SimpleNamespace(processed=number))
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
+    return SimpleNamespace(distributed_sampler_kwargs=share, accumulate_grad_batches=passes, fit_loop=loop)
+
+
 def data_module(folder, start_batch=0, **options) -> PairedEditsDataModule:
     options = {"buckets": BUCKETS, "batch_size": 4, "worker_timeout": 60, "cache_in_memory": True, **options}
     module = PairedEditsDataModule(str(folder / "manifest.parquet"), **options)
-    module.start_batch = start_batch
+    module.trainer = at_batch(start_batch)
     return module
 
 
@@ -112,7 +119,7 @@ def test_processes_load_slices_of_the_same_batches(pairs_folder):
     parts = []
     for rank in range(2):
         module = data_module(pairs_folder)
-        module.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": 2, "rank": rank})
+        module.trainer = at_batch(0, {"num_replicas": 2, "rank": rank})
         parts.append(take(module, 6))
     for whole, first, second in zip(straight, *parts, strict=True):
         assert first["id"] + second["id"] == whole["id"]
@@ -127,7 +134,7 @@ def test_a_steps_batch_is_made_of_micro_batches(pairs_folder, workers, caplog):
     whole = take(data_module(pairs_folder, seed=5, batch_size=5), 4)
     split = {"seed": 5, "batch_size": 1, "tokens_per_micro_batch": 150, "num_workers": workers}
     module = data_module(pairs_folder, **split)
-    module.trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=5)
+    module.trainer = at_batch(0, passes=5)
     with caplog.at_level(logging.INFO):
         parts = take(module, 20)
     assert "A step's batch: 48x64x9 5 samples, 2 (144 tokens) at once on each of 1; 64x48x9 5 samples" in caplog.text
@@ -139,8 +146,8 @@ def test_a_steps_batch_is_made_of_micro_batches(pairs_folder, workers, caplog):
         full = [part for part in of_step if part["id"]]
         assert [name for part in full for name in part["id"]] == batch["id"]
         assert torch.equal(torch.cat([part["target"] for part in full]), batch["target"])
-    module = data_module(pairs_folder, start_batch=8, **split)
-    module.trainer = SimpleNamespace(distributed_sampler_kwargs=None, accumulate_grad_batches=5)
+    module = data_module(pairs_folder, **split)
+    module.trainer = at_batch(8, passes=5)
     assert same(take(module, 7), parts[8:15])
 
 
@@ -282,7 +289,7 @@ def validated(folder, world):
     parts = []
     for rank in range(world):
         module = data_module(folder, val_manifest=str(folder / "manifest.parquet"), batch_size=3)
-        module.trainer = SimpleNamespace(distributed_sampler_kwargs={"num_replicas": world, "rank": rank})
+        module.trainer = at_batch(0, {"num_replicas": world, "rank": rank})
         module.setup("validate")
         assert module.train is None
         parts.append(list(module.val_dataloader()))
@@ -337,7 +344,8 @@ def test_the_trainer_sees_the_stream(pairs_folder, options):
         **options,
     )
     val = str(pairs_folder / "manifest.parquet")
-    trainer.fit(recorder, datamodule=data_module(pairs_folder, start_batch=2, val_manifest=None if options else val))
+    trainer.fit_loop.epoch_loop.batch_progress.total.processed = 2
+    trainer.fit(recorder, datamodule=data_module(pairs_folder, val_manifest=None if options else val))
     assert recorder.seen == expected
     assert len(recorder.validated) == (0 if options else 2 * 3)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from icve.data.media.video import write_video
+from icve.data.share import batches_done
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
@@ -24,13 +25,12 @@ SIZE = 16  # pixels: 2x2 latents, one token per frame
 
 
 class TinyPairs(L.LightningDataModule):
-    """Random clips; batch n is a pure function of n, as in icve.data, and begins at `start_batch`."""
+    """Random clips; batch n is a pure function of n, as in icve.data, and begins where the trainer is."""
 
     def __init__(self, batch_size=2, frames=5, mask=False, validation=0, poison=()):
         super().__init__()
         self.batch_size, self.frames, self.mask, self.validation = batch_size, frames, mask, validation
         self.poison = set(poison)  # numbers of batches whose latents are not finite
-        self.start_batch = 0
 
     def batch(self, number):
         g = torch.Generator().manual_seed(1000 + number)
@@ -50,7 +50,7 @@ class TinyPairs(L.LightningDataModule):
 
     def train_dataloader(self):
         def stream():
-            number = self.start_batch
+            number = batches_done(self.trainer)
             while True:
                 yield self.batch(number)
                 number += 1

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from icve.data.paired_edits import PairedEditsDataModule
+from icve.data.share import batches_done
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.monitor import TrainingMonitor
 from tests.training.runs import fit, steps, strategy
@@ -22,6 +23,7 @@ def run(make_module, make_trainer, manifest, folder, passes, length=STEPS, ckpt_
     callbacks = [TrainingMonitor(), Checkpoints(every_n_steps=2, keep_last=0)]
     trainer = make_trainer(length, callbacks, folder, accumulate_grad_batches=passes)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    assert batches_done(trainer) == length * passes
     return module, steps(folder)
 
 
@@ -53,7 +55,6 @@ def test_the_split_of_a_batch_changes_nothing(make_module, make_trainer, tiny_ma
         torch.testing.assert_close(again.state_dict()[name], weights, rtol=1e-4, atol=1e-6)
         moved = max(moved, float((weights - start[name]).abs().max()))
     assert moved > 1e-3
-    assert again.batches_done == STEPS * split["passes"]
 
 
 def test_a_run_with_empty_micro_batches_resumes(make_module, make_trainer, tiny_manifest, tmp_path):

@@ -173,35 +173,33 @@ def test_a_cached_region_counts_as_its_mask(make_module, make_data):
     assert torch.equal(module.objective.loss_weight(None, x0, x0, region), module.objective.loss_weight(mask, x0, x0))
 
 
-class Cache:
-    """Stands for a latent cache that knows which encoders made it."""
-
-    def __init__(self, fits=True):
-        self.fits = fits
-
-    def check_encoders(self, codec, text_encoder):
-        if not self.fits:
-            raise ValueError(f"made with another encoder than {type(codec).__name__}, {type(text_encoder).__name__}")
-
-
-def test_with_a_cache_the_frozen_parts_stay_where_they_are(make_module, make_trainer, make_data):
-    def moved(cache):
+def test_frozen_parts_come_to_the_device_where_they_are_used(make_module, make_trainer, make_data):
+    def moved(*, cached):
         module, data, calls = make_module(), make_data(), []
         batches = [data.batch(n) for n in range(3)]
-        for batch in batches:
-            batch |= {role: module.encode_video(batch[role]) for role in ("source", "target")}
-        batches = [cached_texts(module, batch) for batch in batches]
+        if cached:
+            for batch in batches:
+                batch |= {role: module.codec.encode(batch[role].float() / 127.5 - 1) for role in ("source", "target")}
+            batches = [cached_texts(module, batch) for batch in batches]
         data.train_dataloader = lambda: as_loader(batches)
-        data.latent_cache = cache
         for part in (module.codec, module.text_encoder):
             part.to = lambda *args, part=part: calls.append(type(part).__name__)
         make_trainer(2).fit(module, datamodule=data)
         return calls
 
-    assert moved(Cache()) == []
-    assert moved(None) == ["DCTCodec", "HashedTextEncoder"]
-    with pytest.raises(ValueError, match="made with another encoder than DCTCodec, HashedTextEncoder"):
-        moved(Cache(fits=False))
+    assert moved(cached=True) == []
+    assert moved(cached=False) == ["DCTCodec", "HashedTextEncoder"]
+
+
+def test_the_data_module_is_told_which_encoders_there_are(make_module, make_trainer, make_data):
+    data = make_data()
+
+    def refuse(frozen):
+        raise ValueError(f"made with another encoder than {sorted(frozen)}")
+
+    data.check_encoders = refuse
+    with pytest.raises(ValueError, match=r"made with another encoder than \['codec', 'text_encoder'\]"):
+        make_trainer(1).fit(make_module(), datamodule=data)
 
 
 def test_frozen_parts_are_neither_saved_nor_optimised(make_module, make_trainer, make_data):

@@ -58,11 +58,13 @@ def test_four_processes_then_two_then_one_then_two_are_one_run(tiny_yaml, tmp_pa
 
 
 def test_micro_batches_are_counted_anew():
-    progress = {"total": {"ready": 6, "completed": 6}, "current": {"ready": 6, "completed": 6}}
+    progress = {which: {"ready": 6, "processed": 6, "completed": 5} for which in ("total", "current")}
     loops = {"fit_loop": {"epoch_loop.batch_progress": progress}}
-    checkpoint = {STAGE_KEY: {"batches": 6, "micro_steps": 2}, "loops": loops}
-    assert resplit(checkpoint, 2) == 6
-    assert resplit(checkpoint, 5) == 15
-    assert progress == {"total": {"ready": 15, "completed": 15}, "current": {"ready": 15, "completed": 15}}
+    checkpoint = {STAGE_KEY: {"micro_steps": 2}, "loops": loops}
+    resplit(checkpoint, 2)
+    assert progress["total"] == progress["current"] == {"ready": 6, "processed": 6, "completed": 5}
+    resplit(checkpoint, 5)
+    assert progress["total"] == progress["current"] == {"ready": 15, "processed": 15, "completed": 14}
+    progress["total"]["processed"] = 9
     with pytest.raises(ValueError, match=r"middle of a step .1 of 4 micro-batches.*accumulate_grad_batches 4"):
-        resplit({**checkpoint, STAGE_KEY: {"batches": 9, "micro_steps": 4}}, 2)
+        resplit({**checkpoint, STAGE_KEY: {"micro_steps": 4}}, 2)

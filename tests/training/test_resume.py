@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from icve.data.share import batches_done
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.optimization.schedule import Schedule
@@ -69,7 +70,7 @@ def test_resumed_equals_uninterrupted(
     assert states[0]["param_groups"] == states[1]["param_groups"]
     for index, entries in states[0]["state"].items():
         assert all(torch.equal(value, states[1]["state"][index][name]) for name, value in entries.items())
-    assert again.batches_done == STEPS * accumulate
+    assert batches_done(trainer_again) == STEPS * accumulate
 
 
 def test_resumed_twice(make_module, make_trainer, make_data, make_losses, tmp_path):

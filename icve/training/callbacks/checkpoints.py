@@ -9,10 +9,10 @@ from typing import Any, cast
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from icve.data.share import batches_done
 from icve.models.run_folders import BEST, LAST, saved_checkpoints
 from icve.runtime.atomic import remove_folder, replace_link
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.lightning_types import editing
 from icve.training.validation import validate_now
 
 
@@ -65,7 +65,7 @@ class Checkpoints(Checkpoint):
         if self.monitor is not None:
             self._return_to_best(trainer)
         # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
-        done = editing(pl_module).batches_done
+        done = batches_done(trainer)
         if done and done % (trainer.val_check_batch or math.inf) == 0:
             validate_now(trainer)
 
@@ -131,13 +131,8 @@ class Checkpoints(Checkpoint):
 
     def _written(self, path: Path) -> None:
         replace_link(path.parent / LAST, path.name)
-        self._prune()
-
-    def _prune(self) -> None:
-        if self.keep_last == 0:
-            return
         needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
-        for old in saved_checkpoints(self.folder)[: -self.keep_last]:
+        for old in saved_checkpoints(self.folder)[: -self.keep_last]:  # none of them where that is 0
             if old.resolve() not in needed:
                 remove_folder(old)
 

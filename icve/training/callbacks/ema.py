@@ -45,7 +45,7 @@ class EMA(Callback):
         self._shared = trainer.strategy if isinstance(trainer.strategy, ShardedState) else None
         self._pending = True
 
-    def _begin(self, pl_module: LightningModule) -> None:
+    def _prepare(self, pl_module: LightningModule) -> None:
         """Start from the weights as they are, or take the checkpoint's shadow; once, before either is used."""
         if not self._pending:
             return
@@ -60,7 +60,7 @@ class EMA(Callback):
         self.shadow = {name: self.shadow[name].to(p.device) for name, p in parameters.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(pl_module)
+        self._prepare(pl_module)
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
@@ -84,7 +84,7 @@ class EMA(Callback):
 
     def swap_in(self, pl_module: LightningModule) -> None:
         """Put the averaged weights into the transformer and the live ones aside; without a shadow, do nothing."""
-        self._begin(pl_module)
+        self._prepare(pl_module)
         if not self.shadow or self._live is not None:
             return
         parameters = [p.data for p in self._weights(pl_module).values()]

@@ -1,7 +1,6 @@
 """Gradient norms by part of the transformer, also where every process holds only a piece of the gradients."""
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -9,13 +8,6 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from icve.training.lightning_types import editing
-
-
-@runtime_checkable
-class SharesGradients(Protocol):
-    """A strategy whose processes each hold a part of the gradients."""
-
-    def named_gradients(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 def part_of(name: str) -> str:
@@ -53,9 +45,9 @@ def transformer_gradient_norms(trainer: Trainer, pl_module: LightningModule) -> 
 
     From the strategy's `named_gradients()` where it has that, because it shards the gradients.
     """
-    named = [(name, p) for name, p in editing(pl_module).transformer.named_parameters() if p.requires_grad]
-    parts = dict.fromkeys(part_of(name) for name, _ in named)
-    if isinstance(trainer.strategy, SharesGradients):
-        return gradient_norms(trainer.strategy.named_gradients(), parts, pl_module.device, sharded=True)
-    gradients = ((name, p.grad) for name, p in named if p.grad is not None)
-    return gradient_norms(gradients, parts, pl_module.device, sharded=False)
+    trained = {name: p for name, p in editing(pl_module).transformer.named_parameters() if p.requires_grad}
+    parts = dict.fromkeys(map(part_of, trained))
+    named_gradients = getattr(trainer.strategy, "named_gradients", None)
+    own = [(name, p.grad) for name, p in trained.items() if p.grad is not None]
+    gradients = own if named_gradients is None else named_gradients()
+    return gradient_norms(gradients, parts, pl_module.device, sharded=named_gradients is not None)

@@ -12,6 +12,7 @@ import threading
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,6 @@ class Beat:
     """What a process was doing when it last said so.
 
     Args:
-        count: of its heartbeats; it lives as long as this changes.
         host, pid: where it runs.
         phase: of the run, such as "a training batch".
         place: innermost line of its main thread.
@@ -37,7 +37,6 @@ class Beat:
         stack: of its main thread, and of others that run this package.
     """
 
-    count: int
     host: str
     pid: int
     phase: str
@@ -47,7 +46,7 @@ class Beat:
     stack: str
 
 
-def own_beat(count: int, phase: str) -> Beat:
+def own_beat(phase: str) -> Beat:
     """What this process is doing now."""
     frames = sys._current_frames()
     main = traceback.extract_stack(frames.pop(threading.main_thread().ident or 0))
@@ -58,7 +57,6 @@ def own_beat(count: int, phase: str) -> Beat:
         if any(PACKAGE in Path(entry.filename).parents for entry in stack):
             stacks.append(stack)
     return Beat(
-        count,
         socket.gethostname(),
         os.getpid(),
         phase,
@@ -91,15 +89,23 @@ def collectives_begun() -> int | None:
     """How many collectives this process has begun: all are to begin the same ones, so that a smaller number lags."""
     if not (dist.is_available() and dist.is_initialized()):
         return None
+    groups: list[Any] = list(distributed_c10d._world.pg_map)
     try:
-        groups = list(distributed_c10d._world.pg_map)
-        return sum(group._get_sequence_number_for_group() for group in groups)  # type: ignore[attr-defined]  # it is there
+        return sum(group._get_sequence_number_for_group() for group in groups)
     except (RuntimeError, AttributeError):
         return None
 
 
 def _place(frame: traceback.FrameSummary) -> str:
     return f"{frame.name} ({'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno})"
+
+
+def _written(file: Path) -> float:
+    """When a file was, in seconds; 0 for one that is not there."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class Heartbeats:
@@ -117,7 +123,7 @@ class Heartbeats:
         self._mark = folder / "progress"
 
     def write(self, beat: Beat) -> None:
-        """Replace this process's last beat."""
+        """Replace this process's last beat: it lives as long as it does so."""
         with contextlib.suppress(OSError):
             write_text(self._path(self.rank), json.dumps(asdict(beat)))
 
@@ -128,17 +134,18 @@ class Heartbeats:
         except (OSError, ValueError, TypeError):
             return None
 
-    def tell_progress(self) -> None:
+    def seconds_behind(self, rank: int) -> float:
+        """How much older a process's last beat is than this one's, by the clock of their disk; years without one."""
+        return _written(self._path(self.rank)) - _written(self._path(rank))
+
+    def mark_progress(self) -> None:
         """Let all processes know that the run goes on."""
         with contextlib.suppress(OSError):
             self._mark.touch()
 
-    def last_progress(self) -> int:
-        """Changes when a process has told progress."""
-        try:
-            return self._mark.stat().st_mtime_ns
-        except OSError:
-            return 0
+    def last_progress(self) -> float:
+        """Changes when a process marks progress."""
+        return _written(self._mark)
 
     def remove(self) -> None:
         """Leave nothing behind."""

@@ -1,6 +1,7 @@
 """Seconds that Lightning's training loop spends in actions it announces to the trainer's profiler."""
 
 import time
+from collections import defaultdict
 
 from lightning.pytorch.profilers import Profiler
 
@@ -16,26 +17,17 @@ class LoopTimes:
     CHECKPOINT = "save_checkpoint"
 
     def __init__(self, profiler: Profiler) -> None:
-        self._seconds: dict[str, float] = {}
-        self._begun: dict[str, float] = {}
-        self._profiler, start, stop = profiler, profiler.start, profiler.stop
+        self.seconds: dict[str, float] = defaultdict(float)  # in NEXT_BATCH and CHECKPOINT
+        starts: dict[str, float] = {}
+        start, stop = profiler.start, profiler.stop
 
         def timed_start(action_name: str) -> None:
-            self._begun[action_name] = time.perf_counter()
+            starts[action_name] = time.perf_counter()
             start(action_name)
 
         def timed_stop(action_name: str) -> None:
             stop(action_name)
-            if action_name in self._begun:
-                action, seconds = action_name.split(".")[-1], time.perf_counter() - self._begun.pop(action_name)
-                self._seconds[action] = self[action] + seconds
+            if action_name in starts:
+                self.seconds[action_name.split(".")[-1]] += time.perf_counter() - starts.pop(action_name)
 
         vars(profiler).update(start=timed_start, stop=timed_stop)
-
-    def __getitem__(self, action: str) -> float:
-        """Seconds in an action since the last :meth:`clear`; NEXT_BATCH or CHECKPOINT."""
-        return self._seconds.get(action, 0.0)
-
-    def clear(self) -> None:
-        """Start to measure anew."""
-        self._seconds.clear()

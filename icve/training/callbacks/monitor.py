@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
-from icve.data.share import data_share
+from icve.data.share import batches_done, data_share
 from icve.runtime.atomic import write_text
 from icve.runtime.together import together
 from icve.training.callbacks.flops import TrainingFlops
@@ -54,29 +54,29 @@ class TrainingMonitor(Callback):
             raise ValueError(f"peak_tflops must be positive, got {peak_tflops}.")
         self.peak_tflops = peak_tflops
         self._flops: TrainingFlops | None = None
-        self._times: LoopTimes  # of the trainer, from its setup on
+        self._seconds: dict[str, float]  # of the training loop, from its setup on
         self._step = -1
         self._optimizer_figures: dict[str, Any] = {}
         self._file: Any = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._times = LoopTimes(parts_of(trainer).profiler)
+        self._seconds = LoopTimes(parts_of(trainer).profiler).seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = editing(pl_module)
         if self.peak_tflops is not None and module.lora is None:
             self._flops = TrainingFlops(module.transformer.config)
-        self._begin()
+        self._reset()
         self._step = trainer.global_step
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / self.FILE
             keep_steps_before(path, trainer.global_step)
             self._file = path.open("a", encoding="utf-8")
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         """Start to measure anew."""
         self._since, self._samples, self._tokens, self._computed = time.perf_counter(), 0, 0, 0.0
-        self._times.clear()
+        self._seconds.clear()
         self._losses: dict[str, list[float]] = defaultdict(list)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -102,24 +102,24 @@ class TrainingMonitor(Callback):
         _, groups = data_share(trainer)
         # Lightning has divided it, and the module weighed it.
         own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
-        told = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
-        loss = fmean(loss for loss, _ in told)  # each is of equally many samples
+        losses = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
+        loss = fmean(loss for loss, _ in losses)  # each is of equally many samples
         height, width, frames = editing(pl_module).grid.pixels(*outputs["latents"])
         self._losses[f"{height}x{width}x{frames}"].append(loss)
         if self._file is not None:
-            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in told for sample in ids]}
+            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in losses for sample in ids]}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # out of this process, so that a kill loses nothing
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         if reports(trainer, trainer.global_step):
-            seconds = max(time.perf_counter() - self._since - self._times[LoopTimes.CHECKPOINT], 1e-9)
+            seconds = max(time.perf_counter() - self._since - self._seconds[LoopTimes.CHECKPOINT], 1e-9)
             figures = {
                 **self._optimizer_figures,
                 "train/samples_per_second": self._samples * groups / seconds,
                 "train/tokens_per_second": self._tokens * groups / seconds,
-                "train/data_wait_share": self._times[LoopTimes.NEXT_BATCH] / seconds,
+                "train/data_wait_share": self._seconds[LoopTimes.NEXT_BATCH] / seconds,
                 **{f"train/loss_{bucket}": fmean(losses) for bucket, losses in self._losses.items()},
             }
             if self._flops is not None and self.peak_tflops is not None:
@@ -130,10 +130,10 @@ class TrainingMonitor(Callback):
             if sys.platform != "win32":
                 figures["train/peak_resident_gib"] = peak_resident_bytes() / 2**30
             pl_module.log_dict(figures)
-            self._begin()
+            self._reset()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin()  # validation is not training time
+        self._reset()  # validation is not training time
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._file is not None:
@@ -153,26 +153,13 @@ def peak_resident_bytes() -> int:
 
 
 def keep_steps_before(path: Path, step: int) -> None:
-    """Drop the lines of `step` and later, and a line cut off by a kill, from a steps file, if there is one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] < step:
-            kept.append(line)
-    write_text(path, "".join(kept))
+    """Drop the lines of `step` and later, and a line cut off by a kill, from a steps file; made if there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    write_text(path, "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
 
 
 class StepProgressBar(TQDMProgressBar):
-    """One bar over the whole stage, in batches: the stream of batches is endless, so epochs mean nothing.
-
-    Args:
-        refresh_rate: batches between updates.
-    """
-
-    def __init__(self, refresh_rate: int = 1) -> None:
-        super().__init__(refresh_rate=refresh_rate)
+    """One bar over the whole stage, in batches: the stream of batches is endless, so epochs mean nothing."""
 
     @property
     def total_train_batches(self) -> int:
@@ -189,7 +176,7 @@ class StepProgressBar(TQDMProgressBar):
     def _show_stage(self, trainer: Trainer) -> None:
         bar = self.train_progress_bar
         bar.reset(self.total_train_batches)
-        bar.initial = trainer.lightning_module.batches_done  # not counted into the speed
+        bar.initial = batches_done(trainer)  # not counted into the speed
         bar.set_description(trainer.lightning_module.stage)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -73,13 +73,9 @@ class SkipNonFinite(Callback):
             for callback in parts_of(trainer).callbacks:
                 if hasattr(callback, "on_step_skipped"):
                     callback.on_step_skipped(trainer, pl_module)
+            counts = f"({self.skipped} skipped so far, {self.in_a_row} in a row)"
             if trainer.is_global_zero:
-                log.warning(
-                    "Step %d has a non-finite loss or gradient and is skipped (%d skipped so far, %d in a row).",
-                    trainer.global_step,
-                    self.skipped,
-                    self.in_a_row,
-                )
+                log.warning("Step %d has a non-finite loss or gradient and is skipped %s.", trainer.global_step, counts)
         pl_module.log("train/skipped_steps", float(self.skipped))
         if self.in_a_row >= self.patience:
             raise TrainingDiverged(self._message(trainer))

@@ -35,15 +35,13 @@ class Profile(Callback):
         if start < 1 or steps < 1:
             raise ValueError(f"A profile needs start >= 1 and steps >= 1, got {start} and {steps}.")
         self.start, self.steps, self.stacks = start, steps, stacks
-        self._profiler: profile | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Profile":
         """From START:STEPS. Raises ValueError for anything else."""
-        if not re.fullmatch(r"\d+:\d+", text):
+        if (found := re.fullmatch(r"(\d+):(\d+)", text)) is None:
             raise ValueError(f"--profile takes START:STEPS, as in 10:5 (five steps after the first ten), not {text!r}.")
-        start, steps = map(int, text.split(":"))
-        return cls(start, steps)
+        return cls(start=int(found[1]), steps=int(found[2]))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step, self._first, self._written = trainer.global_step, trainer.global_step + self.start, False
@@ -59,23 +57,14 @@ class Profile(Callback):
         self._profiler.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if self._profiler is None or trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        self._profiler.step()
-        if self._written:
-            self._stop()
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            self._profiler.step()  # it does nothing once it has recorded
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._profiler is not None:
-            self._stop()
-            if not self._written:
-                log.warning("No profile was written: training ended before its step %d.", self._first)
-
-    def _stop(self) -> None:
-        if self._profiler is not None:
-            self._profiler.stop()
-        self._profiler = None
+        self._profiler.stop()  # and write what it has recorded, if it has not
+        if not self._written:
+            log.warning("No profile was written: training ended before its step %d.", self._first)
 
     def _write(self, profiler: profile) -> None:
         with whole_file(self._path) as temporary:

@@ -105,10 +105,9 @@ class Watch(threading.Thread):
         self.interval = warn_after / 10
         self._phase, self._notes = SETUP, 0
         self._ended = threading.Event()
-        self._count, self._idle, self._warned = 0, 0.0, False
-        self._noted, self._told = 0, 0  # notes and the others' progress at the last beat
+        self._idle, self._warned = 0.0, False
+        self._progress = 0, 0.0  # own notes and the mark of all processes, at the last beat
         self._written: int | None = None  # when a checkpoint was, at the last beat of a stall
-        self._heard: dict[int, tuple[int, float]] = {}  # rank → number of its last beat, and when that was new
 
     def note(self, phase: str | None = None) -> None:
         """Progress; called by the main thread, so it does next to nothing."""
@@ -118,7 +117,7 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """End the thread, and remove this process's file."""
         self._ended.set()
-        if self.is_alive() and threading.current_thread() is not self:
+        if self.is_alive():
             self.join(timeout=5)
         self.beats.remove()
 
@@ -133,25 +132,22 @@ class Watch(threading.Thread):
             self._beat()
 
     def _beat(self) -> None:
-        self._count += 1
-        self.beats.write(own_beat(self._count, self._phase))
-        before = self._noted, self._told
-        self._noted = self._notes
-        if self._noted != before[0]:
-            self.beats.tell_progress()
-        self._told = self.beats.last_progress()
-        if (self._noted, self._told) != before:
+        notes, before = self._notes, self._progress
+        self.beats.write(own_beat(self._phase))
+        if notes != before[0]:
+            self.beats.mark_progress()
+        self._progress = notes, self.beats.last_progress()
+        if self._progress != before:
             self._idle, self._warned, self._written = 0.0, False, None
-            self._heard.clear()
         elif self._idle >= self.warn_after / 2:
             self._stalled()
 
     def _stalled(self) -> None:
-        reporting = self._lowest_living()
+        reporting = all(map(self._is_silent, range(self.beats.rank)))  # as the lowest rank that lives
         if reporting:
             before, self._written = self._written, newest(self.checkpoints)
             if before not in (None, self._written):
-                self.beats.tell_progress()
+                self.beats.mark_progress()
                 return
         if self._idle >= self.warn_after and not self._warned:
             self._warned = True
@@ -164,32 +160,14 @@ class Watch(threading.Thread):
         if self._idle >= self.abort_after + (0 if reporting else 3 * self.interval):
             self._abort(reporting)
 
-    def _lowest_living(self) -> bool:
-        """Whether no process of lower rank lives; one that thinks so also listens to those of higher rank."""
-        for rank in range(self.beats.rank):
-            self._listen(rank)
-            if not self._is_silent(rank):
-                return False
-        for rank in range(self.beats.rank + 1, self.processes):
-            self._listen(rank)
-        return True
-
-    def _listen(self, rank: int) -> None:
-        beat = self.beats.read(rank)
-        count = -1 if beat is None else beat.count
-        if rank not in self._heard or self._heard[rank][0] != count:
-            self._heard[rank] = count, time.monotonic()
-
     def _is_silent(self, rank: int) -> bool:
-        count, since = self._heard[rank]
-        return count < 0 or time.monotonic() - since > 3 * self.interval
+        return self.beats.seconds_behind(rank) > 3 * self.interval
 
-    def _look(self) -> tuple[dict[int, Beat | None], set[int]]:
-        """The last beat of every rank, and the ranks that are silent."""
-        beats = {rank: self.beats.read(rank) for rank in range(self.processes)}
-        beats[self.beats.rank] = own_beat(self._count, self._phase)
-        others = beats.keys() - {self.beats.rank}
-        return beats, {rank for rank in others if beats[rank] is None or self._is_silent(rank)}
+    def _look(self) -> tuple[dict[int, Beat], set[int]]:
+        """The last beat of every rank that left one, and the ranks that are silent."""
+        others = [rank for rank in range(self.processes) if rank != self.beats.rank]
+        beats = {rank: beat for rank in others if (beat := self.beats.read(rank)) is not None}
+        return beats | {self.beats.rank: own_beat(self._phase)}, set(filter(self._is_silent, others))
 
     def _abort(self, reporting: bool) -> None:
         """End this process from outside of its main thread, which may be waiting in C++."""
@@ -197,7 +175,7 @@ class Watch(threading.Thread):
         if reporting:
             beats, silent = self._look()
             say(f"{text}. {headline(beats, silent)} Mend that, then resume from the last checkpoint.")
-            kill([beat for rank in silent if (beat := beats[rank]) is not None])
+            kill([beats[rank] for rank in silent & beats.keys()])
         else:
             say(f"{text}; the lowest rank that lives says why.")
         os._exit(1)

@@ -27,14 +27,14 @@ class Listening:
     main one nothing is heard.
 
     Args:
-        name: of the signal that is listened to besides SIGTERM and SIGINT.
+        *names: of signals that are listened to besides SIGTERM and SIGINT.
     """
 
     _entered: ClassVar[list[Listening]] = []
 
-    def __init__(self, name: str = SIGNAL) -> None:
-        own = getattr(signal, name, None)  # Windows has not all of them
-        self.numbers = ENDS if own is None else (own, *ENDS)
+    def __init__(self, *names: str) -> None:
+        own = [getattr(signal, name) for name in names if hasattr(signal, name)]  # Windows has not all of them
+        self.numbers = (*own, *ENDS)
         self.heard = 0  # number of the signal
         self._since = 0.0
         self._before: dict[int, Any] = {}
@@ -58,12 +58,8 @@ class Listening:
         self._before = {}
 
     def _handle(self, number: int, *args: Any) -> None:
-        self._hear(number)
-
-    @classmethod
-    def _hear(cls, number: int) -> None:
         now = time.monotonic()
-        hearing = [listening for listening in cls._entered if number in listening.numbers]
+        hearing = [listening for listening in self._entered if number in listening.numbers]
         if number in ENDS and any(one.heard and now - one._since > AGAIN for one in hearing):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             signal.raise_signal(number)

@@ -1,4 +1,4 @@
-"""Writing a checkpoint while training goes on: a thread per process, which agree through files, not collectives."""
+"""Processes that write into one folder agree through files: threads beside the training have no collectives."""
 
 from __future__ import annotations
 
@@ -12,37 +12,6 @@ from typing import Any
 _WRITING, _WRITTEN, _FAILED = ".writing-{}", ".written-{}", ".failed-{}"
 _PATIENCE = 3600.0  # seconds for the slowest process
 _PATIENCE_AT_END = 60.0  # seconds for it when the run has failed, perhaps because that process is gone
-
-
-class Background:
-    """One piece of work at a time, in a thread that the interpreter waits for."""
-
-    def __init__(self) -> None:
-        self.run_failed = threading.Event()  # the work is to end soon
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, work: Callable[[], None]) -> None:
-        """Do this while the caller goes on; to be called after `finish`."""
-
-        def run() -> None:
-            try:
-                work()
-            except BaseException as error:  # told by `finish`
-                self._error = error
-
-        self.run_failed.clear()
-        self._thread = threading.Thread(target=run, name="checkpoint")
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for the work; raises what it raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
 
 
 def announce(folder: Path, processes: int) -> None:

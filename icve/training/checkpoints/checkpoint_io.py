@@ -6,9 +6,12 @@ so that a half-written one is never taken for a checkpoint. Nothing is unpickled
 `weights_only=True`, weights are safetensors.
 """
 
+import copy
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ from icve.models.run_folders import TRAINER_FILE, undamaged
 from icve.runtime.atomic import flush, remove_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import together
-from icve.training.checkpoints.background import Background, announce, collect, hand_over, wait_for_all
+from icve.training.checkpoints.background import announce, collect, hand_over, wait_for_all
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
 from icve.training.checkpoints.state_files import Slice, StateFiles, snapshot, write_slices
@@ -46,7 +49,9 @@ class CheckpointFolders(CheckpointIO):
     def __init__(self, write_model: ModelWriter | None = None) -> None:
         self.write_model = write_model
         self.fall_back = False  # from a damaged checkpoint to the one before it
-        self._background = Background()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")  # the interpreter waits for it
+        self._writing: Future[None] | None = None
+        self._run_failed = threading.Event()  # what is being written is to end soon
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Callable[[], None] | None = None
@@ -63,29 +68,9 @@ class CheckpointFolders(CheckpointIO):
             CheckpointNotWritten: the disk is full, or something else stood in the way (of this checkpoint, or of the
                 last one that was written in the background).
         """
-        self._background.finish()
-        contents, path = _copy(checkpoint), Path(path)
-        slices: Iterable[Slice] = take_slices(contents)
-
-        def write() -> None:
-            temporary = _hidden(path)
-            with _removed_on_failure(temporary):
-                _empty_folder(temporary)
-                write_slices(temporary / STATE, 0, 1, slices)
-                self._complete(contents, temporary, path, describe(temporary, (temporary / STATE).iterdir()))
-
-        with _in_a_sentence(path):
-            if storage_options is None:
-                write()
-            else:
-                slices, contents = snapshot(slices), _copy(contents, tensors=True)
-
-                @_in_a_sentence(path)
-                def write_and_tell() -> None:
-                    write()
-                    storage_options()
-
-                self._background.start(write_and_tell)
+        self._finish_own()
+        contents, slices = take_slices(checkpoint)
+        self._save(contents, Path(path), slices, storage_options)
 
     def save_shared(
         self, checkpoint: dict[str, Any], path: Path, slices: Iterable[Slice], done: Callable[[], None] | None = None
@@ -103,26 +88,33 @@ class CheckpointFolders(CheckpointIO):
                 background; raised by all.
         """
         self.finish()
-        rank, world = dist.get_rank(), dist.get_world_size()
-        temporary, contents = _hidden(path), _copy(checkpoint)
+        self._save(checkpoint, path, slices, done, dist.get_rank(), dist.get_world_size(), together)
+
+    def _save(
+        self,
+        contents: dict[str, Any],
+        path: Path,
+        slices: Iterable[Slice],
+        done: Callable[[], None] | None,
+        rank: int = 0,
+        world: int = 1,
+        on_all: Callable[[Callable[[], None]], Any] = lambda work: work(),
+    ) -> None:
+        """Write a folder by so many processes; `on_all` calls a function on each of them."""
+        temporary = _hidden(path)
 
         def prepare() -> None:
-            nonlocal slices
+            nonlocal slices, contents
             if done is not None:
-                slices = snapshot(slices)
+                slices, contents = snapshot(slices), copy.deepcopy(contents)
             if rank == 0:
-                _empty_folder(temporary)
+                shutil.rmtree(temporary, ignore_errors=True)  # of an earlier attempt
+                temporary.mkdir(parents=True)
                 announce(temporary, world)
 
         def write_own() -> dict[str, list[int]]:
             write_slices(temporary / STATE, rank, world, slices)
             return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
-
-        def complete() -> None:
-            written = {name: entry for part in collect(temporary, world) for name, entry in part.items()}
-            if missing := [name for name in written if not (temporary / name).is_file()]:
-                raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
-            self._complete(contents, temporary, path, written)
 
         def write() -> None:
             if rank:
@@ -132,23 +124,19 @@ class CheckpointFolders(CheckpointIO):
                 try:
                     hand_over(temporary, rank, write_own)
                 finally:  # what others write while it is cleared would stay
-                    wait_for_all(temporary, world, self._background.run_failed)
-                complete()
+                    wait_for_all(temporary, world, self._run_failed)
+                self._complete(contents, temporary, path, collect(temporary, world))
+            if done is not None:
+                done()
 
         with _in_a_sentence(path):
             with _removed_on_failure(temporary, rank == 0):
-                together(prepare)
+                on_all(prepare)
             if done is None:
-                together(write)
+                on_all(write)
             else:
-
-                @_in_a_sentence(path)
-                def write_and_tell() -> None:
-                    write()
-                    if rank == 0:
-                        done()
-
-                self._background.start(write_and_tell)
+                self._run_failed.clear()
+                self._writing = self._thread.submit(_in_a_sentence(path)(write))
 
     def finish(self) -> None:
         """Wait until what is written in the background is there; to be called by all processes.
@@ -159,7 +147,7 @@ class CheckpointFolders(CheckpointIO):
 
         def failure() -> str | None:
             try:
-                self._background.finish()
+                self._finish_own()
             except CheckpointNotWritten as error:
                 return str(error)
             return None
@@ -167,9 +155,14 @@ class CheckpointFolders(CheckpointIO):
         if failures := [text for text in together(failure) if text]:
             raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
 
+    def _finish_own(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
     def run_failed(self) -> None:
         """What is being written is waited for a minute at most, not an hour: a process of the run may be gone."""
-        self._background.run_failed.set()
+        self._run_failed.set()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -214,15 +207,20 @@ class CheckpointFolders(CheckpointIO):
         """Remove a folder, if it is there."""
         remove_folder(Path(path))
 
-    def _complete(self, contents: dict[str, Any], temporary: Path, path: Path, described: dict[str, list[int]]) -> None:
-        """Write all but the slices, and give the folder its name."""
+    def _complete(
+        self, contents: dict[str, Any], temporary: Path, path: Path, parts: Iterable[dict[str, list[int]]]
+    ) -> None:
+        """Write all but the slices, which processes have written and described, and give the folder its name."""
+        described = {name: entry for part in parts for name, entry in part.items()}
+        if missing := [name for name in described if not (temporary / name).is_file()]:
+            raise OSError(f"{missing[0]} is not seen: the run folder must be on a disk that all nodes share")
         torch.save(contents, temporary / TRAINER_FILE)
         if self.write_model is not None:
             self.write_model(contents.get(SHAPES, {}), temporary, StateFiles(temporary / STATE))
-        files = [file for file in sorted(temporary.rglob("*")) if file.is_file()]
-        others = [file for file in files if file.relative_to(temporary).as_posix() not in described]
+        entries = sorted(temporary.rglob("*"))
+        others = [e for e in entries if e.is_file() and e.relative_to(temporary).as_posix() not in described]
         write_contents(temporary, described | describe(temporary, others))
-        for entry in (*others, *(entry for entry in temporary.rglob("*") if entry.is_dir()), temporary):
+        for entry in (*others, *filter(Path.is_dir, entries), temporary):
             flush(entry)
         remove_folder(path)
         os.rename(temporary, path)
@@ -232,12 +230,6 @@ class CheckpointFolders(CheckpointIO):
 def _hidden(path: Path) -> Path:
     """Where a folder is written before it gets its name: the same for all processes."""
     return path.parent / f".{path.name}.tmp"
-
-
-def _empty_folder(folder: Path) -> None:
-    """An empty folder, whatever an earlier attempt left there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
 
 
 @contextmanager
@@ -262,12 +254,3 @@ def _in_a_sentence(path: Path) -> Iterator[None]:
             f"The checkpoint {path} could not be written ({error}); earlier ones are as they were: make room, then "
             "resume the run."
         ) from error
-
-
-def _copy(tree: Any, tensors: bool = False) -> Any:
-    """The same dicts and lists anew, with the same leaves in them, or with copies of the tensors."""
-    if isinstance(tree, dict):
-        return {key: _copy(value, tensors) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_copy(value, tensors) for value in tree]
-    return tree.clone() if tensors and isinstance(tree, torch.Tensor) else tree

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from icve.data.manifest import parquet_parts
 
-DATA_KEY = "icve.data"  # entry of trainer.ckpt
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
 
 
@@ -42,13 +41,10 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
     """
     now, changes = data_record(data, stage), []
     if "manifest" in saved and "manifest" in now and saved["manifest"] != now["manifest"]:
-        data = _of_stage(data, stage)
-        rows = now.get("rows")
-        if rows is None and hasattr(data, "rows"):
-            with contextlib.suppress(ValueError, OSError):  # said when the data is set up
-                found = data.rows(data.manifest)
-                rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
-        before = saved.get("rows")
+        data, rows, before = _of_stage(data, stage), None, saved.get("rows")
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # reported when the data is set up
+            found = data.rows(data.manifest)
+            rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
         counts = f"{before} rows" if rows == before else f"{before} rows, then {rows}"
         changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
     for name, title in _CHANGES.items():

@@ -14,31 +14,29 @@ PREFIX = "transformer."  # of the weights in a module's state dict
 SHAPES = "shapes"  # of the weights, in trainer.ckpt
 
 
-def take_slices(checkpoint: dict[str, Any]) -> list[Slice]:
-    """Take weights, average and optimizer state out of a checkpoint, as slices that are whole tensors.
+def take_slices(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[Slice]]:
+    """A checkpoint without weights, average and optimizer state, and these as slices that are whole tensors.
 
     Entries of an optimizer's state that have no number for every weight, and the whole state of an optimizer that does
     not know its parameters' names, stay.
     """
-    weights = {key.removeprefix(PREFIX): value for key, value in checkpoint.pop("state_dict", {}).items()}
-    checkpoint.setdefault(SHAPES, {name: list(value.shape) for name, value in weights.items()})
+    rest, optimizers = dict(checkpoint), []
+    weights = {key.removeprefix(PREFIX): value for key, value in rest.pop("state_dict", {}).items()}
+    rest.setdefault(SHAPES, {name: list(value.shape) for name, value in weights.items()})
     slices = [Slice(WEIGHTS, name, 0, value) for name, value in weights.items()]
-    average = checkpoint.get("callbacks", {}).get(AVERAGE_KEY, {})
+    average = dict(rest.get("callbacks", {}).get(AVERAGE_KEY, {}))
     if "shadow" in average:
-        checkpoint["callbacks"] = {**checkpoint["callbacks"], AVERAGE_KEY: dict(average)}
-        shadow = checkpoint["callbacks"][AVERAGE_KEY].pop("shadow")
-        slices += [Slice(AVERAGE, name, 0, value) for name, value in shadow.items()]
-    for optimizer in checkpoint.get("optimizer_states", []):
+        slices += [Slice(AVERAGE, name, 0, value) for name, value in average.pop("shadow").items()]
+        rest["callbacks"] = {**rest["callbacks"], AVERAGE_KEY: average}
+    for optimizer in rest.get("optimizer_states", []):
+        state = {index: dict(entries) for index, entries in optimizer["state"].items()}
         for index, name in _names(optimizer):
-            state = optimizer["state"].get(index, {})
-            for entry, value in list(state.items()):
-                if not isinstance(value, Tensor) or name not in weights:
-                    continue
-                if value.shape == weights[name].shape:
-                    slices.append(Slice(OPTIMIZER + entry, name, 0, state.pop(entry)))
-                elif value.ndim == 0:
-                    slices.append(Slice(OPTIMIZER + entry, name, None, state.pop(entry)))
-    return slices
+            for entry, value in list(state.get(index, {}).items()):
+                if isinstance(value, Tensor) and name in weights and value.shape in (weights[name].shape, ()):
+                    start = 0 if value.shape == weights[name].shape else None
+                    slices.append(Slice(OPTIMIZER + entry, name, start, state[index].pop(entry)))
+        optimizers.append({**optimizer, "state": state})
+    return rest | ({"optimizer_states": optimizers} if optimizers else {}), slices
 
 
 def put_back(checkpoint: dict[str, Any], files: StateFiles) -> None:

@@ -57,11 +57,9 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
             super().model_to_device()
 
     def configure_ddp(self) -> None:
-        shape: tuple[int, ...] = (self.world_size,)
-        names: tuple[str, ...] = ("shard",)
-        if self.replicas > 1:
-            shape, names = (self.replicas, self.world_size // self.replicas), ("replicate", "shard")
-        self.mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
+        shape, names = (self.replicas, self.world_size // self.replicas), ("replicate", "shard")
+        first = 0 if self.replicas > 1 else 1
+        self.mesh = init_device_mesh(self.root_device.type, shape[first:], mesh_dim_names=names[first:])
         options: dict[str, Any] = {"mesh": self.mesh, "reshard_after_forward": self.reshard_after_forward}
         if str(self.precision_plugin.precision) == "bf16-mixed":
             # Inputs keep their precision: noise levels are no bfloat16 numbers.
@@ -85,17 +83,13 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
     def writes(self) -> bool:
         return self.replicas == 1 or self.mesh.get_local_rank("replicate") == 0
 
-    def _trained(self) -> Iterator[tuple[str, Any]]:
-        named = editing(self.lightning_module).transformer.named_parameters()
-        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
-
     def owned(self) -> list[Owned]:
         # Blocks that keep their gathered weights still have them after a validation, which has no backward pass.
         for module in editing(self.lightning_module).transformer.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
         parts = []
-        for name, parameter in self._trained():
+        for name, parameter in self.trained():
             shape, offsets = compute_local_shape_and_global_offset(parameter.shape, self.mesh, parameter.placements)
             count = torch.Size(shape).numel()
             if count:  # rows of a matrix follow each other
@@ -107,7 +101,7 @@ class FSDPUlyssesStrategy(ShardedState, UlyssesGroups, DDPStrategy):
         """Nothing: the weights that are computed with are the ones that are owned."""
 
     def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self._trained():
+        for name, parameter in self.trained():
             if parameter.grad is not None and self.writes:
                 yield name, parameter.grad.to_local().flatten()
 

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.state_files import AVERAGE, AVERAGE_KEY, OPTIMIZER, WEIGHTS, Slice, StateFiles
 from icve.training.distributed.ulysses import MixedInto
+from icve.training.lightning_types import editing
 from icve.training.optimization.optimizers import MuonAdamW
 from icve.training.optimization.parameter_groups import check_names
 
@@ -82,6 +83,11 @@ class ShardedState(MixedInto):
 
         To be called when the gradients of a step are complete.
         """
+
+    def trained(self) -> Iterator[tuple[str, Any]]:
+        """The parameters that are trained, by name, with what the strategy has put on them."""
+        named = editing(self.lightning_module).transformer.named_parameters()
+        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
 
     @property
     @abstractmethod
@@ -175,7 +181,12 @@ class ShardedState(MixedInto):
         checkpoint, files = self._folders.load_shared(Path(checkpoint_path))
         parts, shadow = self.owned(), {}
         for part in parts:
-            part.weights.copy_(_read_range(files, WEIGHTS, part))
+            if (weights := files.read(WEIGHTS, part.name, part.start, part.count)) is None:
+                raise ValueError(
+                    f"The checkpoint {checkpoint_path} has no {part.name}: it belongs to another transformer than the "
+                    "configuration's."
+                )
+            part.weights.copy_(weights)
             average = files.read(AVERAGE, part.name, part.start, part.count)
             if average is not None:
                 shadow[part.name] = average.to(part.flat.device)
@@ -202,16 +213,6 @@ class ShardedState(MixedInto):
                     if entry not in state:
                         state[entry] = torch.zeros_like(part.flat, dtype=values.dtype, requires_grad=False)
                     part.of(state[entry]).copy_(values)
-
-
-def _read_range(files: StateFiles, kind: str, part: Owned) -> Tensor:
-    values = files.read(kind, part.name, part.start, part.count)
-    if values is None:
-        raise ValueError(
-            f"The checkpoint {files.folder.parent} has no {part.name}: it belongs to another transformer than the "
-            "configuration's."
-        )
-    return values
 
 
 def _ema(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:

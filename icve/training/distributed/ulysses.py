@@ -55,12 +55,7 @@ class UlyssesGroups(MixedInto):
         size = self.sequence_parallel_size
         count_groups(self.world_size, size)
         if size > 1:
-            # Every process takes part in making every group.
-            groups = [
-                dist.new_group(list(range(start, start + size)), timeout=self._timeout)
-                for start in range(0, self.world_size, size)
-            ]
-            self._group = groups[self.global_rank // size]
+            self._group, _ = dist.new_subgroups(size, timeout=self._timeout)  # neighbours
         set_sequence_parallel(self._group)
 
     def setup(self, trainer: Any) -> None:

@@ -18,7 +18,6 @@ from torch.optim import Optimizer
 
 from icve.training.distributed.sharded import Owned, ShardedState
 from icve.training.distributed.ulysses import UlyssesGroups
-from icve.training.lightning_types import editing
 
 if importlib.util.find_spec("deepspeed") is not None:  # Lightning's class says where it is missing
     with contextlib.redirect_stdout(sys.stderr):  # its log keeps the stream it finds, and ours is for results
@@ -102,7 +101,7 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
             )
 
     def _initialize_deepspeed_train(self, model: torch.nn.Module) -> None:
-        exact = {name: parameter.detach() for name, parameter in self._trained()}
+        exact = {name: parameter.detach() for name, parameter in self.trained()}
         super()._initialize_deepspeed_train(model)
         # DeepSpeed begins with full-precision weights that it has cast to 16 bits and back.
         for part in self.owned():
@@ -131,14 +130,9 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
     def torch_optimizer(self) -> Optimizer:
         return self.zero.optimizer
 
-    def _trained(self) -> Iterator[tuple[str, Any]]:
-        """The parameters, with what DeepSpeed has put on them."""
-        named = editing(self.lightning_module).transformer.named_parameters()
-        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
-
     def owned(self) -> list[Owned]:
         zero, parts = self.zero, []
-        for name, parameter in self._trained():
+        for name, parameter in self.trained():
             if self.zero_stage_3:
                 group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
                 start = self.global_rank * size  # equal parts, the last ones are padded
@@ -167,7 +161,7 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
 
     def named_gradients(self) -> Iterator[tuple[str, Tensor]]:
         zero = self.zero
-        for name, parameter in self._trained():
+        for name, parameter in self.trained():
             if self.zero_stage_3:
                 gradient = zero._DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition[parameter.ds_id]
                 left = parameter.ds_numel - self.global_rank * gradient.numel()

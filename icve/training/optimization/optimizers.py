@@ -132,23 +132,11 @@ class MuonAdamW(torch.optim.Optimizer):
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32)
                 self.state[p]["exp_avg"] = torch.zeros_like(p)
                 self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
-        states = [self.state[p] for p in params]
-        adamw(
-            params,
-            [p.grad for p in params if p.grad is not None],  # all have one
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            [state["step"] for state in states],
-            foreach=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=group["lr"],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            maximize=False,
-        )
+        gradients = [p.grad for p in params if p.grad is not None]  # all have one
+        means, squares, steps = ([self.state[p][key] for p in params] for key in ("exp_avg", "exp_avg_sq", "step"))
+        options: dict[str, Any] = {key: group[key] for key in ("lr", "weight_decay", "eps")}
+        options |= dict(zip(("beta1", "beta2"), group["betas"], strict=True))
+        adamw(params, gradients, means, squares, [], steps, foreach=True, amsgrad=False, maximize=False, **options)
 
 
 def _same_shape(params: list[Tensor]) -> list[list[int]]:

@@ -30,13 +30,12 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
             re.compile(pattern)
         except re.error as error:
             raise ValueError(f"'{pattern}' in model.learning_rates is no regular expression: {error}.") from error
-    unmatched: dict[str | None, None] = dict.fromkeys(factors)
-    groups = []
+    unmatched, groups = list(factors), []
     for group in optimizer.param_groups:
         parts: dict[str | None, dict[str, Any]] = {}
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             first = next((pattern for pattern in factors if re.search(pattern, name)), None)
-            unmatched.pop(first, None)
+            unmatched = [pattern for pattern in unmatched if pattern != first]
             part = parts.setdefault(first, {**group, "params": [], "param_names": []})
             part["params"].append(parameter)
             part["param_names"].append(name)
@@ -44,7 +43,7 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
         groups += ([parts[None]] if None in parts else []) + scaled
     if unmatched:
         raise ValueError(
-            f"'{next(iter(unmatched))}' in model.learning_rates matches no trained parameter that an earlier pattern "
+            f"'{unmatched[0]}' in model.learning_rates matches no trained parameter that an earlier pattern "
             "does not: correct or remove it."
         )
     optimizer.param_groups[:] = groups

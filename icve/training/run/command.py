@@ -4,7 +4,9 @@ import logging
 import os
 import warnings
 from argparse import ArgumentError
+from collections.abc import Mapping
 from contextvars import copy_context
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +32,11 @@ from icve.training.callbacks.profile import Profile
 from icve.training.callbacks.stop_signal import StopOnSignal, status
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_changes
-from icve.training.checkpoints.stage_record import read_data_record, read_stage
+from icve.training.checkpoints.stage_record import read_stage
 from icve.training.distributed.sharded import ShardedState
 from icve.training.lightning_types import parts_of
 from icve.training.module import InContextEditingModule
-from icve.training.run.arguments import about_the_class, explain, with_strategy_class
+from icve.training.run.arguments import explain, in_one_line, with_strategy_class
 from icve.training.run.curriculum import RunLogger, first_step
 from icve.training.run.environment import record_start
 from icve.training.run.launchers import cluster_environment
@@ -54,9 +56,6 @@ ResumeMode = Literal["auto", "full", "weights"]
 
 class RunConfig(SaveConfigCallback):
     """Writes the resolved configuration to RUN/config.yaml, and what it runs with to RUN/environment.json."""
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -82,13 +81,14 @@ class TrainingCommand(LightningCLI):
     status = 0
 
     def __init__(self, args: list[str]) -> None:
-        self._checkpoints: dict[str, Path] = {}
+        self._resolved = cache(resolve_checkpoint)  # so that a damaged one is told of once
         super().__init__(
             InContextEditingModule,
             LightningDataModule,
             subclass_mode_data=True,
             trainer_class=EditTrainer,
             save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             # The sampler of icve.data gives every process its own samples.
             trainer_defaults={
@@ -145,8 +145,8 @@ class TrainingCommand(LightningCLI):
         except UnicodeDecodeError as error:
             # The parser does not say which file it was reading.
             files = filter(os.path.isfile, (word.rpartition("=")[2] for word in args))
-            told = next(filter(None, map(not_utf8, files)), None)
-            raise ValueError(told or f"A file of the configuration is not UTF-8: {error}.") from error
+            problem = next(filter(None, map(not_utf8, files)), None)
+            raise ValueError(problem or f"A file of the configuration is not UTF-8: {error}.") from error
 
     def _parse_ckpt_path(self) -> None:
         """The configuration rules: hyper-parameters inside a checkpoint never override it."""
@@ -172,7 +172,7 @@ class TrainingCommand(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            raise ValueError(f"The configuration cannot be used: {about_the_class(str(error))}") from error
+            raise ValueError(f"The configuration cannot be used: {in_one_line(str(error))}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -185,16 +185,14 @@ class TrainingCommand(LightningCLI):
             kwargs["logger"] = fit and RunLogger(run, first_step(config.get("callbacks") or [], self.model.stage, run))
         callbacks = list(config.get("callbacks") or [])
         # Never absent: no run without checkpoints, protection from divergence and progress in steps.
-        for kind, default in (
-            (Checkpoint, Checkpoints),
-            (SkipNonFinite, SkipNonFinite),
-            (ProgressBar, StepProgressBar),
+        for kind, default, switch in (
+            (Checkpoint, Checkpoints, "enable_checkpointing"),
+            (SkipNonFinite, SkipNonFinite, None),
+            (ProgressBar, StepProgressBar, "enable_progress_bar"),
+            (StopOnSignal, StopOnSignal, None),
         ):
-            wanted = {Checkpoint: "enable_checkpointing", ProgressBar: "enable_progress_bar"}.get(kind)
-            if config.get(wanted) is not False and not any(isinstance(callback, kind) for callback in callbacks):
+            if config.get(switch) is not False and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())
-        if not any(isinstance(callback, StopOnSignal) for callback in callbacks):
-            callbacks.append(StopOnSignal())
         if text := self._get(self.config_init, "profile"):
             callbacks.append(Profile.parse(text))
         plugins = config.get("plugins") or []
@@ -205,12 +203,6 @@ class TrainingCommand(LightningCLI):
         if environment is not None:
             environment.validate_settings(trainer.num_devices, trainer.num_nodes)
         return trainer
-
-    def _resolved(self, path: str) -> Path:
-        """The checkpoint that a path means; looked for once, so that a damaged one is told of once."""
-        if path not in self._checkpoints:
-            self._checkpoints[path] = resolve_checkpoint(path)
-        return self._checkpoints[path]
 
     def _choose_precision(self, config: Any) -> None:
         """Settle what the configuration leaves open: as the run began, where one is resumed."""
@@ -242,10 +234,14 @@ class TrainingCommand(LightningCLI):
         if not self._trains_a_curriculum():
             super()._run_subcommand(subcommand)
             return
+
+        def run_stage(command: str, own: Mapping[str, Any]) -> Trainer:
+            # In a context of its own: the parser stays in it, and with it the model.
+            return copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]).trainer
+
         self.status = fit_stages(
             yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False)),
-            # In a context of its own: the parser stays in it, and with it the model.
-            run_stage=lambda command, own: copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]),
+            run_stage,
             check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),
         )
 
@@ -320,7 +316,7 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
-        if changes := data_changes(read_data_record(checkpoint), self.datamodule, model.stage):
+        if changes := data_changes(saved["data"], self.datamodule, model.stage):
             rank_zero_info(changes)
         weights = adapted_weights(checkpoint)
         if (weights is None) != (model.start.lora is None):

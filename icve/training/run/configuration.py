@@ -12,17 +12,10 @@ CURRICULUM_DATA = f"{CurriculumDataModule.__module__}.{CurriculumDataModule.__qu
 
 
 class _Parsed(TrainingCommand):
-    def _set_seed(self) -> None:
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+    _set_seed = before_instantiate_classes = instantiate_classes = _run_subcommand = _nothing
 
 
 def parse_configuration(arguments: list[str]) -> Namespace:

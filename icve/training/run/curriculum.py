@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from icve.data.share import batches_done
 from icve.training.lightning_types import editing
 from icve.training.run.curriculum_record import Record
 from icve.training.validation import validate_now, validation_figures
@@ -76,7 +78,10 @@ class CurriculumCallback(Callback):
         self._measured: dict[int, dict[str, float]] = {}  # by step of the stage
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.stage = find(self.stages, editing(pl_module).stage)
+        names, own = [stage.name for stage in self.stages], editing(pl_module).stage
+        if own not in names:
+            raise ValueError(f"The curriculum has no stage '{own}', only {', '.join(names)}.")
+        self.stage = self.stages[names.index(own)]
         self.record = Record(Path(trainer.default_root_dir).parent)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +91,7 @@ class CurriculumCallback(Callback):
             own = self.record.rewind(earlier, self.stage.name, trainer.global_step)
             measured = {entry["step"]: entry["figures"] for entry in own if entry["figures"]}
         self._measured = trainer.strategy.broadcast(measured)
-        if pl_module.batches_done:
+        if batches_done(trainer):
             return
         validate_now(trainer)
         if not self._measured:
@@ -140,18 +145,10 @@ class CurriculumCallback(Callback):
             self.record.add(event=event, stage=self.stage.name, step=step, run_step=run_step, figures=figures)
 
 
-def find(stages: Sequence[Stage], name: str) -> Stage:
-    """The stage of that name. Raises ValueError where there is none."""
-    for stage in stages:
-        if stage.name == name:
-            return stage
-    raise ValueError(f"The curriculum has no stage '{name}', only {', '.join(stage.name for stage in stages)}.")
-
-
 def steps_before(stages: Sequence[Stage], name: str, record: Record) -> int:
     """Steps that the stages before that of this name took."""
     ended = record.ended()
-    return sum(ended.get(stage.name, 0) for stage in stages[: stages.index(find(stages, name))])
+    return sum(ended.get(stage.name, 0) for stage in takewhile(lambda stage: stage.name != name, stages))
 
 
 def first_step(callbacks: Sequence[Callback], stage: str, folder: str | Path) -> int:
@@ -160,10 +157,8 @@ def first_step(callbacks: Sequence[Callback], stage: str, folder: str | Path) ->
     Args:
         folder: of the stage's run.
     """
-    for callback in callbacks:
-        if isinstance(callback, CurriculumCallback):
-            return steps_before(callback.stages, stage, Record(Path(folder).parent))
-    return 0
+    stages = next((callback.stages for callback in callbacks if isinstance(callback, CurriculumCallback)), [])
+    return steps_before(stages, stage, Record(Path(folder).parent))
 
 
 def stopped_improving(course: Sequence[float], patience: int, min_delta: float = 0.0) -> bool:

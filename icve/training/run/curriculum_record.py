@@ -30,9 +30,7 @@ class Record:
 
     def entries(self) -> list[dict[str, Any]]:
         """All events, oldest first."""
-        if not self.file.is_file():
-            return []
-        return [json.loads(line) for line in json_lines(self.file)]
+        return [json.loads(line) for line in json_lines(self.file)] if self.file.is_file() else []
 
     def ended(self) -> dict[str, int]:
         """Stages that have ended, and the steps each took."""

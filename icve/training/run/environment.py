@@ -50,12 +50,10 @@ def record_start(run: Path, processes: int) -> Path:
     """
     path = run / FILE
     try:
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-        if not isinstance(entries, list):
-            raise ValueError("no list")
-    except ValueError as error:
+        entries = [*json.loads(path.read_text(encoding="utf-8") if path.exists() else "[]"), environment(processes)]
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not what a run writes there ({error}): remove it.") from error
-    return write_text(path, json.dumps([*entries, environment(processes)], indent=1) + "\n")
+    return write_text(path, json.dumps(entries, indent=1) + "\n")
 
 
 def git_state(folder: Path, file: str | None = None) -> dict[str, Any] | None:

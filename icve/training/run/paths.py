@@ -15,9 +15,9 @@ WEIGHTS = (
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
 ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
-# Options that name files: of the model, of its frozen parts' init_args, and of the data module's.
-_FROZEN_OPTIONS = ("pretrained", "llama", "clip")
-_DATA_OPTIONS = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
+# Options of a part's init_args that name files.
+_FROZEN = dict.fromkeys(("pretrained", "llama", "clip"), WEIGHTS)
+_DATA = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
 
 
 def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, makes_latents: bool = False) -> None:
@@ -49,16 +49,13 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
 
 def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) -> Iterator[tuple[str, str, str]]:
     """(option, path, what to put there)."""
-    model, data = config.get("model") or {}, config.get("data") or {}
+    model = config.get("model") or {}
     start = model.get("start") or {}
     if start.get("pretrained") is not None and not has_checkpoint:
         yield "model.start.pretrained", start["pretrained"], ADAPTED if start.get("lora") else WEIGHTS
-    for part, chosen in (model.get("frozen") or {}).items():
-        arguments = chosen.get("init_args") or {}
-        for name in _FROZEN_OPTIONS:
+    parts = [(f"model.frozen.{name}", part, _FROZEN) for name, part in (model.get("frozen") or {}).items()]
+    for key, part, options in [*parts, ("data", config.get("data"), _DATA)]:
+        arguments = (part or {}).get("init_args") or {}
+        for name, advice in options.items():
             if isinstance(arguments.get(name), str):
-                yield f"model.frozen.{part}.init_args.{name}", arguments[name], WEIGHTS
-    arguments = data.get("init_args") or {}
-    for name, advice in _DATA_OPTIONS.items():
-        if isinstance(arguments.get(name), str):
-            yield f"data.init_args.{name}", arguments[name], advice
+                yield f"{key}.init_args.{name}", arguments[name], advice

@@ -44,12 +44,16 @@ def frozen_weights_dtype(trainer: Config, precision: str) -> str:
 
 def run_size(config: Config) -> dict[str, Any]:
     """Type of device, number of processes, tokens of a pass and width of the transformer that a run will have."""
-    trainer = config["trainer"]
+    trainer, data = config["trainer"], (config.get("data") or {}).get("init_args") or {}
+    transformer = config["model"]["transformer"].get("init_args") or {}
+    grid = LatentGrid(**dict(data.get("grid") or {}))
+    largest = max((2 * grid.tokens(*Bucket.parse(bucket)) for bucket in data.get("buckets") or []), default=0)
+    width = (transformer.get("num_attention_heads") or 0) * (transformer.get("attention_head_dim") or 0)
     return {
         "device": device_type(trainer),
         "processes": count_processes(trainer),
-        "tokens": _tokens(config.get("data") or {}),
-        "width": _width(config["model"]["transformer"]),
+        "tokens": largest * int(data.get("batch_size") or 1) or _UNKNOWN_TOKENS,  # of source and target
+        "width": width or _UNKNOWN_WIDTH,
     }
 
 
@@ -57,19 +61,3 @@ def device_type(trainer: Config) -> str:
     """ "cpu", "cuda" or "mps", as Lightning will choose; the name of another accelerator as it is."""
     accelerator = str(trainer.get("accelerator") or "auto")
     return default_device() if accelerator in ("auto", "gpu") else accelerator
-
-
-def _tokens(data: Config) -> int:
-    """Source and target tokens of the largest bucket's pass."""
-    options = data.get("init_args") or {}
-    if not options.get("buckets"):
-        return _UNKNOWN_TOKENS
-    grid = LatentGrid(**dict(options.get("grid") or {}))
-    most = max(grid.tokens(*Bucket.parse(bucket)) for bucket in options["buckets"])
-    return 2 * most * int(options.get("batch_size") or 1)
-
-
-def _width(transformer: Config) -> int:
-    options = transformer.get("init_args") or {}
-    heads, head_dim = (options.get(name) for name in ("num_attention_heads", "attention_head_dim"))
-    return heads * head_dim if heads and head_dim else _UNKNOWN_WIDTH

@@ -46,17 +46,12 @@ def count_processes(trainer: Config) -> int:
     """
     if (environment := cluster_environment()) is not None:
         return environment.world_size()
-    return _count_devices(trainer) * int(trainer.get("num_nodes") or 1)
-
-
-def _count_devices(trainer: Config) -> int:
-    """Of a node; which of them are there is for Lightning to say."""
-    devices = trainer.get("devices", "auto")
+    devices = trainer.get("devices", "auto")  # of a node; which of them are there is for Lightning to say
     if isinstance(devices, str) and "," in devices:
         devices = [name for name in devices.split(",") if name.strip()]
     if isinstance(devices, list):
-        return len(devices)
-    if devices not in ("auto", None, -1, "-1"):
-        return int(devices)
-    gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
-    return (CUDAAccelerator if gpus else CPUAccelerator).auto_device_count()
+        devices = len(devices)
+    elif devices in ("auto", None, -1, "-1"):
+        gpus = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and CUDAAccelerator.is_available()
+        devices = (CUDAAccelerator if gpus else CPUAccelerator).auto_device_count()
+    return int(devices) * int(trainer.get("num_nodes") or 1)

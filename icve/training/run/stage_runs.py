@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
@@ -33,12 +32,6 @@ CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
 STOP = f"{StopOnSignal.__module__}.{StopOnSignal.__qualname__}"
 
 Config = Mapping[str, Any]  # of `icve fit`: plain values, as in its YAML
-
-
-class StageCommand(Protocol):
-    """What a stage is trained with: built, it has done its work."""
-
-    trainer: Trainer
 
 
 def stages_of(config: Config) -> list[Config]:
@@ -132,14 +125,12 @@ def _is_class(entry: Any) -> bool:
     return isinstance(entry, Mapping) and "class_path" in entry
 
 
-def fit_stages(
-    config: Config, run_stage: Callable[[str, Config], StageCommand], check: Callable[[Config], object]
-) -> int:
+def fit_stages(config: Config, run_stage: Callable[[str, Config], Trainer], check: Callable[[Config], object]) -> int:
     """Train all stages of a curriculum, or those that are left of it where `ckpt_path` is its own run folder.
 
     Args:
         config: of the curriculum.
-        run_stage: trains ("fit") or validates ("validate") with a configuration.
+        run_stage: trains ("fit") or validates ("validate") with a configuration; returns the trainer that did so.
         check: raises ValueError where a configuration cannot be used.
 
     Returns:
@@ -153,10 +144,9 @@ def fit_stages(
     run, previous, resuming = run_folder(config), config.get("ckpt_path"), _resumes_itself(config)
     _check_stages(config, run, check)
     ended = _ended(run, stages, resuming)
-    _write_config(config, run)
-    with ExitStack() as listening:
-        # Also while no stage listens itself: a signal is sent once, perhaps when one has just ended.
-        heard = [listening.enter_context(Listening(name)) for name in _stop_signals(config, run)]
+    rank_zero_only(write_text)(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    # Also while no stage listens itself: a signal is sent once, perhaps when one has just ended.
+    with Listening(*_stop_signals(config, run)) as listening:
         for stage in stages:
             folder = run / stage["name"]
             if stage["name"] not in ended:
@@ -164,33 +154,28 @@ def fit_stages(
                 own = stage_config(config, stage, run, str(folder) if begun else previous)
                 own["resume_mode"] = "auto" if resuming or stage is not stages[0] else config["resume_mode"]
                 done = _run_to_its_end(own, begun, run_stage)
-                told = agreed(max(one.heard for one in heard))
-                if not done or (stage is not stages[-1] and told):
+                signal = agreed(listening.heard)
+                if not done or (stage is not stages[-1] and signal):
                     how = "has ended and the run was" if done else "was"
                     rank_zero_info(f"Stage '{stage['name']}' {how} stopped; resume with --ckpt_path {run}.")
-                    return status(told)
+                    return status(signal)
             previous = str(folder)
     return 0
 
 
-def _stop_signals(config: Config, run: Path) -> list[str]:
+def _stop_signals(config: Config, run: Path) -> set[str]:
     """Names of the signals that stop one stage or another."""
-    callbacks = [
-        callback
-        for stage in stages_of(config)
-        for callback in stage_config(config, stage, run, None)["trainer"]["callbacks"]
-        if callback["class_path"] == STOP
-    ]
-    return sorted({(callback.get("init_args") or {}).get("name", SIGNAL) for callback in callbacks} or {SIGNAL})
+    of_stages = (stage_config(config, stage, run, None)["trainer"]["callbacks"] for stage in stages_of(config))
+    stopping = [callback for callbacks in of_stages for callback in callbacks if callback["class_path"] == STOP]
+    return {(callback.get("init_args") or {}).get("name", SIGNAL) for callback in stopping} or {SIGNAL}
 
 
-def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config], StageCommand]) -> bool:
+def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config], Trainer]) -> bool:
     """Train a stage; whether it ended or was stopped by something else."""
-    checkpoint = resolve_checkpoint(own["ckpt_path"]) if begun else None
     # Killed after its last checkpoint and before its end was on record.
-    saved = None if checkpoint is None else read_stage(checkpoint)
+    saved = read_stage(resolve_checkpoint(own["ckpt_path"])) if begun else None
     trained = saved is not None and saved["step"] >= own["trainer"]["max_steps"]
-    trainer = run_stage("validate" if trained else "fit", own).trainer
+    trainer = run_stage("validate" if trained else "fit", own)
     callback = next(callback for callback in parts_of(trainer).callbacks if isinstance(callback, CurriculumCallback))
     if trained:
         callback.conclude(trainer, own["trainer"]["max_steps"], validation_figures(trainer))
@@ -198,8 +183,7 @@ def _run_to_its_end(own: Config, begun: bool, run_stage: Callable[[str, Config],
     # A stage's weights go before the next one's come.
     del trainer, callback
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
     return ended
 
 
@@ -237,8 +221,3 @@ def _ended(run: Path, stages: list[Config], resuming: bool) -> dict[str, int]:
     if all(stage["name"] in ended for stage in stages):
         raise ValueError(f"Nothing to train: all stages of {run} have ended ({', '.join(ended)}).")
     return ended
-
-
-@rank_zero_only
-def _write_config(config: Config, run: Path) -> None:
-    write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))

@@ -2,24 +2,10 @@
 
 from typing import Any, Literal
 
+from lightning.fabric.plugins.precision.precision import _PRECISION_INPUT
 from lightning.pytorch import Trainer
 
-Precision = Literal[
-    "auto",
-    "32-true",
-    "bf16-mixed",
-    "bf16-true",
-    "16-mixed",
-    "16-true",
-    "64-true",
-    "32",
-    "bf16",
-    "16",
-    "64",
-    "transformer-engine",
-    "transformer-engine-float16",
-]
-Bits = Literal[32, 16, 64]
+Precision = Literal["auto"] | _PRECISION_INPUT
 
 
 class EditTrainer(Trainer):
@@ -32,5 +18,5 @@ class EditTrainer(Trainer):
             resumed. The command measures: given to this class directly, "auto" is "32-true".
     """
 
-    def __init__(self, *args: Any, precision: Precision | Bits | None = "auto", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, precision: Precision | None = "auto", **kwargs: Any) -> None:
         super().__init__(*args, precision="32-true" if precision == "auto" else precision, **kwargs)

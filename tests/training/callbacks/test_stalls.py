@@ -16,7 +16,7 @@ from tests.training.runs import start
 
 
 def beat(place="step (icve/training/module.py:1)", operation=None, collectives=7):
-    return Beat(1, "host", 1, "a training batch", place, operation, collectives, f"  in {place}\n")
+    return Beat("host", 1, "a training batch", place, operation, collectives, f"  in {place}\n")
 
 
 WAITING = beat("wait", "all_reduce (torch/distributed/distributed_c10d.py:9)", 8)
@@ -27,7 +27,7 @@ def test_who_is_waited_for():
     # Of those that lag, one waits itself for the other: they share a sample's tokens.
     assert list(waited_for({0: WAITING, 1: beat(operation="all_to_all", collectives=7), 2: beat()}, set())) == [2]
     # The process that is stopped, whatever the others are doing.
-    assert list(waited_for({0: beat(), 1: None, 2: WAITING}, {1})) == [1]
+    assert list(waited_for({0: beat(), 2: WAITING}, {1})) == [1]
     # Without counts, the one that is outside of the operation.
     unknown = {0: beat(operation="all_reduce", collectives=None), 1: beat(collectives=None)}
     assert list(waited_for(unknown, set())) == [1]
@@ -41,7 +41,7 @@ def test_the_report_names_ranks_operations_and_stacks_once():
     assert "wait for rank 1 (in step (icve/training/module.py:1), 8 collectives begun elsewhere and 7 here)" in text
     assert "Waiting: ranks 0, 2-3 in all_reduce" in text
     assert "the network or a device may be at fault" in headline({0: WAITING, 1: WAITING}, set())
-    text = stacks({**beats, 4: None}, {4})
+    text = stacks(beats, {4})
     assert text.count("  in wait\n") == 1
     assert "ranks 0, 2-3, in a training batch" in text
     assert "rank 4, left no heartbeat" in text

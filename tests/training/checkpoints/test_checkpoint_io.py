@@ -17,7 +17,7 @@ from icve.training.checkpoints.state_files import WEIGHTS, Slice
 
 CONTENTS = {
     "state_dict": {"transformer.w": torch.arange(3.0)},
-    STAGE_KEY: {"stage": "sft", "step": 7, "batches": 14, "micro_steps": 2, "seed": 0},
+    STAGE_KEY: {"stage": "sft", "step": 7, "micro_steps": 2, "seed": 0},
 }
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_failed_does_not_wait_long_for_processes_that_may_be_gone(tmp
 
     def wait():
         try:
-            background.wait_for_all(tmp_path, 2, folders._background.run_failed)
+            background.wait_for_all(tmp_path, 2, folders._run_failed)
         except OSError as error:
             told.append(str(error))
 

@@ -32,7 +32,7 @@ def test_unknown_options_come_with_the_nearest_name(parser):
 def test_unknown_options_of_a_class_too(parser):
     path = f"{__name__}.Thing"
     told = complaint(parser, [f'--thing={{"class_path": "{path}", "init_args": {{"widht": 3}}}}'])
-    assert told == "thing.init_args has no option 'widht'; did you mean 'width'?"
+    assert told == f"{path} has no option 'widht'; did you mean 'width'?"
 
 
 def test_of_a_class_or_a_name_only_the_class_is_complained_about(parser):
@@ -55,7 +55,7 @@ OURS = "icve.training.distributed.strategies.FSDPUlyssesStrategy"
             [f"--trainer.strategy.class_path={OURS}", "--x", "1"],
         ),
         ([f"--trainer.strategy={OURS}"], [f"--trainer.strategy.class_path={OURS}"]),
-        (["--trainer.strategy", "auto"], ["--trainer.strategy=auto"]),
+        (["--trainer.strategy", "auto"], ["--trainer.strategy", "auto"]),
         (["--trainer.strategy=ddp", "--y"], ["--trainer.strategy=ddp", "--y"]),
         (["fit", "--trainer.strategy.init_args.stage", "2"], ["fit", "--trainer.strategy.init_args.stage", "2"]),
         (["--trainer.strategy"], ["--trainer.strategy"]),

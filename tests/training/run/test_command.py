@@ -61,8 +61,8 @@ def test_the_same_stage_resumes_and_another_starts_from_the_weights(fit, caplog)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     saved = torch.load(other / "checkpoints" / "last" / "trainer.ckpt", weights_only=True)
     assert saved["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.0  # the new configuration's
-    begun = {"stage": "next", "step": 1, "batches": 1, "micro_steps": 1, "seed": 0, "precision": "32-true"}
-    assert read_stage(other / "checkpoints" / "last") == begun
+    begun = {"stage": "next", "step": 1, "micro_steps": 1, "seed": 0, "precision": "32-true"}
+    assert begun.items() <= read_stage(other / "checkpoints" / "last").items()
 
 
 @pytest.mark.slow
