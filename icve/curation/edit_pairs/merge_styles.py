@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -16,16 +15,8 @@ from icve.runtime.atomic import whole_file
 
 # What a style pair takes along; free columns of other sets need not have the types that this run's have.
 _COLUMNS = (
-    "source_path",
-    "source_start",
-    "source_frames",
-    "target_path",
-    "target_start",
-    "target_frames",
-    "width",
-    "height",
-    "fps",
-    "instruction",
+    *(f"{role}_{part}" for role in ("source", "target") for part in ("path", "start", "frames")),
+    *("width", "height", "fps", "instruction"),
 )
 
 
@@ -99,14 +90,13 @@ def link(original: Path, file: Path) -> None:
     if file.exists() or not original.is_file():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.link(original, file)
-        except FileExistsError:
-            raise  # another process was faster
-        except OSError:  # another disk, or no links there
-            with whole_file(file) as temporary:
-                shutil.copyfile(original, temporary)
+    try:
+        os.link(original, file)
+    except FileExistsError:
+        pass  # another process was faster
+    except OSError:  # another disk, or no links there
+        with whole_file(file) as temporary:
+            shutil.copyfile(original, temporary)
 
 
 def _digest(*parts: Any) -> str:

@@ -57,6 +57,5 @@ class Masks(Stage):
             return Rejected("object not found", f"{phrase!r} scores {best.score:.2f}, at least {self.min_score} wanted")
         file = work.output / "masks" / f"{row['key']}.npz"
         columns = {"mask_path": work.name(file), "mask_score": round(best.score, 4)}
-        file.parent.mkdir(parents=True, exist_ok=True)
         save_mask(file, self.tracker.track(frames, number, best.box))
         return {**row, **columns}
