@@ -56,21 +56,12 @@ def distractors(scene: Scene, edit: Edit, rng: np.random.Generator) -> list[Edit
     if edit.edit_type == "background":
         first = _pick(rng, _backgrounds(scene), edit.background)
         second = _pick(rng, _backgrounds(scene), edit.background, first)
-        styled = Edit("style", style=_pick(rng, STYLES))
-        return [
-            Edit("background", background=first),
-            Edit("background", background=second),
-            styled,
-            Edit("remove", *other),
-        ]
+        wrong = [Edit("background", background=name) for name in (first, second)]
+        return [*wrong, Edit("style", style=_pick(rng, STYLES)), Edit("remove", *other)]
     first = _pick(rng, STYLES, edit.style)
     second = _pick(rng, STYLES, edit.style, first)
-    return [
-        Edit("style", style=first),
-        Edit("style", style=second),
-        _background(scene, rng),
-        _recolour(scene, other, rng),
-    ]
+    wrong = [Edit("style", style=name) for name in (first, second)]
+    return [*wrong, _background(scene, rng), _recolour(scene, other, rng)]
 
 
 def _pick(rng: np.random.Generator, choices: Iterable[str], *avoid: str) -> str:
@@ -97,9 +88,8 @@ def _background(scene: Scene, rng: np.random.Generator) -> Edit:
 def _new_look(scene: Scene, shape: str, colour: str, rng: np.random.Generator) -> tuple[str, str]:
     """A look of another shape and another colour that no object has."""
     taken = {obj.look for obj in scene.objects}
-    free = [
-        new for new in LOOKS if new not in taken and new[0] != shape and new[1] != colour and new[1] in _colours(scene)
-    ]
+    colours = [name for name in _colours(scene) if name != colour]
+    free = [new for new in LOOKS if new not in taken and new[0] != shape and new[1] in colours]
     return free[int(rng.integers(len(free)))]
 
 
@@ -108,10 +98,8 @@ def _recolour(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avo
     return Edit("recolour", *look, look[0], _pick(rng, _colours(scene), avoid, look[1], *taken))
 
 
-def _replace(
-    scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: tuple[str, str] | None = None
-) -> Edit:
-    while True:
+def _replace(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: tuple[str, ...] = ()) -> Edit:
+    new = _new_look(scene, *look, rng)
+    while set(new) & set(avoid):
         new = _new_look(scene, *look, rng)
-        if avoid is None or (new[0] != avoid[0] and new[1] != avoid[1]):
-            return Edit("replace", *look, *new)
+    return Edit("replace", *look, *new)

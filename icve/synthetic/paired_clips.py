@@ -89,8 +89,7 @@ def make_pair(
         scene, edit = drawn
         source = render(scene)
         target, mask = render_edit(scene, source, edit)
-        changed = (source.frames != target).any(axis=-1)
-        if changed.mean() < MIN_CHANGED:
+        if (source.frames != target).any(axis=-1).mean() < MIN_CHANGED:
             continue
         template, wording = choose_template(edit_type, rng, test and rng.random() < _HELD_OUT_TEMPLATES)
         wrong = distractors(scene, edit, rng) if test and with_distractors else []
@@ -145,16 +144,14 @@ def _draw(
     placed = place(rng, scene, looks, [clip_motion(rng) for _ in looks])
     if placed is None:
         return None
-    scene = placed
-    objects = [obj for obj in scene.objects if not adds or obj.look != subject[0]]
-    order = rng.permutation(len(objects))
-    return replace(scene, objects=tuple(objects[i] for i in order)), edit
+    objects = [obj for obj in placed.objects if not adds or obj.look != subject[0]]
+    return replace(placed, objects=tuple(objects[i] for i in rng.permutation(len(objects)))), edit
 
 
 def _draw_edit(rng: np.random.Generator, edit_type: str, held_out: bool) -> Edit:
     """An edit with a trained or a held-out combination; a background is chosen later, to suit the scene."""
     if edit_type == "background":
-        return Edit(edit_type, background=str(rng.choice(BACKGROUNDS)))
+        return Edit(edit_type, background=str(rng.choice(list(BACKGROUNDS))))
     if edit_type == "style":
         return Edit(edit_type, style=str(rng.choice(STYLES)))
     possible = [look for look in LOOKS if is_held_out(edit_type, *look) == held_out]
