@@ -28,16 +28,16 @@ def read_curves(run: str | Path) -> dict[str, Curve]:
     checkpoint; the later value stands. Raises FileNotFoundError when the folder holds neither.
     """
     run = Path(run)
-    events = sorted(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
-    tables = sorted(run.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    if not events and not tables:
+    logs = [
+        read(path)
+        for name, read in (("events.out.tfevents.*", _read_events), ("metrics.csv", _read_csv))
+        for path in sorted(run.rglob(name), key=lambda path: path.stat().st_mtime_ns)
+    ]
+    if not logs:
         raise FileNotFoundError(f"{run} holds no training log (TensorBoard events, metrics.csv): train into it first.")
     merged: dict[str, dict[int, float]] = {}
-    for path in events:
-        for tag, curve in _read_events(path).items():
-            merged.setdefault(tag, {}).update(curve)
-    for path in tables:
-        for tag, curve in _read_csv(path).items():
+    for log in logs:
+        for tag, curve in log.items():
             merged.setdefault(tag, {}).update(curve)
     return {tag: sorted(points.items()) for tag, points in merged.items()}
 
@@ -124,8 +124,7 @@ def _read_csv(path: Path) -> dict[str, dict[int, float]]:
 def _value_range(values: Sequence[float]) -> tuple[float, float]:
     """Limits that hold 99 % of the values: the first steps' losses must not flatten the rest of the curve."""
     ordered = sorted(values)
-    low = ordered[0]
-    high = ordered[min(len(ordered) - 1, math.ceil(0.99 * (len(ordered) - 1)))]
+    low, high = ordered[0], ordered[math.ceil(0.99 * (len(ordered) - 1))]
     margin = 0.04 * (high - low) or max(abs(high) * 0.1, 1e-6)
     return low - margin, high + margin
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -27,24 +27,10 @@ _READING = (
     "PSNR in dB against the true target, mean over edits; inside and outside the edit mask. "
     "<em>copy</em>: the source returned unchanged; <em>codec</em>: the codec's reconstruction of the target.</p>"
 )
-_COLUMNS = (  # heading, key, what the cell shows
-    ("PSNR", "psnr", "psnr"),
-    ("copy", "psnr_copy", "reference"),
-    ("codec", "psnr_codec", "reference"),
-    ("inside", "psnr_inside", "psnr"),
-    ("copy", "psnr_copy_inside", "reference"),
-    ("codec", "psnr_codec_inside", "reference"),
-    ("outside", "psnr_outside", "psnr"),
-    ("copy", "psnr_copy_outside", "reference"),
-    ("codec", "psnr_codec_outside", "reference"),
-)
-
-_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], float | None]]] = {  # what edits are sorted by
-    "gain": ("PSNR gain", lambda figures: figures["psnr"] - figures["psnr_copy"]),
-    "psnr": ("PSNR", lambda figures: figures["psnr"]),
-    "inside": ("PSNR inside", lambda figures: figures["psnr_inside"]),
-    "outside": ("PSNR outside", lambda figures: figures["psnr_outside"]),
-}
+_REGIONS = {"PSNR": "", "inside": "_inside", "outside": "_outside"}  # heading → how the keys of its figures end
+_REFERENCES = {"copy": "psnr_copy", "codec": "psnr_codec"}
+# What edits are sorted by.
+_FIGURES = {"gain": "PSNR gain", "psnr": "PSNR", "inside": "PSNR inside", "outside": "PSNR outside"}
 
 
 @dataclass(frozen=True)
@@ -118,11 +104,15 @@ def write_report(
 def figures_table(figures: Mapping[str, Any]) -> str:
     """HTML table of the benchmark's figures, all edits first, then one row per edit type."""
     groups = {"all": figures} | dict(figures.get("per_edit_type", {}))
-    columns = [column for column in _COLUMNS if any(group.get(column[1]) is not None for group in groups.values())]
+    columns = []  # heading, key, what the cell shows
+    for name, region in _REGIONS.items():
+        columns.append((name, f"psnr{region}", "psnr"))
+        columns += [(heading, key + region, "reference") for heading, key in _REFERENCES.items()]
+    columns = [column for column in columns if any(group.get(column[1]) is not None for group in groups.values())]
     head = "".join(f'<th class="{kind}">{html.escape(heading)}</th>' for heading, _, kind in columns)
     rows = []
     for name, group in groups.items():
-        cells = "".join(f'<td class="{kind}">{_decibels(group.get(key))}</td>' for _, key, kind in columns)
+        cells = "".join(f'<td class="{kind}">{decibels(group.get(key))}</td>' for _, key, kind in columns)
         share = float(group["success_ratio"])
         low, high = group["success_interval"]
         rows.append(
@@ -160,10 +150,9 @@ def _examples_section(examples: Sequence[Example], fps: float, heading: str) -> 
     orders = {"index": "as made"} | ({"kind": "type"} if kinds else {})
     if measured:
         controls.append(_select("outcome", "result", {"": "all", "1": "succeeded", "0": "failed"}))
-        figures = {key: label for key, (label, _) in _FIGURES.items()}
         least = '<label>at least <input type="number" id="least" step="0.5" size="5"> dB</label>'
-        controls += [_select("figure", "figure", figures), least]
-        for key, label in figures.items():
+        controls += [_select("figure", "figure", _FIGURES), least]
+        for key, label in _FIGURES.items():
             orders |= {key: f"{label}, best first", f"-{key}": f"{label}, worst first"}
     controls += [
         _select("order", "sort", orders),
@@ -198,13 +187,15 @@ def _card(index: int, example: Example, fps: float) -> str:
     if figures is not None:
         outcome = "success" if figures["success"] else "failed"
         facts["result"] = f'<span class="{outcome}">{outcome}</span>'
-        data |= {"outcome": int(figures["success"])}
-        data |= {name: value(figures) for name, (_, value) in _FIGURES.items() if value(figures) is not None}
+        gain = figures["psnr"] - figures["psnr_copy"]
+        values = gain, *(figures[f"psnr{region}"] for region in _REGIONS.values())
+        data["outcome"] = int(figures["success"])
+        data |= {name: value for name, value in zip(_FIGURES, values, strict=True) if value is not None}
     facts |= {html.escape(name): html.escape(text) for name, text in example.facts.items()}
     if figures is not None:
-        for label, region in (("PSNR", ""), ("inside", "_inside"), ("outside", "_outside")):
-            copy = _decibels(figures["psnr_copy" + region])
-            facts[label] = f"{_decibels(figures['psnr' + region])} <small>copy {copy}</small>"
+        for label, region in _REGIONS.items():
+            copy = decibels(figures["psnr_copy" + region])
+            facts[label] = f"{decibels(figures['psnr' + region])} <small>copy {copy}</small>"
     attributes = "".join(
         f' data-{name}="{html.escape(f"{value:.4f}" if isinstance(value, float) else str(value), quote=True)}"'
         for name, value in data.items()
@@ -232,7 +223,8 @@ def _settings_section(settings: Mapping[str, Any]) -> str:
     return f"<section><h2>Settings</h2>{''.join(parts)}</section>" if parts else ""
 
 
-def _decibels(value: float | None) -> str:
+def decibels(value: float | None) -> str:
+    """A figure in dB as pages and tables show it."""
     return "–" if value is None else f"{value:.1f}"
 
 

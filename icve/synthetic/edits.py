@@ -66,8 +66,8 @@ def apply_edit(scene: Scene, edit: Edit) -> Scene:
         raise ValueError(f"There is no {edit.colour} {edit.shape} in the scene to {edit.edit_type}.")
     if edit.edit_type == "remove":
         return replace(scene, objects=tuple(obj for obj in scene.objects if obj.look != look))
-    new = {"shape": edit.new_shape, "colour": edit.new_colour}
-    return replace(scene, objects=tuple(replace(obj, **new) if obj.look == look else obj for obj in scene.objects))
+    changes = {"shape": edit.new_shape, "colour": edit.new_colour}
+    return replace(scene, objects=tuple(replace(obj, **changes) if obj.look == look else obj for obj in scene.objects))
 
 
 def render_edit(scene: Scene, source: Rendering, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
