@@ -9,6 +9,6 @@ setup(
         "icve": ["editor/**/*"],
         "icve.configs": ["**/*.yaml"],
         "icve.pipelines": ["*.yaml"],
-        "icve.evaluation": ["*.css", "*.js"],
+        "icve.evaluation": ["*.css", "*.js", "*.jinja"],
     },
 )
