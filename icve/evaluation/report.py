@@ -7,19 +7,17 @@ are drawn by one clock, which keeps every clip in step without video codecs or b
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from icve.evaluation.curves import Curve, curve_chart
+from icve.evaluation.templates import asset, render
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import as_text
 from icve.web.sprite_sheet import sprite_sheet
@@ -80,29 +78,19 @@ def write_report(
     orders = {"index": "as made"} | ({"kind": "type"} if types else {})
     for key, label in _FIGURES.items() if measured else ():
         orders |= {key: f"{label}, best first", f"-{key}": f"{label}, worst first"}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_escaped)
-    page = environment.from_string("".join(line.strip() for line in _asset("report.html.jinja").splitlines()))
-    text = page.render(
+    page = render(
+        "report.html.jinja",
         sections=sections,
         cards=[_card(index, example, fps) for index, example in enumerate(examples)],
         settings={name: value if isinstance(value, str) else _json(value) for name, value in settings.items()},
         kinds={"": "all"} | {name: name for name in types} if types else {},
-        style=Markup(_asset("report.css")),
-        script=Markup(_asset("report.js")),
+        style=asset("report.css"),
+        script=asset("report.js"),
         **{"seconds": seconds, "title": title, "introduction": introduction, "heading": heading},
         **{"measured": measured, "orders": orders, "figures": _FIGURES},
         **{"figures_table": figures_table, "curve_chart": curve_chart, "duration": _duration},
     )
-    return write_text(path, as_text(text))
-
-
-def _escaped(value: object) -> Markup:
-    """As the standard library escapes text; what is HTML already stays."""
-    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
-
-
-def _asset(name: str) -> str:
-    return resources.files("icve.evaluation").joinpath(name).read_text(encoding="utf-8")
+    return write_text(path, as_text(str(page)))
 
 
 def _json(value: Any) -> str:
@@ -117,22 +105,8 @@ def figures_table(figures: Mapping[str, Any]) -> Markup:
         columns.append((name, f"psnr{region}", "psnr"))
         columns += [(heading, key + region, "reference") for heading, key in _REFERENCES.items()]
     columns = [column for column in columns if any(group.get(column[1]) is not None for group in groups.values())]
-    head = "".join(f'<th class="{kind}">{html.escape(heading)}</th>' for heading, _, kind in columns)
-    rows = []
-    for name, group in groups.items():
-        cells = "".join(f'<td class="{kind}">{decibels(group.get(key))}</td>' for _, key, kind in columns)
-        share = float(group["success_ratio"])
-        low, high = group["success_interval"]
-        rows.append(
-            f'<tr class="{"all" if name == "all" else "kind"}"><th>{html.escape(name)}</th><td>{group["count"]}</td>'
-            f'<td class="share"><meter min="0" max="1" value="{share:.4f}"></meter> {share:.0%}</td>'
-            f'<td class="reference">{low:.0%} to {high:.0%}</td>{cells}</tr>'
-        )
-    return Markup(
-        '<div class="scroll"><table class="figures"><thead><tr><th>edit type</th><th>edits</th>'
-        '<th>success</th><th class="reference">95 % interval</th>'
-        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-    )
+    tools = {"percent": lambda share: f"{share:.0%}", "decibels": decibels}
+    return render("figures_table.html.jinja", groups=groups, columns=columns, **tools)
 
 
 def _card(index: int, example: Example, fps: float) -> dict[str, Any]:

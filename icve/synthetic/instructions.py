@@ -5,6 +5,8 @@ A held-out template uses only words that occur in training templates, so that it
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from icve.synthetic.edits import Edit
@@ -92,14 +94,8 @@ TEST_TEMPLATES: dict[str, tuple[str, ...]] = {
 
 def instruction(edit: Edit, template: str) -> str:
     """Fill a template with what the edit says."""
-    return template.format(
-        subject=f"{edit.colour} {edit.shape}",
-        new=f"{edit.new_colour} {edit.new_shape}",
-        colour=edit.new_colour,
-        position=edit.position,
-        background=edit.background,
-        style=edit.style,
-    )
+    subject, new = f"{edit.colour} {edit.shape}", f"{edit.new_colour} {edit.new_shape}"
+    return template.format(**asdict(edit) | {"subject": subject, "new": new, "colour": edit.new_colour})
 
 
 def choose_template(edit_type: str, rng: np.random.Generator, held_out: bool = False) -> tuple[str, str]:

@@ -81,14 +81,10 @@ class OfflineMasks(Stage):
     ) -> None:
         if not 0 < min_area < max_area < 1:
             raise ValueError(f"OfflineMasks needs 0 < min_area < max_area < 1, not {min_area} and {max_area}.")
-        self.least = {
-            "stability": min_stability,
-            "persistence": min_persistence,
-            "outline": min_outline,
-            "compactness": min_compactness,
-        }
-        if not all(0 <= limit <= 1 for limit in (*self.least.values(), max_border)):
+        least = min_stability, min_persistence, min_outline, min_compactness
+        if not all(0 <= limit <= 1 for limit in (*least, max_border)):
             raise ValueError("OfflineMasks needs limits of mask quality in 0..1.")
+        self.least = dict(zip(("stability", "persistence", "outline", "compactness"), least, strict=True))
         self.min_area, self.max_area, self.max_border, self.required = min_area, max_area, max_border, required
 
     def seconds(self, row: Row) -> float:
