@@ -66,8 +66,9 @@ def apply_edit(scene: Scene, edit: Edit) -> Scene:
         raise ValueError(f"There is no {edit.colour} {edit.shape} in the scene to {edit.edit_type}.")
     if edit.edit_type == "remove":
         return replace(scene, objects=tuple(obj for obj in scene.objects if obj.look != look))
-    changes = {"shape": edit.new_shape, "colour": edit.new_colour}
-    return replace(scene, objects=tuple(replace(obj, **changes) if obj.look == look else obj for obj in scene.objects))
+    shape, colour = edit.new_shape, edit.new_colour
+    objects = (replace(obj, shape=shape, colour=colour) if obj.look == look else obj for obj in scene.objects)
+    return replace(scene, objects=tuple(objects))
 
 
 def render_edit(scene: Scene, source: Rendering, edit: Edit) -> tuple[np.ndarray, np.ndarray]:

@@ -99,12 +99,9 @@ def synthesize_pairs(
     Raises:
         ValueError: an argument is out of range.
     """
-    output = Path(output)
-    jobs = make_jobs(output, count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
-    for folder in ("sources", "targets", "masks", *(("distractors",) if split == "test" else ())):
-        (output / folder).mkdir(parents=True, exist_ok=True)
+    jobs = make_jobs(Path(output), count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
     rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")
-    return write_manifest(rows, output / "manifest.parquet")
+    return write_manifest(rows, Path(output, "manifest.parquet"))
 
 
 def _write_pair(job: Job) -> dict[str, Any]:

@@ -105,12 +105,8 @@ class Inpaint(Stage):
         if mask.shape != source.shape[:3]:
             raise VideoError(clip.file, f"its clip has the shape {source.shape[:3]}, its mask {mask.shape}.")
         file = work.output / "targets" / f"{row['key']}.mp4"
-        columns = {
-            "target_path": work.name(file),
-            "target_start": 0,
-            "target_frames": len(source),
-            "source_frames": len(source),
-        }
+        frames = dict.fromkeys(("target_frames", "source_frames"), len(source))
+        columns = {"target_path": work.name(file), "target_start": 0, **frames}
         target = self.vace(source, mask, row["caption"], int(self.random(row, self.seed).integers(2**63)))
         if self.paste:
             target = paste(source, target, soft_edge(mask, self.edge * min(mask.shape[1:]) / 480))
