@@ -87,15 +87,15 @@ def _background(scene: Scene, rng: np.random.Generator) -> Edit:
 
 def _new_look(scene: Scene, shape: str, colour: str, rng: np.random.Generator) -> tuple[str, str]:
     """A look of another shape and another colour that no object has."""
-    taken = {obj.look for obj in scene.objects}
+    used = {obj.look for obj in scene.objects}
     colours = [name for name in _colours(scene) if name != colour]
-    free = [new for new in LOOKS if new not in taken and new[0] != shape and new[1] in colours]
+    free = [new for new in LOOKS if new not in used and new[0] != shape and new[1] in colours]
     return free[int(rng.integers(len(free)))]
 
 
 def _recolour(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: str = "") -> Edit:
-    taken = {obj.colour for obj in scene.objects if obj.shape == look[0]}
-    return Edit("recolour", *look, look[0], _pick(rng, _colours(scene), avoid, look[1], *taken))
+    used = {obj.colour for obj in scene.objects if obj.shape == look[0]}
+    return Edit("recolour", *look, look[0], _pick(rng, _colours(scene), avoid, look[1], *used))
 
 
 def _replace(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: tuple[str, ...] = ()) -> Edit:

@@ -122,18 +122,16 @@ def _draw(
     new_looks = {(edit.new_shape, edit.new_colour)} if edit.new_shape else set()
     adds = edit.edit_type == "add"
     subject = [(edit.shape, edit.colour)] if edit.shape else []
-    most = 2 if adds else 3
     count = least + int(rng.choice(3, p=(0.25, 0.5, 0.25))) if least == 1 else least + int(rng.integers(2))
-    count = min(count, most)
+    count = min(count, 2 if adds else 3)
     others = choose_looks(rng, count if adds or not subject else count - 1, [*subject, *new_looks])
     looks = others if adds else [*subject, *others]
     colours = {colour for _, colour in (*looks, *subject, *new_looks)}
     background = choose_background(rng, colours)
     if background is None or (edit_type == "background" and choose_background(rng, colours) is None):
         return None
-    height, width, frames = size
     origin = (float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2)))
-    scene = Scene(height, width, frames, background, origin, clip_camera(rng), ())
+    scene = Scene(*size, background, origin, clip_camera(rng), ())
     if edit_type == "background":
         again = choose_background(rng, colours)
         if again is None or again == background:

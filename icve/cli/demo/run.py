@@ -138,14 +138,13 @@ def run_demo(
         world | {"count": count, "validation": kept_back},
         lambda folder: hold_back(synthesize_pairs(folder, count, split="train", **made), folder, kept_back),
     )
+    unseen = seed + HELD_OUT_SEED
     stages.run(
         "synthesize_held_out",
         f"{size.held_out_edits} held-out edits",
         data / "held_out",
-        world | {"count": size.held_out_edits, "held_out_seed": seed + HELD_OUT_SEED},
-        lambda folder: synthesize_pairs(
-            folder, size.held_out_edits, split="test", **made | {"seed": seed + HELD_OUT_SEED}
-        ),
+        world | {"count": size.held_out_edits, "held_out_seed": unseen},
+        lambda folder: synthesize_pairs(folder, size.held_out_edits, split="test", **made | {"seed": unseen}),
     )
     held_out = data / "held_out" / "manifest.parquet"
     sources = {"pretrain": data / "clips", "sft": data / "pairs"}

@@ -112,20 +112,20 @@ class OfflineMasks(Stage):
         size = motion.forward.shape[2:0:-1]
         small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in lab])
         seeds = {"coloured": coloured_seeds(small, motion, self.max_area)}
-        whys: list[str] = []
+        reasons: list[str] = []
         objects: list[FoundObject] = []
         if np.median(motion.fit) >= _CAMERA_FIT:
             seeds["moving"] = moving_seeds(motion, self.max_area)
         else:
-            whys.append(f"moving: the camera's motion explains {np.median(motion.fit):.2f} of what moves")
+            reasons.append(f"moving: the camera's motion explains {np.median(motion.fit):.2f} of what moves")
         for kind, places in seeds.items():
             found = self._object(kind, frames, lab, places, motion)
             if isinstance(found, str):
-                whys.append(f"{kind}: {found}")
+                reasons.append(f"{kind}: {found}")
             else:
                 objects.append(found)
         # A whole moving thing allows every edit, a coloured one only to be recoloured, a part of one hardly any.
-        return max(objects, key=lambda found: found.rank, default=None), "; ".join(whys)
+        return max(objects, key=lambda found: found.rank, default=None), "; ".join(reasons)
 
     def _object(
         self, kind: str, frames: np.ndarray, lab: np.ndarray, seeds: np.ndarray | None, motion: ClipMotion
