@@ -76,7 +76,12 @@ def curve_chart(curves: Mapping[str, Curve], title: str, smoothed: bool = False)
         "curve_chart.html.jinja",
         rows=[(tick, y_of(tick)) for tick in nice_ticks(low, high, 5)],
         columns=[(tick, x_of(tick)) for tick in nice_ticks(first, last, 6)],
-        **{"title": title, "lines": lines, "smoothed": smoothed, "left": _LEFT, "right": _RIGHT, "bottom": _BOTTOM},
+        title=title,
+        lines=lines,
+        smoothed=smoothed,
+        left=_LEFT,
+        right=_RIGHT,
+        bottom=_BOTTOM,
     )
 
 

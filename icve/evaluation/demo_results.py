@@ -11,8 +11,9 @@ from typing import Any
 from icve.data.manifest import read_manifest
 from icve.data.media.video import read_frames
 from icve.evaluation.curves import read_curves
-from icve.evaluation.report import Example, Section, decibels, write_report
+from icve.evaluation.report import Example, Section, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation
+from icve.evaluation.templates import decibels
 from icve.runtime.atomic import write_text
 
 _INTRODUCTION = (

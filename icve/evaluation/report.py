@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from icve.evaluation.curves import Curve, curve_chart
-from icve.evaluation.templates import asset, render
+from icve.evaluation.templates import decibels, render
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import as_text
 from icve.web.sprite_sheet import sprite_sheet
@@ -73,22 +73,25 @@ def write_report(
     ``settings`` is shown as given (nested mappings and multi-line strings allowed), ``seconds`` as a table of times.
     Every text is escaped; nothing in the page is loaded from elsewhere.
     """
-    measured = any(example.figures for example in examples)
     types = sorted({example.edit_type for example in examples if example.edit_type})
+    figures = _FIGURES if any(example.figures for example in examples) else {}
     orders = {"index": "as made"} | ({"kind": "type"} if types else {})
-    for key, label in _FIGURES.items() if measured else ():
+    for key, label in figures.items():
         orders |= {key: f"{label}, best first", f"-{key}": f"{label}, worst first"}
     page = render(
         "report.html.jinja",
+        title=title,
+        introduction=introduction,
+        heading=heading,
         sections=sections,
         cards=[_card(index, example, fps) for index, example in enumerate(examples)],
-        settings={name: value if isinstance(value, str) else _json(value) for name, value in settings.items()},
         kinds={"": "all"} | {name: name for name in types} if types else {},
-        style=asset("report.css"),
-        script=asset("report.js"),
-        **{"seconds": seconds, "title": title, "introduction": introduction, "heading": heading},
-        **{"measured": measured, "orders": orders, "figures": _FIGURES},
-        **{"figures_table": figures_table, "curve_chart": curve_chart, "duration": _duration},
+        figures=figures,
+        orders=orders,
+        seconds=seconds,
+        settings={name: value if isinstance(value, str) else _json(value) for name, value in settings.items()},
+        figures_table=figures_table,
+        curve_chart=curve_chart,
     )
     return write_text(path, as_text(str(page)))
 
@@ -105,8 +108,7 @@ def figures_table(figures: Mapping[str, Any]) -> Markup:
         columns.append((name, f"psnr{region}", "psnr"))
         columns += [(heading, key + region, "reference") for heading, key in _REFERENCES.items()]
     columns = [column for column in columns if any(group.get(column[1]) is not None for group in groups.values())]
-    tools = {"percent": lambda share: f"{share:.0%}", "decibels": decibels}
-    return render("figures_table.html.jinja", groups=groups, columns=columns, **tools)
+    return render("figures_table.html.jinja", groups=groups, columns=columns)
 
 
 def _card(index: int, example: Example, fps: float) -> dict[str, Any]:
@@ -130,12 +132,3 @@ def _card(index: int, example: Example, fps: float) -> dict[str, Any]:
     data = {name: f"{value:.4f}" if isinstance(value, float) else value for name, value in data.items()}
     sheet = sprite_sheet(list(example.clips.values()))
     return {"example": example, "data": data, "facts": facts, "width": width, "height": height, "sheet": sheet}
-
-
-def decibels(value: float | None) -> str:
-    """A figure in dB as pages and tables show it."""
-    return "–" if value is None else f"{value:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    return f"{int(seconds // 60)} min {seconds % 60:.0f} s" if seconds >= 60 else f"{seconds:.1f} s"

@@ -53,14 +53,12 @@ def distractors(scene: Scene, edit: Edit, rng: np.random.Generator) -> list[Edit
             Edit("remove", *look),
             _replace(scene, look, rng, avoid=(edit.new_shape, edit.new_colour)),
         ]
-    if edit.edit_type == "background":
-        first = _pick(rng, _backgrounds(scene), edit.background)
-        second = _pick(rng, _backgrounds(scene), edit.background, first)
-        wrong = [Edit("background", background=name) for name in (first, second)]
+    kind = edit.edit_type  # background or style, which is also the field that holds its value
+    choices, right = (_backgrounds(scene) if kind == "background" else STYLES), getattr(edit, kind)
+    first = _pick(rng, choices, right)
+    wrong = [Edit(kind, **{kind: value}) for value in (first, _pick(rng, choices, right, first))]
+    if kind == "background":
         return [*wrong, Edit("style", style=_pick(rng, STYLES)), Edit("remove", *other)]
-    first = _pick(rng, STYLES, edit.style)
-    second = _pick(rng, STYLES, edit.style, first)
-    wrong = [Edit("style", style=name) for name in (first, second)]
     return [*wrong, _background(scene, rng), _recolour(scene, other, rng)]
 
 

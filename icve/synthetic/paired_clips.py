@@ -96,18 +96,9 @@ def make_pair(
         wrong_frames = tuple(render_edit(scene, source, other)[0] for other in wrong)
         if any(_mse(frames_, target) < _MIN_DISTRACTOR_MSE for frames_ in wrong_frames):
             continue
-        return Pair(
-            scene,
-            edit,
-            number,
-            template,
-            instruction(edit, wording),
-            source.frames,
-            target,
-            mask,
-            tuple(instruction(other, choose_template(other.edit_type, rng)[1]) for other in wrong),
-            wrong_frames,
-        )
+        text = instruction(edit, wording)
+        wrong_texts = tuple(instruction(other, choose_template(other.edit_type, rng)[1]) for other in wrong)
+        return Pair(scene, edit, number, template, text, source.frames, target, mask, wrong_texts, wrong_frames)
 
 
 def _mse(a: np.ndarray, b: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from icve.curation.edit_pairs.frames import clip_of
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.masks import load_mask
-from icve.data.media.video import VideoError, probe
+from icve.data.media.video import VideoError
 
 _SPECKLES = np.ones((3, 3), np.uint8)
 
@@ -65,13 +65,12 @@ class BlackSilhouette(Stage):
         mask = load_mask(work.file(row, "mask_path"))
         sides = clip_of(row, work, "source"), clip_of(row, work, "target")
         drawn, real = sides if row.get("generated") == "source" else reversed(sides)
-        for clip in (drawn, real):
-            info = probe(clip.file)
-            if (info.height, info.width) != mask.shape[1:]:
-                size = "x".join(map(str, mask.shape[1:]))
-                raise VideoError(clip.file, f"its frames are {info.height}x{info.width}, its mask {size}.")
         numbers = range(min(drawn.frames, real.frames, len(mask)))
-        frames = zip(real.read(numbers), drawn.read(numbers), mask, strict=False)
+        before, after = real.read(numbers), drawn.read(numbers)
+        if not before.shape[1:3] == after.shape[1:3] == mask.shape[1:]:
+            sizes = ["x".join(map(str, array.shape[1:3])) for array in (after, mask)]
+            raise VideoError(drawn.file, f"its frames are {sizes[0]}, its mask {sizes[1]}.")
+        frames = zip(before, after, mask, strict=False)
         shares = np.array([black_share(*pictures, self.luma, self.margin) for pictures in frames])
         share = float(np.mean(shares > self.max_share))
         if share > self.max_frames:
