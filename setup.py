@@ -9,6 +9,8 @@ setup(
         "icve": ["editor/**/*"],
         "icve.configs": ["**/*.yaml"],
         "icve.pipelines": ["*.yaml"],
-        "icve.evaluation": ["*.css", "*.js"],
+        "icve.curation.edit_pairs": ["*.yaml"],
+        "icve.synthetic": ["*.yaml"],
+        "icve.evaluation": ["*.css", "*.js", "*.jinja"],
     },
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.media.media_paths import refuse_foreign
-from icve.runtime.printable import forgive_output
+from icve.runtime.printable import forgive_output, json_lines
 
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth
@@ -44,13 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         refuse_foreign([arguments.results, arguments.truth, arguments.model, arguments.report])
-        figures = evaluate_synthetic(
-            Path(arguments.results),
-            Path(arguments.truth),
-            arguments.model,
-            None if arguments.report is None else Path(arguments.report),
-            arguments.examples,
-        )
+        paths = Path(arguments.results), Path(arguments.truth)
+        figures = evaluate_synthetic(*paths, arguments.model, arguments.report, arguments.examples)
     except (ValueError, FileNotFoundError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
         return 2
@@ -59,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def evaluate_synthetic(
-    results: Path, truth: Path, model: str | None = None, report: Path | None = None, examples: int = 6
+    results: Path, truth: Path, model: str | None = None, report: str | None = None, examples: int = 6
 ) -> dict[str, Any]:
     """Compare the results of `icve edit` with the true targets of a synthetic test set.
 
@@ -97,8 +92,7 @@ def evaluate_synthetic(
         "seconds_edit": round(seconds, 3),
         "seconds_per_edit": round(seconds / max(1, len(evaluation.results)), 4),
     }
-    by_id = {row["id"]: row for row in evaluation.edits}
-    paths = {id_: by_id[id_] | {"result_path": str(path)} for id_, path in given.items()}
+    paths = {row["id"]: row | {"result_path": str(given[row["id"]])} for row in evaluation.edits if row["id"] in given}
     write_report(
         report or results.with_name("evaluation.html"),
         [Section("Figures", figures)],
@@ -140,15 +134,10 @@ def load_codec(folder: Path) -> Any:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     rows = {}
-    # Not splitlines: it also cuts at U+2028 and others, which stand in instructions.
-    for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+    for number, line in enumerate(json_lines(path), 1):
         try:
             row = json.loads(line)
             rows[row["id"]] = row
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"Line {number} of {path} is no result of icve edit.") from error
     return rows
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -25,19 +25,10 @@ interrupted goes on where it stopped.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0, or 2 for arguments that cannot be met)."""
-    arguments = _parser().parse_args(argv)
-    synthesize = synthesize_raw if arguments.kind == "raw" else synthesize_pairs
+    arguments = vars(_parser().parse_args(argv))
+    synthesize = {"raw": synthesize_raw, "pairs": synthesize_pairs}[arguments.pop("kind")]
     try:
-        written = synthesize(
-            arguments.output,
-            arguments.count,
-            split=arguments.split,
-            seed=arguments.seed,
-            sizes=arguments.size,
-            frames=arguments.frames,
-            fps=arguments.fps,
-            workers=arguments.workers,
-        )
+        written = synthesize(**arguments)
     except (ValueError, OSError) as error:
         print(f"icve synthesize: {error}", file=sys.stderr)
         return 2
@@ -61,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument(
         "--size",
+        dest="sizes",
         type=size,
         nargs="+",
         default=[(64, 64)],

@@ -7,18 +7,20 @@ dark colours, and to nothing outside the page.
 from __future__ import annotations
 
 import csv
-import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
+from icve.evaluation.templates import render
+
 Curve = list[tuple[int, float]]
 """(step, value) in ascending steps; values may be non-finite as logged."""
 
 PALETTE_SIZE = 6
-_WIDTH, _HEIGHT = 560, 264
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 546, 12, 224  # of the curves, in a picture of 560 x 264
 
 
 def read_curves(run: str | Path) -> dict[str, Curve]:
@@ -28,16 +30,16 @@ def read_curves(run: str | Path) -> dict[str, Curve]:
     checkpoint; the later value stands. Raises FileNotFoundError when the folder holds neither.
     """
     run = Path(run)
-    events = sorted(run.rglob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
-    tables = sorted(run.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    if not events and not tables:
+    logs = [
+        read(path)
+        for name, read in (("events.out.tfevents.*", _read_events), ("metrics.csv", _read_csv))
+        for path in sorted(run.rglob(name), key=lambda path: path.stat().st_mtime_ns)
+    ]
+    if not logs:
         raise FileNotFoundError(f"{run} holds no training log (TensorBoard events, metrics.csv): train into it first.")
     merged: dict[str, dict[int, float]] = {}
-    for path in events:
-        for tag, curve in _read_events(path).items():
-            merged.setdefault(tag, {}).update(curve)
-    for path in tables:
-        for tag, curve in _read_csv(path).items():
+    for log in logs:
+        for tag, curve in log.items():
             merged.setdefault(tag, {}).update(curve)
     return {tag: sorted(points.items()) for tag, points in merged.items()}
 
@@ -54,44 +56,33 @@ def smooth(curve: Curve, windows: int = 25) -> Curve:
     return smoothed
 
 
-def curve_chart(curves: Mapping[str, Curve], title: str, smoothed: bool = False) -> str:
+def curve_chart(curves: Mapping[str, Curve], title: str, smoothed: bool = False) -> Markup:
     """SVG line chart of up to six named curves over steps; with ``smoothed``, the raw values stand faint behind."""
     named = {name: [(s, v) for s, v in curve if math.isfinite(v)] for name, curve in curves.items()}
     named = {name: curve for name, curve in list(named.items())[:PALETTE_SIZE] if curve}
     if not named:
-        return f'<p class="absent">{html.escape(title)}: no finite value was logged.</p>'
-    lines = {name: smooth(curve) if smoothed else curve for name, curve in named.items()}
+        return Markup('<p class="absent">{}: no finite value was logged.</p>').format(title)
     low, high = _value_range([value for curve in named.values() for _, value in curve])
     first = min(curve[0][0] for curve in named.values())
-    last = max(curve[-1][0] for curve in named.values())
-    x_of = _scale(first, max(last, first + 1), _LEFT, _WIDTH - _RIGHT)
-    y_of = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
-
-    parts = [
-        f'<figure class="chart"><figcaption>{html.escape(title)}</figcaption>',
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title, quote=True)}">',
-    ]
-    for tick in nice_ticks(low, high, 5):
-        y = y_of(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in nice_ticks(first, max(last, first + 1), 6):
-        parts.append(f'<text x="{x_of(tick):.1f}" y="{_HEIGHT - 22}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 5}" text-anchor="end">step</text>')
-    for index, name in enumerate(named):
-        if smoothed:
-            parts.append(f'<path class="raw curve-{index}" d="{_path(named[name], x_of, y_of)}"/>')
-        parts.append(f'<path class="curve curve-{index}" d="{_path(lines[name], x_of, y_of)}"/>')
-        if len(lines[name]) == 1:
-            step, value = lines[name][0]
-            parts.append(f'<circle class="curve-{index}" cx="{x_of(step):.1f}" cy="{y_of(value):.1f}" r="3"/>')
-    parts.append("</svg>")
-    keys = "".join(
-        f'<li class="curve-{index}"><span></span>{html.escape(name)} <b>{lines[name][-1][1]:.4g}</b></li>'
-        for index, name in enumerate(named)
+    last = max(first + 1, *(curve[-1][0] for curve in named.values()))
+    x_of, y_of = _scale(first, last, _LEFT, _RIGHT), _scale(low, high, _BOTTOM, _TOP)
+    lines = []
+    for name, curve in named.items():
+        line = smooth(curve) if smoothed else curve
+        step, value = line[-1]
+        end = {"x": x_of(step), "y": y_of(value), "last": value, "count": len(line)}
+        lines.append({"name": name, "raw": _path(curve, x_of, y_of), "path": _path(line, x_of, y_of), **end})
+    return render(
+        "curve_chart.html.jinja",
+        rows=[(tick, y_of(tick)) for tick in nice_ticks(low, high, 5)],
+        columns=[(tick, x_of(tick)) for tick in nice_ticks(first, last, 6)],
+        title=title,
+        lines=lines,
+        smoothed=smoothed,
+        left=_LEFT,
+        right=_RIGHT,
+        bottom=_BOTTOM,
     )
-    parts.append(f'<ul class="legend">{keys}</ul></figure>')
-    return "".join(parts)
 
 
 def nice_ticks(low: float, high: float, count: int) -> list[float]:
@@ -124,8 +115,7 @@ def _read_csv(path: Path) -> dict[str, dict[int, float]]:
 def _value_range(values: Sequence[float]) -> tuple[float, float]:
     """Limits that hold 99 % of the values: the first steps' losses must not flatten the rest of the curve."""
     ordered = sorted(values)
-    low = ordered[0]
-    high = ordered[min(len(ordered) - 1, math.ceil(0.99 * (len(ordered) - 1)))]
+    low, high = ordered[0], ordered[math.ceil(0.99 * (len(ordered) - 1))]
     margin = 0.04 * (high - low) or max(abs(high) * 0.1, 1e-6)
     return low - margin, high + margin
 

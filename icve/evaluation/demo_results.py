@@ -13,6 +13,7 @@ from icve.data.media.video import read_frames
 from icve.evaluation.curves import read_curves
 from icve.evaluation.report import Example, Section, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation
+from icve.evaluation.templates import decibels
 from icve.runtime.atomic import write_text
 
 _INTRODUCTION = (
@@ -21,15 +22,8 @@ _INTRODUCTION = (
     "its scene, and often its wording or its combination of words, was never seen in training."
 )
 _VERSIONS = ("icve", "torch", "lightning", "diffusers", "numpy")
-_COLUMNS = {  # heading: figure
-    "PSNR": "psnr",
-    "copy": "psnr_copy",
-    "codec": "psnr_codec",
-    "inside": "psnr_inside",
-    "copy ": "psnr_copy_inside",
-    "outside": "psnr_outside",
-    "copy  ": "psnr_copy_outside",
-}
+_HEADINGS = ("PSNR", "copy", "codec", "inside", "copy", "outside", "copy")
+_COLUMNS = ["psnr", "psnr_copy", "psnr_codec", "psnr_inside", "psnr_copy_inside", "psnr_outside", "psnr_copy_outside"]
 
 
 def write_results(
@@ -55,12 +49,12 @@ def write_results(
         The metrics: figures under ``after_STAGE``, ``seconds_*``, ``settings`` and ``versions``.
     """
     evaluations = {stage: load_evaluation(output / f"after_{stage}") for stage in stages}
+    circumstances = {"settings": dict(settings), "versions": {name: metadata.version(name) for name in _VERSIONS}}
     metrics: dict[str, Any] = {f"after_{stage}": figures for stage, (figures, _) in evaluations.items()}
-    metrics |= {f"seconds_{name}": value for name, value in seconds.items()}
-    metrics |= {"settings": dict(settings), "versions": {name: metadata.version(name) for name in _VERSIONS}}
+    metrics |= {f"seconds_{name}": value for name, value in seconds.items()} | circumstances
     write_text(output / "metrics.json", json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
-    shown: dict[str, Any] = {"demo": {"settings": metrics["settings"], "versions": metrics["versions"]}}
+    shown: dict[str, Any] = {"demo": circumstances}
     shown |= {f"{stage}/config.yaml": (output / stage / "config.yaml").read_text("utf-8") for stage in stages}
     by_stage = {
         f"after {stages[stage].split()[0]}": {row["id"]: row for row in rows}
@@ -82,20 +76,14 @@ def write_results(
 
 def figures_text(figures: Mapping[str, Any]) -> str:
     """The figures as an aligned table of plain text, one row per edit type and one for all edits."""
-    lines = [
-        f"{'':<11}{'edits':>6}{'success':>9}{'95 % interval':>15}"
-        + "".join(f"{heading.strip():>8}" for heading in _COLUMNS)
-    ]
+    headings = "".join(f"{heading:>8}" for heading in _HEADINGS)
+    lines = [f"{'':<11}{'edits':>6}{'success':>9}{'95 % interval':>15}{headings}"]
     for kind, group in {**figures["per_edit_type"], "all": figures}.items():
-        cells = ("–" if group[key] is None else f"{group[key]:.1f}" for key in _COLUMNS.values())
-        shares = f"{group['success_ratio']:>9.0%}{_interval(group):>15}"
-        lines.append(f"{kind:<11}{group['count']:>6}{shares}" + "".join(f"{cell:>8}" for cell in cells))
+        cells = "".join(f"{decibels(group[key]):>8}" for key in _COLUMNS)
+        low, high = group["success_interval"]
+        shares = f"{group['success_ratio']:>9.0%}{f'{low:.0%} to {high:.0%}':>15}"
+        lines.append(f"{kind:<11}{group['count']:>6}{shares}{cells}")
     return "\n".join(lines)
-
-
-def _interval(group: Mapping[str, Any]) -> str:
-    low, high = group["success_interval"]
-    return f"{low:.0%} to {high:.0%}"
 
 
 def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Section:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +32,25 @@ def write_edit_report(
     """
     examples: list[Example] = []
     failures: dict[str, str] = {}
+    edited = 0
     for item in items:
         row = results.get(item.id)
         if row is None:
             continue
         if row["status"] != "ok":
             failures[item.id] = row["error"]
-        elif len(examples) < count:
+            continue
+        edited += 1
+        if len(examples) < count:
             try:
                 examples.append(_example(item, row, folder))
             except VideoError as error:
                 failures[item.id] = str(error)
-    edited = sum(results.get(item.id, {}).get("status") == "ok" for item in items)
-    settings: dict[str, Any] = {"settings": next((row["settings"] for row in results.values()), {})}
-    if failures:
-        settings = {"failed items": failures} | settings
+    settings: dict[str, Any] = {"failed items": failures} if failures else {}
+    settings["settings"] = next((row["settings"] for row in results.values()), {})
     return write_report(
         path,
-        [],
-        examples,
-        settings,
-        {},
+        *([], examples, settings, {}),
         title="Edited videos",
         introduction=f"{edited} of {len(items)} items edited; the first {len(examples)} are shown, their first "
         f"{_FRAMES} frames, at most {_SIDE} pixels wide.",
@@ -68,8 +65,7 @@ def thumbnail(path: Path, start: int = 0, count: int | None = None, size: tuple[
     scale = min(1.0, _SIDE / max(height, width))
     size = size or (max(1, round(height * scale)), max(1, round(width * scale)))
     left = info.frames - start if count is None else count
-    chunks = iterate_frames(path, start, min(left, _FRAMES), size)
-    return np.concatenate(list(islice(chunks, _FRAMES)))
+    return np.concatenate(list(iterate_frames(path, start, min(left, _FRAMES), size)))
 
 
 def _example(item: Item, row: Mapping[str, Any], folder: Path) -> Example:

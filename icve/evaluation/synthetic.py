@@ -21,12 +21,13 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from icve.data.edit_types import EDIT_TYPES
@@ -46,8 +47,6 @@ SUBJECTS = ("psnr", "psnr_copy", "psnr_codec")
 FIGURES = tuple(subject + region for subject in SUBJECTS for region in REGIONS)
 
 Clip = np.ndarray
-Editor = Callable[[Any, list[str], list[Any]], Any]
-"""(source uint8 (B,3,F,H,W), instructions, one torch.Generator per edit) -> edited float (B,3,F,H,W) in [-1,1]."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,8 @@ def measure_edit(result: Clip | None, edit: HeldOutEdit, reconstruction: Clip | 
                 "give uint8 clips with the target's number of frames, height and width."
             )
     nearest = "missing" if result is None else _nearest(result, edit)
-    row: dict[str, Any] = {
-        "id": edit.id,
-        "edit_type": edit.edit_type,
-        "instruction": edit.instruction,
-        "success": nearest == "target",
-        "nearest": nearest,
-    }
+    row: dict[str, Any] = {"id": edit.id, "edit_type": edit.edit_type, "instruction": edit.instruction}
+    row |= {"success": nearest == "target", "nearest": nearest}
     regions = dict(zip(REGIONS, (None, edit.mask, ~edit.mask), strict=True))
     for subject, clip in zip(SUBJECTS, (result, edit.source, reconstruction), strict=True):
         for name, region in regions.items():
@@ -129,9 +123,8 @@ def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         raise ValueError("There is no edit to summarise: the test manifest is empty.")
     present = {edit["edit_type"] for edit in edits}
     order = [kind for kind in EDIT_TYPES if kind in present] + sorted(present.difference(EDIT_TYPES))
-    figures = _means(edits)
-    figures["per_edit_type"] = {kind: _means([e for e in edits if e["edit_type"] == kind]) for kind in order}
-    return figures
+    by_type = {kind: _means([edit for edit in edits if edit["edit_type"] == kind]) for kind in order}
+    return _means(edits) | {"per_edit_type": by_type}
 
 
 def load_edit(row: Mapping[str, Any], root: Path) -> HeldOutEdit:
@@ -145,15 +138,10 @@ def load_edit(row: Mapping[str, Any], root: Path) -> HeldOutEdit:
             f"Row {row['id']} of the test manifest has no {', '.join(missing)}: "
             "make a test set with `icve synthesize pairs --split test`."
         )
-    return HeldOutEdit(
-        id=row["id"],
-        instruction=row["instruction"],
-        edit_type=row["edit_type"],
-        source=decode_clip(row, "source", root),
-        target=decode_clip(row, "target", root),
-        mask=load_mask(resolve_path(root, row["mask_path"])),
-        distractors=tuple(read_frames(resolve_path(root, path)) for path in row["distractor_paths"]),
-    )
+    clips = decode_clip(row, "source", root), decode_clip(row, "target", root)
+    mask = load_mask(resolve_path(root, row["mask_path"]))
+    distractors = tuple(read_frames(resolve_path(root, path)) for path in row["distractor_paths"])
+    return HeldOutEdit(row["id"], row["instruction"], row["edit_type"], *clips, mask, distractors)
 
 
 def decode_clip(row: Mapping[str, Any], role: str, root: Path) -> Clip:
@@ -171,14 +159,15 @@ def evaluate(
     limit: int | None = None,
     codec: Any = None,
     progress: bool = True,
-    description: str = "edit held-out set",
     **sampling: Any,
 ) -> Evaluation:
     """Edit a held-out set and measure every edit.
 
     Args:
-        editor: an :class:`icve.editing.pipeline.EditPipeline`, a callable (:data:`Editor`), or results made elsewhere:
+        editor: an :class:`icve.editing.pipeline.EditPipeline`, another callable, or results made elsewhere:
             a mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video. An edit without result failed.
+            A callable gets source uint8 (B,3,F,H,W), instructions, and one torch.Generator per edit, and returns float
+            (B,3,F,H,W) in [-1,1].
         manifest: test manifest with masks and distractors; its paths are relative to its root.
         batch_size: edits sampled together (of equal shape). Noise depends on (seed, edit id) only, so the batch size
             and the order of the rows change nothing but rounding.
@@ -197,19 +186,17 @@ def evaluate(
     edits: list[dict[str, Any]] = []
     results: dict[str, Clip] = {}
     seconds = 0.0
-    with tqdm(total=len(rows), desc=description, unit="edit", disable=not progress) as bar:
+    with tqdm(total=len(rows), desc="edit held-out set", unit="edit", disable=not progress) as bar:
         for batch in _batches((load_edit(row, held_out.root) for row in rows), batch_size):
             started = time.perf_counter()
-            if given is not None:
-                clips: Sequence[Clip | None] = [_given_result(given, edit.id) for edit in batch]
+            if given is None:
+                results |= zip([edit.id for edit in batch], _edit_batch(editor, batch, seed, sampling), strict=True)
             else:
-                clips = _edit_batch(editor, batch, seed, sampling)
+                results |= {edit.id: _as_clip(given[edit.id]) for edit in batch if given.get(edit.id) is not None}
             seconds += time.perf_counter() - started
             decoded = _reconstruct(codec, batch) if codec is not None else [None] * len(batch)
-            for edit, clip, reconstruction in zip(batch, clips, decoded, strict=True):
-                edits.append(measure_edit(clip, edit, reconstruction))
-                if clip is not None:
-                    results[edit.id] = clip
+            for edit, reconstruction in zip(batch, decoded, strict=True):
+                edits.append(measure_edit(results.get(edit.id), edit, reconstruction))
             bar.update(len(batch))
     if not results:
         raise ValueError(f"There is no result for any of the {len(edits)} edits of {manifest}.")
@@ -248,22 +235,18 @@ def load_evaluation(folder: str | Path) -> tuple[dict[str, Any], list[dict[str, 
     return figures, [row | {"result_path": str(folder / row["result_path"])} for row in rows]
 
 
-def noise_generator(seed: int, edit_id: str) -> Any:
+def noise_generator(seed: int, edit_id: str) -> torch.Generator:
     """CPU torch.Generator that is a pure function of (seed, edit id)."""
-    import torch
-
     digest = hashlib.blake2b(f"{seed}/{edit_id}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def clip_to_tensor(clips: Sequence[Clip]) -> Any:
+def clip_to_tensor(clips: Sequence[Clip]) -> torch.Tensor:
     """uint8 clips (F,H,W,3) -> uint8 tensor (B,3,F,H,W)."""
-    import torch
-
     return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).contiguous()
 
 
-def tensor_to_clips(video: Any) -> list[Clip]:
+def tensor_to_clips(video: torch.Tensor) -> list[Clip]:
     """float tensor (B,3,F,H,W) in [-1,1] -> uint8 clips (F,H,W,3), rounded to the nearest level and clamped."""
     levels = video.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     return list(levels.byte().permute(0, 2, 3, 4, 1).contiguous().cpu().numpy())
@@ -271,8 +254,8 @@ def tensor_to_clips(video: Any) -> list[Clip]:
 
 def _nearest(result: Clip, edit: HeldOutEdit) -> str:
     """What a result is nearest to; a tie is never the target."""
-    clips = {"source": edit.source} | {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
-    clips["target"] = edit.target
+    wrong = {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
+    clips = {"source": edit.source, **wrong, "target": edit.target}
     distances = {name: float(_squared_error(result, clip).mean(dtype=np.float64)) for name, clip in clips.items()}
     return min(distances, key=distances.__getitem__)
 
@@ -302,16 +285,11 @@ def _batches(edits: Iterator[HeldOutEdit], batch_size: int) -> Iterator[list[Hel
             yield batch
 
 
-def _given_result(results: Mapping[str, Any], edit_id: str) -> Clip | None:
-    result = results.get(edit_id)
-    if result is None:
-        return None
+def _as_clip(result: Any) -> Clip:
     return read_frames(result) if isinstance(result, str | Path) else np.asarray(result)
 
 
 def _edit_batch(editor: Any, batch: list[HeldOutEdit], seed: int, sampling: dict[str, Any]) -> list[Clip]:
-    import torch
-
     with torch.inference_mode():
         edited = editor(
             clip_to_tensor([edit.source for edit in batch]),
@@ -323,8 +301,6 @@ def _edit_batch(editor: Any, batch: list[HeldOutEdit], seed: int, sampling: dict
 
 
 def _reconstruct(codec: Any, batch: list[HeldOutEdit]) -> list[Clip]:
-    import torch
-
     tensors = itertools.chain(codec.parameters(), codec.buffers()) if isinstance(codec, torch.nn.Module) else ()
     reference = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     video = clip_to_tensor([edit.target for edit in batch]).to(reference.device, reference.dtype) / 127.5 - 1.0

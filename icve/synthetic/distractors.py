@@ -53,24 +53,13 @@ def distractors(scene: Scene, edit: Edit, rng: np.random.Generator) -> list[Edit
             Edit("remove", *look),
             _replace(scene, look, rng, avoid=(edit.new_shape, edit.new_colour)),
         ]
-    if edit.edit_type == "background":
-        first = _pick(rng, _backgrounds(scene), edit.background)
-        second = _pick(rng, _backgrounds(scene), edit.background, first)
-        styled = Edit("style", style=_pick(rng, STYLES))
-        return [
-            Edit("background", background=first),
-            Edit("background", background=second),
-            styled,
-            Edit("remove", *other),
-        ]
-    first = _pick(rng, STYLES, edit.style)
-    second = _pick(rng, STYLES, edit.style, first)
-    return [
-        Edit("style", style=first),
-        Edit("style", style=second),
-        _background(scene, rng),
-        _recolour(scene, other, rng),
-    ]
+    kind = edit.edit_type  # background or style, which is also the field that holds its value
+    choices, right = (_backgrounds(scene) if kind == "background" else STYLES), getattr(edit, kind)
+    first = _pick(rng, choices, right)
+    wrong = [Edit(kind, **{kind: value}) for value in (first, _pick(rng, choices, right, first))]
+    if kind == "background":
+        return [*wrong, Edit("style", style=_pick(rng, STYLES)), Edit("remove", *other)]
+    return [*wrong, _background(scene, rng), _recolour(scene, other, rng)]
 
 
 def _pick(rng: np.random.Generator, choices: Iterable[str], *avoid: str) -> str:
@@ -96,22 +85,19 @@ def _background(scene: Scene, rng: np.random.Generator) -> Edit:
 
 def _new_look(scene: Scene, shape: str, colour: str, rng: np.random.Generator) -> tuple[str, str]:
     """A look of another shape and another colour that no object has."""
-    taken = {obj.look for obj in scene.objects}
-    free = [
-        new for new in LOOKS if new not in taken and new[0] != shape and new[1] != colour and new[1] in _colours(scene)
-    ]
+    used = {obj.look for obj in scene.objects}
+    colours = [name for name in _colours(scene) if name != colour]
+    free = [new for new in LOOKS if new not in used and new[0] != shape and new[1] in colours]
     return free[int(rng.integers(len(free)))]
 
 
 def _recolour(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: str = "") -> Edit:
-    taken = {obj.colour for obj in scene.objects if obj.shape == look[0]}
-    return Edit("recolour", *look, look[0], _pick(rng, _colours(scene), avoid, look[1], *taken))
+    used = {obj.colour for obj in scene.objects if obj.shape == look[0]}
+    return Edit("recolour", *look, look[0], _pick(rng, _colours(scene), avoid, look[1], *used))
 
 
-def _replace(
-    scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: tuple[str, str] | None = None
-) -> Edit:
-    while True:
+def _replace(scene: Scene, look: tuple[str, str], rng: np.random.Generator, avoid: tuple[str, ...] = ()) -> Edit:
+    new = _new_look(scene, *look, rng)
+    while set(new) & set(avoid):
         new = _new_look(scene, *look, rng)
-        if avoid is None or (new[0] != avoid[0] and new[1] != avoid[1]):
-            return Edit("replace", *look, *new)
+    return Edit("replace", *look, *new)

@@ -9,7 +9,7 @@ import numpy as np
 from icve.synthetic.render import Rendering, render
 from icve.synthetic.scenes import ADDED_SIZE, STILL, Scene, SceneObject
 from icve.synthetic.styles import apply_style
-from icve.synthetic.vocabulary import POSITIONS
+from icve.synthetic.vocabulary import POSITIONS, is_held_out
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class Edit:
     @property
     def combination(self) -> tuple[str, str, str] | None:
         """(edit type, shape, colour) as ``vocabulary.is_held_out`` counts it; None for background and style."""
-        if self.edit_type in ("add", "remove"):
-            return self.edit_type, self.shape, self.colour
-        if self.edit_type in ("replace", "recolour"):
-            return self.edit_type, self.new_shape, self.new_colour
-        return None
+        shape, colour = self.new_shape or self.shape, self.new_colour or self.colour
+        return (self.edit_type, shape, colour) if shape else None
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether its combination is kept out of every training split."""
+        return self.combination is not None and is_held_out(*self.combination)
 
 
 def added_object(scene: Scene, shape: str, colour: str, position: str) -> SceneObject:
@@ -64,9 +66,8 @@ def apply_edit(scene: Scene, edit: Edit) -> Scene:
         raise ValueError(f"There is no {edit.colour} {edit.shape} in the scene to {edit.edit_type}.")
     if edit.edit_type == "remove":
         return replace(scene, objects=tuple(obj for obj in scene.objects if obj.look != look))
-    objects = (
-        replace(obj, shape=edit.new_shape, colour=edit.new_colour) if obj.look == look else obj for obj in scene.objects
-    )
+    shape, colour = edit.new_shape, edit.new_colour
+    objects = (replace(obj, shape=shape, colour=colour) if obj.look == look else obj for obj in scene.objects)
     return replace(scene, objects=tuple(objects))
 
 

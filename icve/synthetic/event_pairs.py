@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 from icve.curation.clip_pairs import ClipPairs, cut_clips
 from icve.curation.measure import read_signals
 from icve.curation.stage import Rejected, Row, Workspace
-from icve.synthetic.events import EventAnnotator
+from icve.synthetic.events import describe_pair, read_events
 
 
 class EventPairs(ClipPairs):
@@ -39,11 +40,11 @@ class EventPairs(ClipPairs):
     ) -> None:
         super().__init__(frames, fps, margin, pairs_per_scene=pairs_per_scene, seed=seed)
         self.events = events
-        self._annotator: EventAnnotator | None = None
+        self._logs: dict[str, Any] | None = None
 
     def _pair(self, row: Row, work: Workspace) -> list[Row] | Rejected:
-        if self._annotator is None:
-            self._annotator = EventAnnotator(Path(work.input, self.events), self.seed)
+        if self._logs is None:
+            self._logs = read_events(Path(work.input, self.events))
         (seconds,) = read_signals(work, row, "seconds")
         start, end = row["scene_start"] + self.margin, row["scene_end"] - self.margin
         pairs = list(permutations(cut_clips(seconds, start, end, self.frames, self.fps), 2))
@@ -53,9 +54,9 @@ class EventPairs(ClipPairs):
         found: list[Row] = []
         for number in self.random(row, self.seed).permutation(len(pairs)):
             source, target = pairs[number]
-            said = self._annotator(row["video"], source, target)
-            if said is not None:
-                found.append(row | self._columns(row["fps"], path, source, target) | said)
+            description = describe_pair(self._logs, row["video"], source, target, self.seed)
+            if description is not None:
+                found.append(row | self._columns(row["fps"], path, source, target) | description)
             if len(found) == self.pairs_per_scene:
                 break
         return found or Rejected("nothing to say", f"no instruction leads from one of {len(pairs)} pairs to the other")

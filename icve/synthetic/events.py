@@ -42,10 +42,9 @@ def state_edits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Edi
             if b["position"] is None:
                 return None
             edits.append(Edit("add", b["shape"], b["colour"], position=b["position"]))
-        elif a and b and a["shape"] != b["shape"]:
-            edits.append(Edit("replace", a["shape"], a["colour"], b["shape"], b["colour"]))
-        elif a and b and a["colour"] != b["colour"]:
-            edits.append(Edit("recolour", a["shape"], a["colour"], b["shape"], b["colour"]))
+        elif a and b and (a["shape"], a["colour"]) != (b["shape"], b["colour"]):
+            kind = "recolour" if a["shape"] == b["shape"] else "replace"
+            edits.append(Edit(kind, a["shape"], a["colour"], b["shape"], b["colour"]))
     return edits
 
 
@@ -60,22 +59,6 @@ def edits_between(log: Mapping[str, Any], clip_a: Clip, clip_b: Clip) -> list[Ed
         return None
     edits = state_edits(before[1], after[1])
     return edits if edits and len(edits) <= 2 else None
-
-
-def instruction_between(log: Mapping[str, Any], clip_a: Clip, clip_b: Clip, rng: np.random.Generator) -> str | None:
-    """An instruction for what differs between two clips of a video, in the words of the paired edits' training split.
-
-    Args:
-        log: the video's event log.
-        clip_a: frames [start, end) of the clip before the edit.
-        clip_b: frames [start, end) of the clip after the edit; it may lie before clip A.
-        rng: chooses among the templates.
-
-    Returns:
-        The instruction, two of them joined by "and" if two things differ; None as in ``edits_between``.
-    """
-    edits = edits_between(log, clip_a, clip_b)
-    return None if edits is None else _in_words(edits, rng)
 
 
 def read_events(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -98,31 +81,30 @@ def read_events(path: str | Path) -> dict[str, dict[str, Any]]:
     return logs
 
 
-class EventAnnotator:
-    """Annotates clip pairs of raw synthetic videos from their event log, for ``icve.synthetic.event_pairs``.
+def describe_pair(
+    logs: Mapping[str, Mapping[str, Any]], video: str | Path, clip_a: Clip, clip_b: Clip, seed: int = 0
+) -> dict[str, str] | None:
+    """Columns ``instruction`` and ``edit_type`` of a clip pair, in the words of the paired edits' training split.
 
     Args:
-        events: ``events.jsonl`` of the videos.
+        logs: of `read_events`.
+        video: name of the file, in any folder.
+        clip_a: frames [start, end) of the clip before the edit.
+        clip_b: frames [start, end) of the clip after the edit; it may lie before clip A.
         seed: selects other templates.
+
+    Returns:
+        Two instructions are joined by "and", their types by "+" ("add+recolour"); None as in ``edits_between``, and for
+        a video without a log.
     """
-
-    def __init__(self, events: str | Path, seed: int = 0) -> None:
-        self.logs = read_events(events)
-        self.seed = seed
-
-    def __call__(self, video: str | Path, clip_a: Clip, clip_b: Clip) -> dict[str, str] | None:
-        """Columns ``instruction`` and ``edit_type`` ("add+recolour" if two things differ) of a clip pair, or None."""
-        name = Path(video).name
-        edits = edits_between(self.logs[name], clip_a, clip_b) if name in self.logs else None
-        if edits is None:
-            return None
-        digest = hashlib.blake2b(repr((self.seed, name, clip_a, clip_b)).encode(), digest_size=8).digest()
-        wording = _in_words(edits, np.random.default_rng(int.from_bytes(digest, "little")))
-        return {"instruction": wording, "edit_type": "+".join(edit.edit_type for edit in edits)}
-
-
-def _in_words(edits: list[Edit], rng: np.random.Generator) -> str:
-    return " and ".join(instruction(edit, choose_template(edit.edit_type, rng)[1]) for edit in edits)
+    name = Path(video).name
+    edits = edits_between(logs[name], clip_a, clip_b) if name in logs else None
+    if edits is None:
+        return None
+    digest = hashlib.blake2b(repr((seed, name, clip_a, clip_b)).encode(), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(digest, "little"))
+    parts = [instruction(edit, choose_template(edit.edit_type, rng)[1]) for edit in edits]
+    return {"instruction": " and ".join(parts), "edit_type": "+".join(edit.edit_type for edit in edits)}
 
 
 def _state(log: Mapping[str, Any], clip: Clip) -> tuple[int, Mapping[str, Any]] | None:

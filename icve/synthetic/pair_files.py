@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from icve.data.manifest import write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
-from icve.synthetic.paired_clips import SPLITS, TURNS, WORLD, Pair, make_pair
-from icve.synthetic.vocabulary import is_held_out
+from icve.synthetic.paired_clips import SPLITS, TURNS, WORLD, make_pair
 
 CRF = 12  # of the written videos: artefacts well below the pictures' grain
 
@@ -100,12 +99,9 @@ def synthesize_pairs(
     Raises:
         ValueError: an argument is out of range.
     """
-    output = Path(output)
-    jobs = make_jobs(output, count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
-    for folder in ("sources", "targets", "masks", *(("distractors",) if split == "test" else ())):
-        (output / folder).mkdir(parents=True, exist_ok=True)
+    jobs = make_jobs(Path(output), count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
     rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")
-    return write_manifest(rows, output / "manifest.parquet")
+    return write_manifest(rows, Path(output, "manifest.parquet"))
 
 
 def _write_pair(job: Job) -> dict[str, Any]:
@@ -118,43 +114,27 @@ def _write_pair(job: Job) -> dict[str, Any]:
     mask_path = f"masks/{job.name}.npz"
     if not (job.output / mask_path).exists():
         save_mask(job.output / mask_path, pair.mask)
-    source_path, target_path = videos
-    row = {
-        "source_path": source_path,
-        "source_start": 0,
-        "source_frames": job.frames,
-        "target_path": target_path,
-        "target_start": 0,
-        "target_frames": job.frames,
+    edit = asdict(pair.edit)
+    row: dict[str, Any] = {}
+    for role, path in zip(("source", "target"), videos, strict=True):
+        row |= {f"{role}_path": path, f"{role}_start": 0, f"{role}_frames": job.frames}
+    row |= {
         "width": job.width,
         "height": job.height,
         "fps": float(job.fps),
         "instruction": pair.instruction,
-        "edit_type": pair.edit.edit_type,
+        "edit_type": edit.pop("edit_type"),
         "mask_path": mask_path,
-        **_description(job, pair),
-    }
-    if wrong:
-        row |= {"distractor_paths": list(wrong), "distractor_instructions": list(pair.distractor_instructions)}
-    return row
-
-
-def _description(job: Job, pair: Pair) -> dict[str, Any]:
-    edit = pair.edit
-    return {
         "split": job.split,
         "scene_seed": pair.scene_seed,
         "template": pair.template,
         "held_out_template": "/test/" in pair.template,
-        "held_out_combination": edit.combination is not None and is_held_out(*edit.combination),
+        "held_out_combination": pair.edit.is_held_out,
         "changed": float(pair.mask.mean()),
         "objects": [" ".join(reversed(obj.look)) for obj in pair.scene.objects],
         "background": pair.scene.background,
-        "shape": edit.shape,
-        "colour": edit.colour,
-        "new_shape": edit.new_shape,
-        "new_colour": edit.new_colour,
-        "position": edit.position,
-        "new_background": edit.background,
-        "style": edit.style,
+        **{"new_background" if name == "background" else name: value for name, value in edit.items()},
     }
+    if wrong:
+        row |= {"distractor_paths": list(wrong), "distractor_instructions": list(pair.distractor_instructions)}
+    return row

@@ -89,26 +89,16 @@ def make_pair(
         scene, edit = drawn
         source = render(scene)
         target, mask = render_edit(scene, source, edit)
-        changed = (source.frames != target).any(axis=-1)
-        if changed.mean() < MIN_CHANGED:
+        if (source.frames != target).any(axis=-1).mean() < MIN_CHANGED:
             continue
         template, wording = choose_template(edit_type, rng, test and rng.random() < _HELD_OUT_TEMPLATES)
         wrong = distractors(scene, edit, rng) if test and with_distractors else []
         wrong_frames = tuple(render_edit(scene, source, other)[0] for other in wrong)
         if any(_mse(frames_, target) < _MIN_DISTRACTOR_MSE for frames_ in wrong_frames):
             continue
-        return Pair(
-            scene,
-            edit,
-            number,
-            template,
-            instruction(edit, wording),
-            source.frames,
-            target,
-            mask,
-            tuple(instruction(other, choose_template(other.edit_type, rng)[1]) for other in wrong),
-            wrong_frames,
-        )
+        text = instruction(edit, wording)
+        wrong_texts = tuple(instruction(other, choose_template(other.edit_type, rng)[1]) for other in wrong)
+        return Pair(scene, edit, number, template, text, source.frames, target, mask, wrong_texts, wrong_frames)
 
 
 def _mse(a: np.ndarray, b: np.ndarray) -> float:
@@ -123,18 +113,16 @@ def _draw(
     new_looks = {(edit.new_shape, edit.new_colour)} if edit.new_shape else set()
     adds = edit.edit_type == "add"
     subject = [(edit.shape, edit.colour)] if edit.shape else []
-    most = 2 if adds else 3
     count = least + int(rng.choice(3, p=(0.25, 0.5, 0.25))) if least == 1 else least + int(rng.integers(2))
-    count = min(count, most)
+    count = min(count, 2 if adds else 3)
     others = choose_looks(rng, count if adds or not subject else count - 1, [*subject, *new_looks])
     looks = others if adds else [*subject, *others]
     colours = {colour for _, colour in (*looks, *subject, *new_looks)}
     background = choose_background(rng, colours)
     if background is None or (edit_type == "background" and choose_background(rng, colours) is None):
         return None
-    height, width, frames = size
     origin = (float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2)))
-    scene = Scene(height, width, frames, background, origin, clip_camera(rng), ())
+    scene = Scene(*size, background, origin, clip_camera(rng), ())
     if edit_type == "background":
         again = choose_background(rng, colours)
         if again is None or again == background:
@@ -145,16 +133,14 @@ def _draw(
     placed = place(rng, scene, looks, [clip_motion(rng) for _ in looks])
     if placed is None:
         return None
-    scene = placed
-    objects = [obj for obj in scene.objects if not adds or obj.look != subject[0]]
-    order = rng.permutation(len(objects))
-    return replace(scene, objects=tuple(objects[i] for i in order)), edit
+    objects = [obj for obj in placed.objects if not adds or obj.look != subject[0]]
+    return replace(placed, objects=tuple(objects[i] for i in rng.permutation(len(objects)))), edit
 
 
 def _draw_edit(rng: np.random.Generator, edit_type: str, held_out: bool) -> Edit:
     """An edit with a trained or a held-out combination; a background is chosen later, to suit the scene."""
     if edit_type == "background":
-        return Edit(edit_type, background=str(rng.choice(BACKGROUNDS)))
+        return Edit(edit_type, background=str(rng.choice(list(BACKGROUNDS))))
     if edit_type == "style":
         return Edit(edit_type, style=str(rng.choice(STYLES)))
     possible = [look for look in LOOKS if is_held_out(edit_type, *look) == held_out]

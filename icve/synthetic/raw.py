@@ -23,7 +23,7 @@ from icve.synthetic.scenes import (
     place,
 )
 from icve.synthetic.textures import background_canvas
-from icve.synthetic.vocabulary import POSITIONS, is_held_out
+from icve.synthetic.vocabulary import POSITIONS
 
 SCENES = (10, 25)  # per video, both inclusive
 FADE = 3  # frames a change takes: a sudden one would look like a cut
@@ -116,9 +116,8 @@ def _plan_scene(rng: np.random.Generator, height: int, width: int, clip: int) ->
     background = choose_background(rng, {look[1] for actor in actors for look, _, _ in actor.looks})
     if background is None:
         return None
-    return _stage(
-        rng, actors, Scene(height, width, frames, background, (0.0, 0.0), long_camera(rng, frames), ()), times
-    )
+    scene = Scene(height, width, frames, background, (0.0, 0.0), long_camera(rng, frames), ())
+    return _stage(rng, actors, scene, times)
 
 
 def _change(rng: np.random.Generator, kind: str, hosts: list[_Actor], used: list[tuple[str, str]], time: int) -> bool:
@@ -142,25 +141,25 @@ def _stage(rng: np.random.Generator, actors: list[_Actor], scene: Scene, times: 
     """Give the actors places and motions, and write down the states; None if there is no room or a held-out edit."""
     scene = replace(scene, origin=(float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2))))
     hosts = [actor for actor in actors if actor.position is None]
-    guests = [(actor, actor.position) for actor in actors if actor.position is not None]
-    for guest, position in guests:
-        scene = replace(scene, objects=(*scene.objects, added_object(scene, *guest.looks[0][0], position)))
+    guests = [actor for actor in actors if actor.position is not None]
+    for guest in guests:
+        added = added_object(scene, *guest.looks[0][0], str(guest.position))
+        scene = replace(scene, objects=(*scene.objects, added))
     motions = [long_motion(rng, scene.frames) for _ in hosts]
     placed = place(rng, scene, [host.looks[0][0] for host in hosts], motions)
     if placed is None:
         return None
-    scene = placed
     # Those who visit stand in front, as added objects do.
-    cast = list(zip([*(guest for guest, _ in guests), *hosts], scene.objects, strict=True))
-    cast = cast[len(guests) :] + cast[: len(guests)]
+    objects = placed.objects[len(guests) :] + placed.objects[: len(guests)]
+    cast = list(zip(hosts + guests, objects, strict=True))
 
-    layers = tuple(layer for actor, obj in cast for layer in _layers(actor, obj, scene.frames))
+    layers = tuple(layer for actor, obj in cast for layer in _layers(actor, obj, placed.frames))
     bounds = [(0, 0), *((time, time + FADE) for time in times), (scene.frames, scene.frames)]
-    states = tuple(_state(scene, cast, begin, end) for (_, begin), (end, _) in pairwise(bounds))
+    states = tuple(_state(placed, cast, start, end) for (_, start), (end, _) in pairwise(bounds))
     for before, after in permutations(states, 2):
-        if any(edit.combination and is_held_out(*edit.combination) for edit in state_edits(before, after) or ()):
+        if any(edit.is_held_out for edit in state_edits(before, after) or ()):
             return None
-    return RawScene(replace(scene, objects=layers), states)
+    return RawScene(replace(placed, objects=layers), states)
 
 
 def _layers(actor: _Actor, obj: SceneObject, frames: int) -> list[SceneObject]:
@@ -179,21 +178,13 @@ def _layers(actor: _Actor, obj: SceneObject, frames: int) -> list[SceneObject]:
     return layers
 
 
-def _state(scene: Scene, cast: list[tuple[_Actor, SceneObject]], begin: int, end: int) -> dict[str, Any]:
+def _state(scene: Scene, cast: list[tuple[_Actor, SceneObject]], start: int, end: int) -> dict[str, Any]:
     objects = []
     for actor, obj in cast:
+        x, y = scene.placement(obj)[0][(start + end) // 2]
+        spot = {"x": round(float(x) / scene.width, 4), "y": round(float(y) / scene.height, 4)}
         for (shape, colour), first, last in actor.looks:
-            if first <= begin and end <= last:
-                x, y = scene.placement(obj)[0][(begin + end) // 2]
-                objects.append(
-                    {
-                        "identity": obj.identity,
-                        "shape": shape,
-                        "colour": colour,
-                        "position": actor.position,
-                        "x": round(float(x) / scene.width, 4),
-                        "y": round(float(y) / scene.height, 4),
-                        "size": round(obj.size, 4),
-                    }
-                )
-    return {"start": begin, "end": end, "objects": objects}
+            if first <= start and end <= last:
+                look = {"identity": obj.identity, "shape": shape, "colour": colour, "position": actor.position}
+                objects.append({**look, **spot, "size": round(obj.size, 4)})
+    return {"start": start, "end": end, "objects": objects}

@@ -45,12 +45,9 @@ def synthesize_raw(
     Raises:
         ValueError: an argument is out of range.
     """
-    output = Path(output)
-    jobs = make_jobs(output, count, split, seed, sizes, 1, frames, fps)
-    (output / "videos").mkdir(parents=True, exist_ok=True)
+    jobs = make_jobs(Path(output), count, split, seed, sizes, 1, frames, fps)
     logs = run_jobs(_write_video, jobs, workers, f"Writing {count} raw videos")
-    path = output / "events.jsonl"
-    return write_text(path, "".join(json.dumps(log) + "\n" for log in logs))
+    return write_text(Path(output, "events.jsonl"), "".join(json.dumps(log) + "\n" for log in logs))
 
 
 def _write_video(job: Job) -> dict[str, Any]:

@@ -96,12 +96,13 @@ class Scene:
 
 
 STILL = Motion((0.0, 0.0), (0.0, 0.0))
+STILL_CAMERA = Motion((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
 
 
 def clip_camera(rng: np.random.Generator) -> Motion:
     """A camera for a short clip: still (1 in 4) or panning by up to 0.05 u, or swaying, some with a slow zoom."""
     if rng.random() < 0.25:
-        return Motion((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+        return STILL_CAMERA
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.015, 0.05)
     x, y = length * np.cos(angle), length * np.sin(angle)
     zoom = rng.uniform(-0.07, 0.07) if rng.random() < 0.5 else 0.0
@@ -125,7 +126,7 @@ def clip_motion(rng: np.random.Generator) -> Motion:
 def long_camera(rng: np.random.Generator, frames: int) -> Motion:
     """A camera for a long scene: slow and bounded, so that any two clips of the scene stay nearly aligned."""
     if rng.random() < 0.25:
-        return Motion((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+        return STILL_CAMERA
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.008, 0.02)
     zoom = rng.uniform(-0.02, 0.02) if rng.random() < 0.5 else 0.0
     amplitude = (length * np.cos(angle), length * np.sin(angle), zoom)
@@ -153,13 +154,7 @@ def choose_background(rng: np.random.Generator, colours: set[str]) -> str | None
     return fitting[int(rng.integers(len(fitting)))] if fitting else None
 
 
-def place(
-    rng: np.random.Generator,
-    scene: Scene,
-    looks: list[tuple[str, str]],
-    motions: list[Motion],
-    sizes: tuple[float, float] = OBJECT_SIZES,
-) -> Scene | None:
+def place(rng: np.random.Generator, scene: Scene, looks: list[tuple[str, str]], motions: list[Motion]) -> Scene | None:
     """Give every look a size and a place beside the scene's objects, in front of them; None if no room was found.
 
     On every frame the centres of two objects stay 0.45 of their summed sizes apart (they overlap only a little) and
@@ -168,16 +163,15 @@ def place(
     for look, motion in zip(looks, motions, strict=True):
         others = [scene.placement(obj) for obj in scene.objects]
         for _ in range(25):
-            size = float(rng.uniform(*sizes))
+            size = float(rng.uniform(*OBJECT_SIZES))
             start = (float(rng.uniform(0, scene.width)), float(rng.uniform(0, scene.height)))
             obj = SceneObject(len(scene.objects), *look, size, start, motion)
             centre, extent = scene.placement(obj)
             border = 0.45 * extent[:, None]
             if (centre < border).any() or (centre > np.array([scene.width, scene.height]) - border).any():
                 continue
-            if all(
-                (np.linalg.norm(centre - other, axis=1) >= 0.45 * (extent + reach)).all() for other, reach in others
-            ):
+            apart = (np.linalg.norm(centre - other, axis=1) >= 0.45 * (extent + reach) for other, reach in others)
+            if all(frames.all() for frames in apart):
                 break
         else:
             return None

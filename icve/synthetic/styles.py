@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -23,16 +25,8 @@ def _grey(frame: np.ndarray) -> np.ndarray:
     return (frame @ _LUMA)[..., None]
 
 
-def _black_and_white(frame: np.ndarray) -> np.ndarray:
-    return np.repeat(0.5 + 1.25 * (_grey(frame) - 0.45), 3, axis=-1)
-
-
-def _sepia(frame: np.ndarray) -> np.ndarray:
-    return _grey(frame) * np.array([1.15, 0.86, 0.50], np.float32) + np.array([0.12, 0.07, 0.0], np.float32)
-
-
-def _negative(frame: np.ndarray) -> np.ndarray:
-    return 1.0 - frame
+def _tinted(frame: np.ndarray, gain: tuple[float, ...], offset: tuple[float, ...]) -> np.ndarray:
+    return frame * np.array(gain, np.float32) + np.array(offset, np.float32)
 
 
 def _pixel_art(frame: np.ndarray) -> np.ndarray:
@@ -63,22 +57,13 @@ def _edges(smooth: np.ndarray) -> np.ndarray:
     return np.sqrt(dx * dx + dy * dy).max(axis=-1, keepdims=True)
 
 
-def _sunset(frame: np.ndarray) -> np.ndarray:
-    return frame * np.array([1.05, 0.62, 0.35], np.float32) + np.array([0.30, 0.06, 0.0], np.float32)
-
-
-def _night(frame: np.ndarray) -> np.ndarray:
-    mixed = 0.5 * frame + 0.5 * _grey(frame)
-    return mixed * np.array([0.22, 0.34, 0.62], np.float32) + np.array([0.0, 0.01, 0.06], np.float32)
-
-
-_FUNCTIONS = {
-    "black and white": _black_and_white,
-    "sepia": _sepia,
-    "negative": _negative,
+_FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "black and white": lambda frame: np.repeat(0.5 + 1.25 * (_grey(frame) - 0.45), 3, axis=-1),
+    "sepia": lambda frame: _tinted(_grey(frame), (1.15, 0.86, 0.50), (0.12, 0.07, 0.0)),
+    "negative": lambda frame: 1.0 - frame,
     "pixel art": _pixel_art,
     "cartoon": _cartoon,
     "sketch": _sketch,
-    "sunset": _sunset,
-    "night": _night,
+    "sunset": lambda frame: _tinted(frame, (1.05, 0.62, 0.35), (0.30, 0.06, 0.0)),
+    "night": lambda frame: _tinted(0.5 * frame + 0.5 * _grey(frame), (0.22, 0.34, 0.62), (0.0, 0.01, 0.06)),
 }

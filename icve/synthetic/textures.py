@@ -17,22 +17,6 @@ from icve.synthetic.vocabulary import BACKGROUNDS, COLOURS
 
 GRAIN = 0.03  # standard deviation of the pixel grain, of full scale 1
 
-# Two colours per background, which its pattern mixes. Muted, so that the objects' colours stand out.
-_PALETTES: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "grass": ((0.10, 0.24, 0.06), (0.30, 0.48, 0.16)),
-    "sand": ((0.60, 0.46, 0.28), (0.84, 0.70, 0.48)),
-    "water": ((0.04, 0.26, 0.40), (0.18, 0.48, 0.60)),
-    "snow": ((0.72, 0.76, 0.82), (0.92, 0.94, 0.97)),
-    "a brick wall": ((0.30, 0.25, 0.22), (0.56, 0.24, 0.16)),
-    "a stone wall": ((0.26, 0.26, 0.28), (0.58, 0.57, 0.56)),
-    "a starry sky": ((0.03, 0.03, 0.10), (0.55, 0.55, 0.60)),
-    "a gray checkerboard": ((0.20, 0.20, 0.20), (0.52, 0.52, 0.52)),
-    "blue stripes": ((0.12, 0.16, 0.42), (0.42, 0.52, 0.78)),
-    "orange stripes": ((0.52, 0.24, 0.04), (0.88, 0.52, 0.16)),
-    "pink dots": ((0.86, 0.60, 0.68), (0.62, 0.28, 0.42)),
-    "purple dots": ((0.20, 0.10, 0.32), (0.50, 0.36, 0.64)),
-}
-
 
 def _named_rng(*names: object) -> np.random.Generator:
     digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest()
@@ -101,7 +85,7 @@ def background_canvas(name: str, height: int, width: int, margin: int) -> np.nda
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
     x, y = (x - (columns - 1) / 2) / unit, (y - (rows - 1) / 2) / unit
     weight = np.clip(_pattern(name, x, y, unit, rng), 0.0, 1.0)[..., None].astype(np.float32)
-    first, second = np.asarray(_PALETTES[name], np.float32)
+    first, second = np.asarray(BACKGROUNDS[name], np.float32)
     grain = rng.standard_normal((rows, columns, 1)) * 0.8 + rng.standard_normal((rows, columns, 3)) * 0.6
     canvas = np.clip(first + (second - first) * weight + GRAIN * grain.astype(np.float32), 0.0, 1.0)
     canvas.flags.writeable = False
@@ -111,12 +95,11 @@ def background_canvas(name: str, height: int, width: int, margin: int) -> np.nda
 @lru_cache(maxsize=1)
 def compatible_colours() -> dict[str, frozenset[str]]:
     """For every background the object colours that stand out against it."""
-    result = {}
-    for name in BACKGROUNDS:
-        mean = background_canvas(name, 64, 64, 16).mean(axis=(0, 1))
-        far = (c for c, rgb in COLOURS.items() if np.linalg.norm(mean - np.asarray(rgb)) >= 0.45)
-        result[name] = frozenset(far)
-    return result
+    means = {name: background_canvas(name, 64, 64, 16).mean(axis=(0, 1)) for name in BACKGROUNDS}
+    return {
+        name: frozenset(c for c, rgb in COLOURS.items() if np.linalg.norm(mean - np.asarray(rgb)) >= 0.45)
+        for name, mean in means.items()
+    }
 
 
 def _outline(shape: str) -> list[np.ndarray]:
@@ -139,20 +122,9 @@ def _outline(shape: str) -> list[np.ndarray]:
         radius = np.where(np.arange(10) % 2 == 0, 0.62, 0.34)
         return [np.stack([radius * np.cos(corners), radius * np.sin(corners) + 0.03], axis=1)]
     a, b = 0.19, 0.52  # half the width and half the length of a cross's arms
-    points = [
-        (-a, -b),
-        (a, -b),
-        (a, -a),
-        (b, -a),
-        (b, a),
-        (a, a),
-        (a, b),
-        (-a, b),
-        (-a, a),
-        (-b, a),
-        (-b, -a),
-        (-a, -a),
-    ]
+    points = [(-a, -b), (a, -b), (a, -a)]
+    for _ in range(3):  # quarter turns
+        points += [(-y, x) for x, y in points[-3:]]
     return [np.array(points)]
 
 

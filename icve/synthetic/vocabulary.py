@@ -30,20 +30,21 @@ POSITIONS: dict[str, tuple[float, float]] = {
     "center": (0.5, 0.5),
 }
 
-BACKGROUNDS = (
-    "grass",
-    "sand",
-    "water",
-    "snow",
-    "a brick wall",
-    "a stone wall",
-    "a starry sky",
-    "a gray checkerboard",
-    "blue stripes",
-    "orange stripes",
-    "pink dots",
-    "purple dots",
-)
+# Two colours per background, which its pattern mixes. Muted, so that the objects' colours stand out.
+BACKGROUNDS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "grass": ((0.10, 0.24, 0.06), (0.30, 0.48, 0.16)),
+    "sand": ((0.60, 0.46, 0.28), (0.84, 0.70, 0.48)),
+    "water": ((0.04, 0.26, 0.40), (0.18, 0.48, 0.60)),
+    "snow": ((0.72, 0.76, 0.82), (0.92, 0.94, 0.97)),
+    "a brick wall": ((0.30, 0.25, 0.22), (0.56, 0.24, 0.16)),
+    "a stone wall": ((0.26, 0.26, 0.28), (0.58, 0.57, 0.56)),
+    "a starry sky": ((0.03, 0.03, 0.10), (0.55, 0.55, 0.60)),
+    "a gray checkerboard": ((0.20, 0.20, 0.20), (0.52, 0.52, 0.52)),
+    "blue stripes": ((0.12, 0.16, 0.42), (0.42, 0.52, 0.78)),
+    "orange stripes": ((0.52, 0.24, 0.04), (0.88, 0.52, 0.16)),
+    "pink dots": ((0.86, 0.60, 0.68), (0.62, 0.28, 0.42)),
+    "purple dots": ((0.20, 0.10, 0.32), (0.50, 0.36, 0.64)),
+}
 
 STYLES = ("black and white", "sepia", "negative", "pixel art", "cartoon", "sketch", "sunset", "night")
 

@@ -1,10 +1,9 @@
 import json
 
-import numpy as np
 import pytest
 
 from icve.synthetic.edits import Edit
-from icve.synthetic.events import EventAnnotator, edits_between, instruction_between, read_events
+from icve.synthetic.events import describe_pair, edits_between, read_events
 from icve.synthetic.instructions import TRAIN_TEMPLATES, instruction
 
 
@@ -54,22 +53,24 @@ def test_differences_between_clips(a, b, edits):
 
 
 def test_instructions_use_training_templates():
-    said = {instruction_between(LOG, FIRST, SECOND, np.random.default_rng(seed)) for seed in range(60)}
+    logs = {"a.mp4": LOG}
+    found = {describe_pair(logs, "a.mp4", FIRST, SECOND, seed)["instruction"] for seed in range(60)}
     edit = Edit("recolour", "star", "red", "star", "green")
-    assert said == {instruction(edit, template) for template in TRAIN_TEMPLATES["recolour"]}
-    two = instruction_between(LOG, THIRD, FOURTH, np.random.default_rng(0))
-    assert two.count(" and ") == 1
-    assert instruction_between(LOG, FIRST, NEXT_SCENE, np.random.default_rng(0)) is None
+    assert found == {instruction(edit, template) for template in TRAIN_TEMPLATES["recolour"]}
+    two = describe_pair(logs, "a.mp4", THIRD, FOURTH)
+    assert two["instruction"].count(" and ") == 1
+    assert two["edit_type"] == "replace+remove"
+    assert describe_pair(logs, "a.mp4", FIRST, NEXT_SCENE) is None
 
 
-def test_annotator_is_deterministic_and_leaves_unknown_videos(tmp_path):
+def test_descriptions_are_deterministic_and_leave_unknown_videos(tmp_path):
     (tmp_path / "events.jsonl").write_text(json.dumps(LOG) + "\n")
-    annotate = EventAnnotator(tmp_path / "events.jsonl", seed=3)
-    found = annotate("elsewhere/a.mp4", SECOND, THIRD)
+    logs = read_events(tmp_path / "events.jsonl")
+    found = describe_pair(logs, "elsewhere/a.mp4", SECOND, THIRD, seed=3)
     assert found["edit_type"] == "add"
-    assert found == EventAnnotator(tmp_path / "events.jsonl", seed=3)("a.mp4", SECOND, THIRD)
-    assert annotate("b.mp4", SECOND, THIRD) is None
-    assert annotate("a.mp4", FIRST, FIRST) is None
+    assert found == describe_pair(logs, "a.mp4", SECOND, THIRD, seed=3)
+    assert describe_pair(logs, "b.mp4", SECOND, THIRD) is None
+    assert describe_pair(logs, "a.mp4", FIRST, FIRST) is None
 
 
 def test_unreadable_logs(tmp_path):

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from icve.cli.demo.resumable import ResumableTasks, digest
+from icve.cli.demo.resumable import CannotRun, ResumableTasks, digest
+from icve.curation import runner
 from icve.curation.raw_videos import Inputs, find_inputs
 from icve.curation.run_folder import funnel_text
-from icve.curation.runner import LocalRunner, run_pipeline
+from icve.curation.runner import CurationResult
 from icve.curation.stage_list import load_pipeline
 from icve.data.buckets import Bucket
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
@@ -36,16 +37,12 @@ _CRF = 12
 _CARRIED = ("instruction", "edit_type", "video")
 
 
-class NoVideos(ValueError):
-    """There is no video where the user's own should be."""
-
-
 def find_own(videos: str | Path) -> Inputs:
-    """A user's videos; what else is in their folder is said. Raises NoVideos."""
+    """A user's videos; what else is in their folder is printed. Raises CannotRun where there are none."""
     try:
         inputs = find_inputs(videos)
     except (OSError, ValueError) as error:
-        raise NoVideos(str(error)) from error
+        raise CannotRun(str(error)) from error
     if inputs.left_out:
         print(f"{inputs.root}: {left_out_text(inputs.left_out)}", file=sys.stderr)
     return inputs
@@ -72,12 +69,12 @@ def add_own_videos(
     Returns:
         the folders that the stages train from instead.
     """
-    name, own = str(inputs.root), data / "own"
+    own = data / "own"
     key = stages.run(
         "curate_own",
         f"clip pairs and paired edits of {len(inputs.names)} of your videos",
         own,
-        {**settings, "videos": [name, inputs.state(inputs.names)]},
+        {**settings, "videos": [str(inputs.root), inputs.state(inputs.names)]},
         lambda folder: curate_own(inputs, folder, **settings, workers=workers),
     )
     mixed = {}
@@ -91,6 +88,14 @@ def add_own_videos(
             partial(mix, own, made, kind, root=data),
         )
     return mixed
+
+
+def run_curation(name: str, inputs: Inputs, folder: Path, workers: int, **variables: Any) -> CurationResult:
+    """Run a pipeline that ships with the package, its variables set, and print how many rows every stage left."""
+    pipeline = load_pipeline(name, [f"{variable}={value}" for variable, value in variables.items()])
+    result = runner.run_pipeline(pipeline, inputs, folder, runner.LocalRunner(workers))
+    print(funnel_text(result.counts, result.shards), flush=True)
+    return result
 
 
 def curate_own(
@@ -111,13 +116,11 @@ def curate_own(
         workers: processes.
     """
     for kind, (name, read) in KINDS.items():
-        values = [f"frames={frames}", f"fps={fps}", f"seed={seed}"]
+        variables: dict[str, Any] = {"frames": frames, "fps": fps, "seed": seed}
         if kind == "pairs":
-            values.append(f"sizes={[[_LARGER * height, _LARGER * width] for height, width in sizes]}")
-            values.append("max_ratio=1000")  # nothing is left out: there is little enough
-        result = run_pipeline(load_pipeline(name, values), inputs, folder / kind, LocalRunner(workers))
-        print(funnel_text(result.counts, result.shards), flush=True)
-        if not result.rows:
+            variables["sizes"] = [[_LARGER * height, _LARGER * width] for height, width in sizes]
+            variables["max_ratio"] = 1000  # nothing is left out: there is little enough
+        if not run_curation(name, inputs, folder / kind, workers, **variables).rows:
             print(f"  no {kind} came out of {inputs.root}: the table says why", flush=True)
             continue
         rows = _shrink(folder, kind, read, [Bucket(*size, frames) for size in sizes], fps)
@@ -159,10 +162,9 @@ def edit_own(run: Path, manifest: Path, folder: Path, fps: float, seed: int) -> 
     lines = []
     for row in held_out:
         source = decode_clip(row, "source", held_out.root)
+        noise = [noise_generator(seed, row["id"])]
         with torch.inference_mode():
-            edited = editor(
-                clip_to_tensor([source]), [row["instruction"]], generator=[noise_generator(seed, row["id"])]
-            )
+            edited = editor(clip_to_tensor([source]), [row["instruction"]], generator=noise)
         path = f"edits/{row['id']}.mp4"
         write_video(folder / path, tensor_to_clips(edited)[0], fps, crf=_CRF)
         lines.append(json.dumps({"id": row["id"], "result_path": path}) + "\n")
@@ -174,13 +176,11 @@ def own_examples(manifest: Path, folder: Path) -> list[Example]:
     from icve.evaluation.synthetic import decode_clip
 
     held_out = read_manifest(manifest)
-    lines = json_lines(folder / "edits.jsonl")
-    results: Mapping[str, Any] = {row["id"]: row["result_path"] for row in map(json.loads, lines)}
+    results = [json.loads(line)["result_path"] for line in json_lines(folder / "edits.jsonl")]
     examples = []
-    for row in held_out:
-        clips = {"source": decode_clip(row, "source", held_out.root)}
-        clips |= {"edited": read_frames(folder / results[row["id"]])}
-        clips |= {"target": decode_clip(row, "target", held_out.root)}
+    for row, result in zip(held_out, results, strict=True):
+        source, target = (decode_clip(row, role, held_out.root) for role in ("source", "target"))
+        clips = {"source": source, "edited": read_frames(folder / result), "target": target}
         facts = {"video": row["video"]}
         examples.append(Example(row["instruction"], f"yours: {row['edit_type']}", clips, None, facts, row.get("fps")))
     return examples
@@ -206,18 +206,11 @@ def _shrink(folder: Path, kind: str, read: Any, buckets: list[Bucket], fps: floa
         if "mask" in sample:
             files["mask_path"] = folder / "files" / f"{kind}-{pair.id}-mask.npz"
             save_mask(files["mask_path"], sample["mask"][0].numpy())
-        rows.append(
-            {
-                **{column: relative_path(file, folder) for column, file in files.items()},
-                "source_frames": bucket.frames,
-                "target_frames": bucket.frames,
-                "width": bucket.width,
-                "height": bucket.height,
-                "fps": float(fps),
-                "clip": f"{row['video']}/{row.get('clip_start', row['source_start'])}",
-                **{name: row.get(name) for name in _CARRIED},
-            }
-        )
+        written: Row = {column: relative_path(file, folder) for column, file in files.items()}
+        written |= {f"{role}_frames": bucket.frames for role in ("source", "target")}
+        written |= {"width": bucket.width, "height": bucket.height, "fps": float(fps)}
+        written["clip"] = f"{row['video']}/{row.get('clip_start', row['source_start'])}"
+        rows.append(written | {name: row.get(name) for name in _CARRIED})
     for identity, reason in selection.dropped:
         print(f"  {kind} {identity} left out: {reason}", flush=True)
     return rows

@@ -13,8 +13,8 @@ from typing import Any
 from icve.runtime.atomic import write_text
 
 
-class ForeignFolder(ValueError):
-    """A task's folder exists already but no task made it."""
+class CannotRun(ValueError):
+    """What the demo was asked for cannot be done; the message says what to do."""
 
 
 class ResumableTasks:
@@ -40,9 +40,7 @@ class ResumableTasks:
         state = self.states.get(name)
         if folder.exists():
             if state is None:
-                raise ForeignFolder(
-                    f"{folder} exists but no earlier run made it: choose another --output or remove it."
-                )
+                raise CannotRun(f"{folder} exists but no earlier run made it: choose another --output or remove it.")
             if state["key"] != key:
                 print(f"  {title}: settings or inputs changed since the last run, so it is done again")
                 shutil.rmtree(folder)
@@ -62,10 +60,6 @@ class ResumableTasks:
             self._note(name, state)
         print(f"✓ {title}: {state['seconds']:.0f} s", flush=True)
         return key
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of every task, in the order they were first run."""
-        return {name: state["seconds"] for name, state in self.states.items()}
 
     def _note(self, name: str, state: dict[str, Any]) -> None:
         self.states[name] = state

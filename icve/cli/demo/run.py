@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from icve.cli.demo.resumable import ForeignFolder, ResumableTasks, digest
+from icve.cli.demo.resumable import CannotRun, ResumableTasks, digest
 
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
@@ -34,14 +34,6 @@ TRAINING = {"pretrain": "pretraining on unpaired clips", "sft": "fine-tuning on 
 INTERRUPTED = 130
 # Settings in configs/demo were chosen by edits of the test scenes of seed 0, so figures are taken on others.
 HELD_OUT_SEED = 1000
-
-
-class MissingConfig(FileNotFoundError):
-    """A demo configuration is nowhere to be found."""
-
-
-class TooFewPairs(ValueError):
-    """There is not enough data to train and to validate on."""
 
 
 class TrainingFailed(RuntimeError):
@@ -105,10 +97,8 @@ def run_demo(
             them are shown in the report.
 
     Raises:
-        MissingConfig: a configuration is missing.
-        ForeignFolder: ``output`` holds something else under a name the demo needs.
-        TooFewPairs: too few raw videos were asked for.
-        icve.cli.demo.own_videos.NoVideos: there is no video in ``videos``.
+        CannotRun: a configuration is missing, ``output`` holds something else under a name the demo needs, too few raw
+            videos were asked for, or there is no video in ``videos``.
         icve.curation.work.StageBroken: a stage of curation cannot run.
         TrainingFailed: a training stage ended with an error.
         OSError: something cannot be read or written.
@@ -148,14 +138,13 @@ def run_demo(
         world | {"count": count, "validation": kept_back},
         lambda folder: hold_back(synthesize_pairs(folder, count, split="train", **made), folder, kept_back),
     )
+    unseen = seed + HELD_OUT_SEED
     stages.run(
         "synthesize_held_out",
         f"{size.held_out_edits} held-out edits",
         data / "held_out",
-        world | {"count": size.held_out_edits, "held_out_seed": seed + HELD_OUT_SEED},
-        lambda folder: synthesize_pairs(
-            folder, size.held_out_edits, split="test", **made | {"seed": seed + HELD_OUT_SEED}
-        ),
+        world | {"count": size.held_out_edits, "held_out_seed": unseen},
+        lambda folder: synthesize_pairs(folder, size.held_out_edits, split="test", **made | {"seed": unseen}),
     )
     held_out = data / "held_out" / "manifest.parquet"
     sources = {"pretrain": data / "clips", "sft": data / "pairs"}
@@ -170,7 +159,7 @@ def run_demo(
             output / stage,
             {
                 "config": digest(yaml[stage]),
-                "steps": steps_of(stage, size),
+                "steps": getattr(size, f"{stage}_steps"),
                 "sizes": size.sizes,
                 "overrides": size.overrides,
                 "seed": seed,
@@ -187,7 +176,7 @@ def run_demo(
             partial(evaluate_run, output / stage, held_out, size=size, seed=seed),
         )
         previous = output / stage
-    own = data / "own" / "held_out.parquet"
+    own, shown = data / "own" / "held_out.parquet", []
     if videos is not None and own.is_file():
         stages.run(
             "edit_own",
@@ -196,8 +185,8 @@ def run_demo(
             {"weights": weights, "data": digest(own), "seed": seed},
             lambda folder: edit_own(output / "sft", own, folder, size.fps, seed),
         )
+        shown = own_examples(own, output / "after_own")
     settings = {"seed": seed, **asdict(size), "cpu_cores": os.cpu_count()}
-    shown = own_examples(own, output / "after_own") if videos is not None and own.is_file() else []
     return write_results(output, TRAINING, settings, seconds_by_kind(stages), size.examples_per_type, shown)
 
 
@@ -205,35 +194,31 @@ def find_config(name: str, folder: str | Path | None = None) -> Path:
     """A demo configuration: in ``folder``, else as installed (icve/configs), else in the checkout beside the package.
 
     Raises:
-        MissingConfig: it is in none of them.
+        CannotRun: it is in none of them.
     """
     package = Path(str(resources.files("icve")))
     shipped = (package / "configs" / "demo", package.parent / "configs" / "demo")
     for place in shipped if folder is None else (Path(folder),):
         if (place / name).is_file():
             return place / name
-    raise MissingConfig(f"There is no {name} in {folder or shipped[0]}: name the folder it is in with --configs.")
+    raise CannotRun(f"There is no {name} in {folder or shipped[0]}: name the folder it is in with --configs.")
 
 
 def curate(raw: Path, folder: Path, size: DemoSize, seed: int, workers: int) -> None:
     """Cut the raw videos into clip pairs; the event log of the synthetic world says what differs between two clips.
 
     Raises:
-        TooFewPairs: there are none, or none would be left to train on.
+        CannotRun: there are none, or none would be left to train on.
         icve.curation.work.StageBroken: a stage of the pipeline cannot run.
         OSError: the folder cannot be written.
     """
+    from icve.cli.demo.own_videos import run_curation
     from icve.curation.raw_videos import find_inputs
-    from icve.curation.run_folder import funnel_text
-    from icve.curation.runner import LocalRunner, run_pipeline
-    from icve.curation.stage_list import load_pipeline
 
-    values = [f"frames={size.frames}", f"fps={size.fps}", f"seed={seed}"]
-    pipeline = load_pipeline("clip_pairs_synthetic.yaml", values)
-    result = run_pipeline(pipeline, find_inputs(raw / "videos"), folder, LocalRunner(workers))
-    print(funnel_text(result.counts, result.shards), flush=True)
+    variables = {"frames": size.frames, "fps": size.fps, "seed": seed}
+    result = run_curation("clip_pairs_synthetic.yaml", find_inputs(raw / "videos"), folder, workers, **variables)
     if result.manifest is None or not result.rows:
-        raise TooFewPairs("No clip pair came out of the raw videos, the table says why: make more raw videos.")
+        raise CannotRun("No clip pair came out of the raw videos, the table says why: make more raw videos.")
     hold_back(result.manifest, folder, size.validation_pairs)
 
 
@@ -243,7 +228,7 @@ def hold_back(manifest: Path, folder: Path, count: int) -> None:
     At least ``count`` pairs are kept back: all pairs of the last source videos, so that no video is in both.
 
     Raises:
-        TooFewPairs: nothing would be left to train on.
+        CannotRun: nothing would be left to train on.
     """
     from icve.data.manifest import read_manifest, write_manifest
 
@@ -253,15 +238,10 @@ def hold_back(manifest: Path, folder: Path, count: int) -> None:
     while videos and sum(row["source_path"] in kept for row in rows) < count:
         kept.add(videos.pop())
     if not videos:
-        raise TooFewPairs(f"{len(rows)} pairs do not leave {count} for validation: make more raw videos or pairs.")
+        raise CannotRun(f"{len(rows)} pairs do not leave {count} for validation: make more raw videos or pairs.")
     for name, held in (("train", False), ("validation", True)):
         part = [row for row in rows if (row["source_path"] in kept) == held]
         write_manifest(part, folder / f"{name}.parquet", root=rows.root)
-
-
-def steps_of(stage: str, size: DemoSize) -> int | None:
-    """Training steps that ``size`` asks for, None for those of the YAML."""
-    return {"pretrain": size.pretrain_steps, "sft": size.sft_steps}[stage]
 
 
 def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed: int, start: Path | None) -> None:
@@ -279,12 +259,10 @@ def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed:
     arguments += [f"--data.init_args.manifest={data / 'train.parquet'}"]
     arguments += [f"--data.init_args.val_manifest={data / 'validation.parquet'}"]
     arguments += [f"--data.init_args.buckets={[[*shape, size.frames] for shape in size.sizes]}", *size.overrides]
-    if (steps := steps_of(stage, size)) is not None:
+    if (steps := getattr(size, f"{stage}_steps")) is not None:
         arguments.append(f"--trainer.max_steps={steps}")
-    if saved_checkpoints(run / "checkpoints"):
-        arguments += ["--ckpt_path", str(resolve_checkpoint(run))]
-    elif start is not None:
-        arguments += ["--ckpt_path", str(resolve_checkpoint(start))]
+    if (initial := run if saved_checkpoints(run / "checkpoints") else start) is not None:
+        arguments += ["--ckpt_path", str(resolve_checkpoint(initial))]
     try:
         status = cli.main(arguments)
     except SystemExit as stop:
@@ -312,9 +290,9 @@ def evaluate_run(run: Path, manifest: Path, folder: Path, size: DemoSize, seed: 
 def seconds_by_kind(stages: ResumableTasks) -> dict[str, float]:
     """Seconds by kind of work and in total; the three stages of synthesis count together."""
     totals: dict[str, float] = {}
-    for name, seconds in stages.seconds().items():
+    for name, state in stages.states.items():
         kind = "synthesize" if name.startswith("synthesize") else name
-        totals[kind] = round(totals.get(kind, 0.0) + seconds, 2)
+        totals[kind] = round(totals.get(kind, 0.0) + state["seconds"], 2)
     return totals | {"total": round(sum(totals.values()), 2)}
 
 
@@ -356,17 +334,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     size = TINY if args.tiny else DEFAULT
     given = {name: value for name, value in vars(args).items() if hasattr(size, name) and value is not None}
-    if "sizes" in given:
-        given["sizes"] = tuple(given["sizes"])
     for name, value in given.items():
         if isinstance(value, int) and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
-    from icve.cli.demo.own_videos import NoVideos
     from icve.curation.work import StageBroken
 
     try:
         metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers, args.videos)
-    except (ForeignFolder, MissingConfig, NoVideos, TooFewPairs) as error:
+    except CannotRun as error:
         print(f"icve demo: {error}", file=sys.stderr)
         return 2
     except (StageBroken, TrainingFailed) as error:

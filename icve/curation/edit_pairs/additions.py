@@ -30,11 +30,11 @@ class Additions(Stage):
         self.share, self.seed = share, seed
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._turn(row) for row in rows]
+        return [self._turned(row) for row in rows]
 
-    def _turn(self, row: Row) -> Row:
+    def _turned(self, row: Row) -> Row:
         if row["edit_type"] != "remove" or self.random(row, self.seed).random() >= self.share:
             return row
-        sides = {f"source_{name}": row.get(f"target_{name}") for name in _CLIP}
-        sides |= {f"target_{name}": row.get(f"source_{name}") for name in _CLIP}
+        other = {"source": "target", "target": "source"}
+        sides = {f"{side}_{name}": row.get(f"{other[side]}_{name}") for side in other for name in _CLIP}
         return {**row, **sides, "edit_type": "add", "generated": "source"}

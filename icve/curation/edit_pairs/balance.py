@@ -38,19 +38,17 @@ class Balance(Stage):
         members: dict[str, list[str]] = defaultdict(list)
         for row in rows:
             members[row.get("edit_type") or "other"].append(row["key"])
-        cap = self._cap([len(keys) for keys in members.values()])
-        kept = {key for keys in members.values() for key in sorted(keys, key=self._rank)[:cap]}
-        return [row if row["key"] in kept else self._over(row, members, cap) for row in rows]
-
-    def _cap(self, counts: list[int]) -> int | None:
         limits = [] if self.per_type is None else [self.per_type]
-        if self.max_ratio is not None and counts:
-            limits.append(max(1, int(self.max_ratio * np.quantile(counts, 0.5, method="lower"))))
-        return min(limits, default=None)
+        if self.max_ratio is not None and rows:
+            median = np.quantile([len(keys) for keys in members.values()], 0.5, method="lower")
+            limits.append(max(1, int(self.max_ratio * median)))
+        cap = min(limits, default=None)
+        outcomes: dict[str, Outcome] = {row["key"]: row for row in rows}
+        for name, keys in members.items():
+            left_out = sorted(keys, key=self._rank)[cap:] if cap is not None else []
+            detail = f"{name}: {len(keys)} rows, {cap} kept"
+            outcomes |= dict.fromkeys(left_out, Rejected("over its type's share", detail))
+        return list(outcomes.values())
 
     def _rank(self, key: str) -> bytes:
         return hashlib.blake2b(f"{self.seed}:{key}".encode(), digest_size=8).digest()
-
-    def _over(self, row: Row, members: dict[str, list[str]], cap: int | None) -> Rejected:
-        name = row.get("edit_type") or "other"
-        return Rejected("over its type's share", f"{name}: {len(members[name])} rows, {cap} kept")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.clip_motion import ClipMotion
+from icve.curation.edit_pairs.clip_motion import ClipMotion, grown
 
 _CANVAS = 2.5  # frames' areas that the whole scene may take: beyond, the camera turns too far for one plane
 
@@ -49,7 +49,7 @@ def clean(frames: np.ndarray, mask: np.ndarray, motion: ClipMotion) -> Cleaned |
     """
     height, width = frames.shape[1:3]
     unit = min(height, width) / 240
-    covered = np.stack([_grown(m, 4.0 * unit) for m in mask])
+    covered = np.stack([grown(m, 4.0 * unit) for m in mask])
     placed = _placed(motion.to_first(), (height, width))
     if placed is None:
         return None
@@ -67,7 +67,7 @@ def clean(frames: np.ndarray, mask: np.ndarray, motion: ClipMotion) -> Cleaned |
         back = cv2.warpPerspective(plate, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
         guess = cv2.warpPerspective(unknown, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP)
         unseen += float((guess.astype(bool) & hole).sum())
-        around = _grown(hole, 8.0 * unit) & ~hole
+        around = grown(hole, 8.0 * unit) & ~hole
         difference = frame.astype(np.float32) - back
         weight = around.astype(np.float32)
         sigma = max(6.0 * unit, 0.25 * np.sqrt(hole.sum()))
@@ -81,11 +81,6 @@ def clean(frames: np.ndarray, mask: np.ndarray, motion: ClipMotion) -> Cleaned |
     return Cleaned(
         np.stack(result), covered, unseen / max(covered.sum(), 1), float(np.mean(misfits)), float(np.max(seams))
     )
-
-
-def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
-    size = 2 * max(1, round(radius)) + 1
-    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))).astype(bool)
 
 
 def _placed(to_first: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, tuple[int, int]] | None:
@@ -119,8 +114,8 @@ def _plate(
 def _seam(frame: np.ndarray, hole: np.ndarray, unit: float) -> float:
     grey = cv2.GaussianBlur(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), (0, 0), unit)
     edges = np.hypot(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
-    rim = _grown(hole, 1.5 * unit) & ~cv2.erode(hole.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    around = _grown(hole, 14.0 * unit) & ~_grown(hole, 4.0 * unit)
+    rim = grown(hole, 1.5 * unit) & ~cv2.erode(hole.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    around = grown(hole, 14.0 * unit) & ~grown(hole, 4.0 * unit)
     if not rim.any() or not around.any():
         return 1.0
     return float((edges[rim].mean() + 2.0) / (edges[around].mean() + 2.0))

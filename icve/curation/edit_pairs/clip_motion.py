@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,6 +52,27 @@ def follow(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return cv2.remap(values, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
+def spread_along(
+    values: np.ndarray, motion: ClipMotion, mix: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values (F, h, w) float32, each frame mixed with what the flow brings from all before it, and from all after it.
+
+    ``mix`` gets a frame's own values (h, w) and those brought to it.
+    """
+    past, future = values.copy(), values.copy()
+    for t in range(1, len(values)):
+        past[t] = mix(values[t], follow(past[t - 1], motion.backward[t - 1]))
+    for t in range(len(values) - 2, -1, -1):
+        future[t] = mix(values[t], follow(future[t + 1], motion.forward[t]))
+    return past, future
+
+
+def grown(mask: np.ndarray, radius: float) -> np.ndarray:
+    """A mask (H, W) bool and what lies within ``radius`` pixels of it, at least one."""
+    size = 2 * max(1, round(radius)) + 1
+    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))) > 0
+
+
 def clip_motion(frames: np.ndarray) -> ClipMotion:
     """Flow, camera and residual motion of a clip (F, H, W, 3) uint8 RGB, F ≥ 2.
 
@@ -73,14 +95,12 @@ def clip_motion(frames: np.ndarray) -> ClipMotion:
     pairs = list(pairwise(grey))
     forward = np.stack([flow(a, b) for a, b in pairs])
     backward = np.stack([flow(b, a) for a, b in pairs])
-    ahead = [_camera(field) for field in forward]
-    back = [_camera(field) for field in backward]
-    camera, fit = np.stack([matrix for matrix, _ in ahead]), np.array([share for _, share in ahead], np.float32)
-    own_ahead = [_residual(flow, matrix) for flow, (matrix, _) in zip(forward, ahead, strict=True)]
-    own_back = [_residual(flow, matrix) for flow, (matrix, _) in zip(backward, back, strict=True)]
-    inner = [np.minimum(a, b) for a, b in zip(own_ahead[1:], own_back[:-1], strict=True)]
-    own = np.stack([own_ahead[0], *inner, own_back[-1]])
-    return ClipMotion(forward, backward, camera, fit, own, (width / size[0], height / size[1]))
+    camera, fit = zip(*(_camera(field) for field in forward), strict=True)
+    ahead = np.stack([_residual(field, matrix) for field, matrix in zip(forward, camera, strict=True)])
+    back = np.stack([_residual(field, _camera(field)[0]) for field in backward])
+    own = np.concatenate([ahead[:1], np.minimum(ahead[1:], back[:-1]), back[-1:]])
+    scale = width / size[0], height / size[1]
+    return ClipMotion(forward, backward, np.stack(camera), np.array(fit, np.float32), own, scale)
 
 
 def _camera(flow: np.ndarray) -> tuple[np.ndarray, float]:

@@ -33,17 +33,14 @@ def copy_aside(frames: np.ndarray, mask: np.ndarray, motion: ClipMotion) -> tupl
     unit = min(height, width) / 240
     left, right = (int(edge) for edge in np.flatnonzero(mask.any(axis=(0, 1)))[[0, -1]])
     span = max(int(np.ptp(np.flatnonzero(m.any(axis=0)))) for m in mask if m.any()) + 1 + max(4, round(8 * unit))
-    best = None
+    places = []
     for side, room, shift in (("left", left, -span), ("right", width - 1 - right, span)):
         moved = _shifted(mask, shift)
-        if room < span or (moved & mask).any():
-            continue
-        unrest = float((own[moved] > _CALM).mean())
-        if best is None or unrest < best[0]:
-            best = (unrest, side, shift)
-    if best is None:
+        if room >= span and not (moved & mask).any():
+            places.append((float((own[moved] > _CALM).mean()), side, shift))
+    if not places:
         return "there is no room beside it"
-    unrest, side, shift = best
+    unrest, side, shift = min(places)
     if unrest > 0.1:
         return f"{unrest:.0%} of the place beside it moves"
     soft = np.stack([_matte(m, unit) for m in mask])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.clip_motion import ClipMotion, follow
+from icve.curation.edit_pairs.clip_motion import ClipMotion, spread_along
 
 _KEY_FRAMES = 5  # that the colour models are learnt from
 _CUT_SIDE = 160  # pixels of the shorter side at which outlines are cut: the time grows with the square
@@ -46,8 +46,7 @@ def cut_out(frames: np.ndarray, seeds: np.ndarray, motion: ClipMotion) -> np.nda
 def _cut(pixels: np.ndarray, rough: np.ndarray) -> np.ndarray:
     """One round of GrabCut: float32 (F, H, W), 1 inside."""
     labels = np.stack([_labels(mask) for mask in rough])
-    top, bottom, left, right = _box(labels != cv2.GC_BGD, margin=0.06)
-    crop = (slice(None), slice(top, bottom), slice(left, right))
+    crop = (slice(None), *_box(labels != cv2.GC_BGD, margin=0.06))
     cropped, labels = np.ascontiguousarray(pixels[crop]), np.ascontiguousarray(labels[crop])
 
     keys = np.unique(np.linspace(0, len(pixels) - 1, _KEY_FRAMES).round().astype(int))
@@ -66,12 +65,7 @@ def _cut(pixels: np.ndarray, rough: np.ndarray) -> np.ndarray:
 
 def _agreed(inside: np.ndarray, motion: ClipMotion) -> np.ndarray:
     """Share (F, h, w) of frames, nearer ones counting more, that have each point inside, moved there along the flow."""
-    past, future = inside.copy(), inside.copy()
-    weight = 1.0 - _MEMORY
-    for t in range(1, len(inside)):
-        past[t] = weight * inside[t] + _MEMORY * follow(past[t - 1], motion.backward[t - 1])
-    for t in range(len(inside) - 2, -1, -1):
-        future[t] = weight * inside[t] + _MEMORY * follow(future[t + 1], motion.forward[t])
+    past, future = spread_along(inside, motion, lambda own, brought: (1.0 - _MEMORY) * own + _MEMORY * brought)
     return (past + future) / 2
 
 
@@ -101,12 +95,8 @@ def _whole(mask: np.ndarray) -> np.ndarray:
     return piece
 
 
-def _box(mask: np.ndarray, margin: float) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(mask.any(axis=(0, 2))), np.flatnonzero(mask.any(axis=(0, 1)))
+def _box(mask: np.ndarray, margin: float) -> list[slice]:
+    """Slices (rows, columns) that hold a mask (F, H, W), with a margin as a share of the longer side."""
     grow = round(margin * max(mask.shape[1:]))
-    return (
-        max(0, int(rows[0]) - grow),
-        min(mask.shape[1], int(rows[-1]) + 1 + grow),
-        max(0, int(columns[0]) - grow),
-        min(mask.shape[2], int(columns[-1]) + 1 + grow),
-    )
+    edges = [np.flatnonzero(mask.any(axis=axes))[[0, -1]] for axes in ((0, 2), (0, 1))]
+    return [slice(max(0, int(first) - grow), int(last) + 1 + grow) for first, last in edges]

@@ -11,14 +11,9 @@ from icve.data.masks import load_mask, save_mask
 
 def dilate(mask: np.ndarray, radius: float) -> np.ndarray:
     """A mask (F, H, W) bool grown by a disc of `radius` pixels, frame by frame."""
-    grown = np.empty_like(mask)
-    for frame, out in zip(mask, grown, strict=True):
-        if frame.any():
-            # Distances to the mask cost the same for every radius; a large kernel does not.
-            out[:] = cv2.distanceTransform((~frame).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius
-        else:
-            out[:] = False
-    return grown
+    # Distances to the mask cost the same for every radius; a large kernel does not. Without a mask they are huge.
+    outside = (~mask).astype(np.uint8)
+    return np.stack([cv2.distanceTransform(o, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= radius for o in outside])
 
 
 class DilateMask(Stage):
@@ -50,6 +45,5 @@ class DilateMask(Stage):
         margin *= min(mask.shape[1:]) / self.reference
         file = work.output / "masks" / f"{row['key']}-dilated.npz"
         columns = {"mask_path": work.name(file), "object_mask_path": row["mask_path"], "mask_margin": round(margin, 2)}
-        file.parent.mkdir(parents=True, exist_ok=True)
         save_mask(file, dilate(mask, margin))
         return {**row, **columns}

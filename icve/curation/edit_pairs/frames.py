@@ -22,9 +22,7 @@ class Clip:
     frames: int
 
     def read(
-        self,
-        indices: Sequence[int] | np.ndarray | None = None,
-        size: tuple[int, int] | None = None,
+        self, indices: Sequence[int] | np.ndarray | None = None, size: tuple[int, int] | None = None
     ) -> np.ndarray:
         """Frames (F, H, W, 3) uint8 RGB: all, or those with the given numbers within the clip.
 

@@ -28,16 +28,10 @@ def soft_edge(mask: np.ndarray, width: float) -> np.ndarray:
 
     The ramp lies inside the mask, whose rim is background since masks are dilated: outside, the source stays exact.
     """
-    weight = np.empty(mask.shape, np.float32)
-    for frame, out in zip(mask, weight, strict=True):
-        # The frame's border is no edge of the mask; a frame masked all over has no edge at all.
-        inside = np.pad(frame, 1, mode="edge").astype(np.uint8)
-        if inside.all():
-            out[:] = 1
-        else:
-            depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-            out[:] = np.minimum(depth / (width + 1), 1)
-    return weight
+    # The frame's border is no edge of the mask; a frame masked all over has no edge at all, and huge distances to it.
+    inside = np.pad(mask.astype(np.uint8), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    depth = [cv2.distanceTransform(frame, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] for frame in inside]
+    return np.minimum(np.stack(depth) / (width + 1), 1)
 
 
 def paste(source: np.ndarray, drawn: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -111,12 +105,8 @@ class Inpaint(Stage):
         if mask.shape != source.shape[:3]:
             raise VideoError(clip.file, f"its clip has the shape {source.shape[:3]}, its mask {mask.shape}.")
         file = work.output / "targets" / f"{row['key']}.mp4"
-        columns = {
-            "target_path": work.name(file),
-            "target_start": 0,
-            "target_frames": len(source),
-            "source_frames": len(source),
-        }
+        frames = dict.fromkeys(("target_frames", "source_frames"), len(source))
+        columns = {"target_path": work.name(file), "target_start": 0, **frames}
         target = self.vace(source, mask, row["caption"], int(self.random(row, self.seed).integers(2**63)))
         if self.paste:
             target = paste(source, target, soft_edge(mask, self.edge * min(mask.shape[1:]) / 480))

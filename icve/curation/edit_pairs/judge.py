@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from itertools import groupby
+from functools import partial
 
 import numpy as np
 
 from icve.curation.annotate.asking import AskingStage
 from icve.curation.edit_pairs.frames import clip_of, spread
-from icve.curation.edit_pairs.parse_json import parse_json
+from icve.curation.edit_pairs.parse_json import fault_of, parse_json
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
 from icve.data.media.video import probe
@@ -42,13 +42,7 @@ def parse_marks(text: str) -> tuple[int, int]:
     return marks[0], marks[1]
 
 
-def check_marks(text: str) -> str | None:
-    """What is wrong with an answer to `PROMPT`, or None."""
-    try:
-        parse_marks(text)
-    except ValueError as error:
-        return str(error)
-    return None
+check_marks = partial(fault_of, parse_marks)  # what is wrong with an answer to `PROMPT`, or None
 
 
 class Judge(AskingStage):
@@ -86,13 +80,9 @@ class Judge(AskingStage):
         self.questions_per_row = repeats
 
     def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        asked = [(number, question) for number, row in enumerate(rows) for question in self._questions(row, work)]
-        answers = self.ask([question for _, question in asked], work)
-        numbered = zip((number for number, _ in asked), answers, strict=True)
-        return [
-            self._outcome(rows[number], [answer for _, answer in group])
-            for number, group in groupby(numbered, key=lambda pair: pair[0])
-        ]
+        answers = self.ask([question for row in rows for question in self._questions(row, work)], work)
+        groups = [answers[start : start + self.repeats] for start in range(0, len(answers), self.repeats)]
+        return [self._outcome(row, group) for row, group in zip(rows, groups, strict=True)]
 
     def _questions(self, row: Row, work: Workspace) -> list[Question]:
         source, target = clip_of(row, work, "source"), clip_of(row, work, "target")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from icve.curation.annotate.asking import AskingStage
 from icve.curation.edit_pairs.frames import clip_of, spread
-from icve.curation.edit_pairs.parse_json import parse_json
+from icve.curation.edit_pairs.parse_json import fault_of, parse_json
 from icve.curation.edit_pairs.requests import EDITS, Layer
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 
 MOST_WORDS = 8  # of a phrase: detectors lose longer ones
+_ARTICLE = re.compile(r"^(a|an|the) (?=.)", re.IGNORECASE)
 
 PROMPT = f"""These pictures are moments of one video, in order. List what an editor could change in it, the most
 noticeable things first, at most twelve. Answer with JSON only, in this form:
@@ -55,11 +58,14 @@ def parse_items(text: str) -> list[Item]:
             raise ValueError(f'The layer must be "foreground" or "background", not {layer!r}.')
         if not isinstance(clear, bool):
             raise ValueError(f"clear must be true or false, not {clear!r}.")
-        phrase = _without_article(" ".join(phrase.split()).strip(" ."))
+        phrase = _ARTICLE.sub("", " ".join(phrase.split()).strip(" ."))
         if len(phrase.split()) > MOST_WORDS:
             raise ValueError(f"The phrase {phrase!r} is too long: use at most {MOST_WORDS} words.")
         items.setdefault(phrase.casefold(), Item(phrase, layer, clear))
     return list(items.values())
+
+
+check_items = partial(fault_of, parse_items)  # what is wrong with an answer, or None
 
 
 class Label(AskingStage):
@@ -116,11 +122,9 @@ class Label(AskingStage):
         rng, labelled = self.random(row, self.seed), []
         for item in [item for item in items if item.clear and self._edits(item)][: self.most_items]:
             possible = self._edits(item)
-            drawn = rng.permutation(len(possible))[: self.edits_per_item]
-            labelled += [
-                {**row, "object": item.phrase, "layer": item.layer, "edit_type": possible[number]}
-                for number in sorted(drawn)
-            ]
+            for number in sorted(rng.permutation(len(possible))[: self.edits_per_item]):
+                edit = {"object": item.phrase, "layer": item.layer, "edit_type": possible[number]}
+                labelled.append({**row, **edit})
         if not labelled:
             dropped = ", ".join(item.phrase for item in items) or "none at all"
             return Rejected("nothing to edit", f"things seen, each unclear or of another layer: {dropped}")
@@ -128,17 +132,3 @@ class Label(AskingStage):
 
     def _edits(self, item: Item) -> list[str]:
         return [name for name in self.edits if EDITS[name].layer == item.layer]
-
-
-def check_items(text: str) -> str | None:
-    """What is wrong with an answer to `PROMPT`, or None."""
-    try:
-        parse_items(text)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _without_article(phrase: str) -> str:
-    first, _, rest = phrase.partition(" ")
-    return rest if rest and first.lower() in ("a", "an", "the") else phrase

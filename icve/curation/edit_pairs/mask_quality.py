@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.clip_motion import ClipMotion, follow
+from icve.curation.edit_pairs.clip_motion import ClipMotion, follow, grown
 
 _CONTRAST = 9.0  # CIELAB difference that people see as an edge
 _MOVES = 0.3  # pixels per frame, at the reduced size of ClipMotion
@@ -50,20 +50,17 @@ def mask_quality(mask: np.ndarray, lab: np.ndarray, motion: ClipMotion) -> MaskQ
     pairs = zip(small, small[1:], motion.forward, strict=False)
     stability = float(np.mean([_overlap(here, follow(there, flow)) for here, there, flow in pairs]))
     middle = len(small) // 2
-    ends = [small[middle], small[middle]]
-    for t in range(middle, 0, -1):
-        ends[0] = follow(ends[0], motion.forward[t - 1])
-    for t in range(middle, len(small) - 1):
-        ends[1] = follow(ends[1], motion.backward[t])
-    persistence = min(_overlap(ends[0], small[0]), _overlap(ends[1], small[-1]))
+    first = last = small[middle]
+    for flow in motion.forward[:middle][::-1]:
+        first = follow(first, flow)
+    for flow in motion.backward[middle:]:
+        last = follow(last, flow)
+    persistence = min(_overlap(first, small[0]), _overlap(last, small[-1]))
     sampled = np.unique(np.linspace(0, len(mask) - 1, 9).round().astype(int))
-    edges = [_outline(mask[t], lab[t]) for t in sampled]
-    outline = float(np.mean([seen for seen, _, _ in edges]))
-    border = float(np.mean([cut for _, cut, _ in edges]))
-    compactness = float(np.median([compact for _, _, compact in edges]))
-    smallest, area, largest = float(areas.min()), float(np.median(areas)), float(areas.max())
-    leftover = _leftover(small > 0.5, motion.own)
-    return MaskQuality(smallest, area, largest, stability, persistence, outline, border, compactness, leftover)
+    seen, cut, compact = zip(*(_outline(mask[t], lab[t]) for t in sampled), strict=True)
+    sizes = float(areas.min()), float(np.median(areas)), float(areas.max())
+    edges = float(np.mean(seen)), float(np.mean(cut)), float(np.median(compact))
+    return MaskQuality(*sizes, stability, persistence, *edges, _leftover(small > 0.5, motion.own))
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -85,11 +82,7 @@ def _leftover(small: np.ndarray, own: np.ndarray) -> float:
         if typical < _MOVES:
             continue
         # Flow is smooth: it carries a thing's motion some pixels beyond its outline.
-        inner, outer = (
-            cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))) > 0
-            for size in (11, 29)
-        )
-        if (ring := outer & ~inner).any():
+        if (ring := grown(mask, 14) & ~grown(mask, 5)).any():
             shares.append(float((speed[ring] > 0.6 * typical).mean()))
     return float(np.mean(shares)) if len(shares) >= 3 else 1.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -11,21 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from icve.curation.stage import Outcome, Row, Stage, Workspace
-from icve.data.manifest import Manifest, read_manifest, resolve_path
+from icve.data.manifest import read_manifest, resolve_path
 from icve.runtime.atomic import whole_file
 
 # What a style pair takes along; free columns of other sets need not have the types that this run's have.
 _COLUMNS = (
-    "source_path",
-    "source_start",
-    "source_frames",
-    "target_path",
-    "target_start",
-    "target_frames",
-    "width",
-    "height",
-    "fps",
-    "instruction",
+    *(f"{role}_{part}" for role in ("source", "target") for part in ("path", "start", "frames")),
+    *("width", "height", "fps", "instruction"),
 )
 
 
@@ -73,18 +64,15 @@ class MergeStyles(Stage):
             return rows
         required = ("source_path", "target_path", "instruction")
         manifest = read_manifest(self.manifest, self.root, self.columns, required)
-        styles = [self._adopt(row, manifest, work) for row in self._chosen(manifest)]
-        return [[rows[0], *styles], *rows[1:]]
-
-    def _chosen(self, manifest: Manifest) -> list[Row]:
         styles = {row["id"]: row for row in manifest if (row.get("edit_type") or "style") == "style"}  # each once
         drawn = sorted(styles, key=lambda name: _digest(self.seed, name))[: self.most]
-        return [styles[name] for name in sorted(drawn)]
+        adopted = [self._adopt(styles[name], manifest.root, work) for name in sorted(drawn)]
+        return [[rows[0], *adopted], *rows[1:]]
 
-    def _adopt(self, row: Row, manifest: Manifest, work: Workspace) -> Row:
+    def _adopt(self, row: Row, root: Path, work: Workspace) -> Row:
         kept = {name: row[name] for name in _COLUMNS if row.get(name) is not None}
         for name in ("source_path", "target_path"):
-            original = resolve_path(manifest.root, row[name])
+            original = resolve_path(root, row[name])
             file = work.output / "styles" / f"{_digest(row[name])}{original.suffix}"
             link(original, file)
             kept[name] = work.name(file)
@@ -99,14 +87,13 @@ def link(original: Path, file: Path) -> None:
     if file.exists() or not original.is_file():
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        try:
-            os.link(original, file)
-        except FileExistsError:
-            raise  # another process was faster
-        except OSError:  # another disk, or no links there
-            with whole_file(file) as temporary:
-                shutil.copyfile(original, temporary)
+    try:
+        os.link(original, file)
+    except FileExistsError:
+        pass  # another process was faster
+    except OSError:  # another disk, or no links there
+        with whole_file(file) as temporary:
+            shutil.copyfile(original, temporary)
 
 
 def _digest(*parts: Any) -> str:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from icve.curation.colours import PAINTS, chroma_hue
-from icve.curation.edit_pairs.clip_motion import ClipMotion, follow
+from icve.curation.edit_pairs.clip_motion import ClipMotion, follow, spread_along
 
 _SPEED = 0.3  # pixels per frame (at the reduced size) below which own motion is noise
 _CONTRAST = 4.0  # times the typical residual of a frame
@@ -27,12 +27,8 @@ def moving_seeds(motion: ClipMotion, largest: float) -> np.ndarray | None:
     """
     noise = np.maximum(np.median(motion.own, axis=(1, 2)) * _CONTRAST, _SPEED)
     evidence = motion.own / noise[:, None, None]
-    onward, backward = evidence.copy(), evidence.copy()
-    for t in range(1, len(evidence)):
-        onward[t] = np.maximum(evidence[t], _FADE * follow(onward[t - 1], motion.backward[t - 1]))
-    for t in range(len(evidence) - 2, -1, -1):
-        backward[t] = np.maximum(evidence[t], _FADE * follow(backward[t + 1], motion.forward[t]))
-    strength = np.maximum(onward, backward)
+    past, future = spread_along(evidence, motion, lambda own, brought: np.maximum(own, _FADE * brought))
+    strength = np.maximum(past, future)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     likely = np.stack([cv2.morphologyEx((s > 1).astype(np.uint8), cv2.MORPH_CLOSE, kernel) for s in strength])
     likely = np.stack([cv2.morphologyEx(frame, cv2.MORPH_OPEN, kernel) for frame in likely]).astype(bool)

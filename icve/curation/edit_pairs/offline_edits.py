@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,23 +17,24 @@ from icve.curation.edit_pairs.style_filters import STYLES, apply_style
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.masks import load_mask, save_mask
 from icve.data.media.video import read_frames, write_video
-from icve.runtime.atomic import whole_file
 
 KINDS = ("remove", "copy", "recolour", "background", "style")
 
-_NO_OBJECT = "no clear object"
 _ELSEWHERE = 0.1  # share of a colour outside a thing beyond which the colour does not single the thing out
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A clip to edit: frames (F, H, W, 3) uint8 and, where it has a clear thing, its mask bool (F, H, W)."""
+    """A clip to edit: frames (F, H, W, 3) uint8, and the mask bool (F, H, W) of its clear thing, empty without one."""
 
     frames: np.ndarray
-    mask: np.ndarray | None
-    motion: ClipMotion | None
+    mask: np.ndarray
     row: Row
-    rng: np.random.Generator
+
+    @cached_property
+    def motion(self) -> ClipMotion:
+        """Its motion, which only some edits need."""
+        return clip_motion(self.frames)
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,6 @@ class OfflineEdits(Stage):
         self.styles, self.min_change, self.max_unseen = styles, min_change, max_unseen
         self.max_misfit, self.max_seam, self.max_leftover = max_misfit, max_seam, max_leftover
         self.crf, self.seed = crf, seed
-        self._makers: dict[str, Callable[[Scene], Iterator[Edit | str]]] = {
-            "remove": self._remove,
-            "copy": self._copy,
-            "recolour": self._recolour,
-            "background": self._background,
-            "style": self._style,
-        }
 
     def seconds(self, row: Row) -> float:
         return 120.0 + 4e-6 * row["source_frames"] * row["width"] * row["height"]
@@ -128,35 +123,34 @@ class OfflineEdits(Stage):
 
     def _edit(self, row: Row, work: Workspace) -> Outcome:
         frames = read_frames(work.file(row, "source_path"), start=row["source_start"], count=row["source_frames"])
-        mask = load_mask(work.file(row, "mask_path")) if row.get("mask_path") else None
-        motion = None if mask is None else clip_motion(frames)
-        made: list[Row] = []
+        mask = load_mask(work.file(row, "mask_path")) if row.get("mask_path") else np.zeros(frames.shape[:3], bool)
+        scene = Scene(frames, mask, row)
+        written: list[Row] = []
         refused: list[str] = []
         for kind in self.kinds:
             # Each kind draws its own random numbers, so that leaving one out changes no other.
-            scene = Scene(frames, mask, motion, row, self.random(row, self.seed + 1000 * KINDS.index(kind)))
-            for edit in self._makers[kind](scene):
-                if isinstance(edit, str):
-                    refused.append(f"{kind}: {edit}")
-                    continue
+            rng = self.random(row, self.seed + 1000 * KINDS.index(kind))
+            edits = self._fault(kind, row) or getattr(self, f"_{kind}")(scene, rng)
+            if isinstance(edits, str):
+                refused.append(f"{kind}: {edits}")
+                continue
+            for edit in edits:
                 changed = _difference(frames, edit)
                 if changed < self.min_change:
                     refused.append(f"{edit.kind}: it changes by {changed:.1f}, at least {self.min_change:g} wanted")
                 else:
-                    made += self._write(row, edit, changed, work)
-        if not made:
+                    written += self._write(row, edit, changed, work)
+        if not written:
             return Rejected("no edit without faults", "; ".join(refused))
-        return [{**edited, "edits_refused": "; ".join(refused) or None} for edited in made]
+        return [{**edited, "edits_refused": "; ".join(refused) or None} for edited in written]
 
     def _write(self, row: Row, edit: Edit, changed: float, work: Workspace) -> Iterator[Row]:
         name = f"{row['key']}-{edit.kind.replace(' ', '-')}"
         video, mask_path = work.output / "targets" / f"{name}.mp4", None
-        with whole_file(video) as temporary:
-            write_video(temporary, edit.frames, row["fps"], crf=self.crf)
+        write_video(video, edit.frames, row["fps"], crf=self.crf)
         if edit.mask is not None:
             file = work.output / "masks" / f"{name}.npz"
-            with whole_file(file) as temporary:
-                save_mask(temporary, edit.mask)
+            save_mask(file, edit.mask)
             mask_path = work.name(file)
         clip, edited = row["source_path"], work.name(video)
         columns = {
@@ -167,109 +161,81 @@ class OfflineEdits(Stage):
             "mask_path": mask_path,
             "changed": changed,
         }
-        there = {"source_path": clip, "target_path": edited, "edit_type": edit.edit_type}
-        yield {**row, **columns, **there, "instruction": edit.instruction}
+        forth = {"source_path": clip, "target_path": edited, "edit_type": edit.edit_type}
+        yield {**row, **columns, **forth, "instruction": edit.instruction}
         if edit.back_type:
             back = {"source_path": edited, "target_path": clip, "edit_type": edit.back_type, "generated": "source"}
             yield {**row, **columns, **back, "instruction": edit.back_instruction}
 
-    def _partial(self, row: Row) -> str | None:
-        """Why the mask may cover only a part of a thing, which then shows as soon as it is set apart."""
+    def _fault(self, kind: str, row: Row) -> str | None:
+        """Why the clip's thing does not serve for an edit, which needs all of it: parts show as soon as they are set
+        apart."""
+        if kind in ("recolour", "style"):
+            return None
+        if not row.get("mask_path"):
+            return "no clear object"
         if row["object_kind"] != "moving":
             return "a coloured thing may be a part of another"
-        if row["mask_leftover"] > self.max_leftover:
+        if kind != "remove" and row["mask_leftover"] > self.max_leftover:
             moves = f"{row['mask_leftover']:.2f} of what surrounds it moves along"
             return f"{moves}, at most {self.max_leftover:g} allowed"
         return None
 
-    def _remove(self, scene: Scene) -> Iterator[Edit | str]:
-        if scene.mask is None or scene.motion is None:
-            yield _NO_OBJECT
-            return
-        if scene.row["object_kind"] != "moving":
-            yield "a coloured thing may be a part of another"
-            return
+    def _remove(self, scene: Scene, rng: np.random.Generator) -> list[Edit] | str:
         cleaned = clean(scene.frames, scene.mask, scene.motion)
         if cleaned is None:
-            yield "the camera moves too far"
-        elif cleaned.unseen > self.max_unseen:
-            yield f"{cleaned.unseen:.0%} of its place is never seen, at most {self.max_unseen:.0%} allowed"
-        elif cleaned.misfit > self.max_misfit:
-            yield f"frames differ by {cleaned.misfit:.1f} around it, at most {self.max_misfit:g} allowed"
-        elif cleaned.seam > self.max_seam:
-            yield f"a seam of {cleaned.seam:.2f}, at most {self.max_seam:g} allowed"
-        else:
-            phrase = scene.row["object"]
-            words = {"one": indefinite(phrase), "place": place_of(scene.mask)}
-            yield Edit(
-                "remove",
-                cleaned.frames,
-                cleaned.mask,
-                "remove",
-                instruction("remove", scene.rng, object=phrase),
-                "add",
-                instruction("add", scene.rng, **words),
-            )
+            return "the camera moves too far"
+        if cleaned.unseen > self.max_unseen:
+            return f"{cleaned.unseen:.0%} of its place is never seen, at most {self.max_unseen:.0%} allowed"
+        if cleaned.misfit > self.max_misfit:
+            return f"frames differ by {cleaned.misfit:.1f} around it, at most {self.max_misfit:g} allowed"
+        if cleaned.seam > self.max_seam:
+            return f"a seam of {cleaned.seam:.2f}, at most {self.max_seam:g} allowed"
+        phrase = scene.row["object"]
+        remove = instruction("remove", rng, object=phrase)
+        add = instruction("add", rng, one=indefinite(phrase), place=place_of(scene.mask))
+        return [Edit("remove", cleaned.frames, cleaned.mask, "remove", remove, "add", add)]
 
-    def _copy(self, scene: Scene) -> Iterator[Edit | str]:
-        if scene.mask is None or scene.motion is None:
-            yield _NO_OBJECT
-            return
-        if fault := self._partial(scene.row):
-            yield fault
-            return
+    def _copy(self, scene: Scene, rng: np.random.Generator) -> list[Edit] | str:
         copied = copy_aside(scene.frames, scene.mask, scene.motion)
         if isinstance(copied, str):
-            yield copied
-            return
+            return copied
         frames, mask, side = copied
         phrase = scene.row["object"]
         words = {"object": phrase, "noun": noun(phrase), "side": side}
-        there, back = (instruction(f"{verb} copy", scene.rng, **words) for verb in ("add", "remove"))
-        yield Edit("copy", frames, mask, "add", there, "remove", back)
+        add, remove = (instruction(f"{verb} copy", rng, **words) for verb in ("add", "remove"))
+        return [Edit("copy", frames, mask, "add", add, "remove", remove)]
 
-    def _recolour(self, scene: Scene) -> Iterator[Edit | str]:
-        colour, phrase = scene.row.get("object_colour", ""), scene.row.get("object", "")
-        mask = scene.mask if colour else None
-        if mask is not None and scene.row["object_kind"] == "coloured":
-            mask = mask if found_elsewhere(scene.frames, mask) <= _ELSEWHERE else None
-        everywhere = mask is None
-        if mask is None:
-            # Without a thing of one colour, a colour of the whole picture.
-            found = strong_colour(scene.frames)
+    def _recolour(self, scene: Scene, rng: np.random.Generator) -> list[Edit] | str:
+        frames, mask, row = scene.frames, scene.mask, scene.row
+        colour, phrase = row.get("object_colour"), row.get("object")
+        # Without a thing of one colour that nothing else has, a colour of the whole picture.
+        everywhere = not colour or (row["object_kind"] == "coloured" and found_elsewhere(frames, mask) > _ELSEWHERE)
+        if everywhere:
+            found = strong_colour(frames)
             if found is None:
-                yield "no thing has one colour and no colour stands out"
-                return
+                return "no thing has one colour and no colour stands out"
             mask, colour = found
             phrase = f"everything {colour}"
-        painted = recolour(scene.frames, mask, colour, scene.rng, everywhere=everywhere)
+        painted = recolour(frames, mask, str(colour), rng, everywhere=everywhere)
         if isinstance(painted, str):
-            yield painted
-            return
+            return painted
         frames, changed, paint = painted
-        words = instruction("recolour", scene.rng, object=phrase, colour=paint)
-        yield Edit("recolour", frames, changed, "recolour", words)
+        words = instruction("recolour", rng, object=str(phrase), colour=paint)
+        return [Edit("recolour", frames, changed, "recolour", words)]
 
-    def _background(self, scene: Scene) -> Iterator[Edit | str]:
-        if scene.mask is None:
-            yield _NO_OBJECT
-            return
-        if fault := self._partial(scene.row):
-            yield fault
-            return
-        for look in scene.rng.permutation(list(BACKGROUNDS)):
-            words = instruction(f"background {look}", scene.rng, object=scene.row["object"])
+    def _background(self, scene: Scene, rng: np.random.Generator) -> list[Edit] | str:
+        for look in rng.permutation(list(BACKGROUNDS)):
+            words = instruction(f"background {look}", rng, object=scene.row["object"])
             frames, changed = change_background(scene.frames, scene.mask, str(look))
             edit = Edit(f"background {look}", frames, changed, "background", words)
             if _difference(scene.frames, edit) >= self.min_change:
-                yield edit
-                return
-        yield f"no look changes it by {self.min_change:g}"
+                return [edit]
+        return f"no look changes it by {self.min_change:g}"
 
-    def _style(self, scene: Scene) -> Iterator[Edit | str]:
-        for style in scene.rng.permutation(list(STYLES))[: self.styles]:
-            phrase = str(scene.rng.choice(np.array(STYLE_PHRASES[str(style)])))
-            words = instruction("style", scene.rng, style=phrase)
+    def _style(self, scene: Scene, rng: np.random.Generator) -> Iterator[Edit]:
+        for style in rng.permutation(list(STYLES))[: self.styles]:
+            words = instruction("style", rng, style=str(rng.choice(np.array(STYLE_PHRASES[str(style)]))))
             yield Edit(str(style), apply_style(scene.frames, str(style)), None, "style", words)
 
 

@@ -16,10 +16,9 @@ from icve.curation.edit_pairs.object_seeds import coloured_seeds, moving_seeds
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.masks import save_mask
 from icve.data.media.video import read_frames
-from icve.runtime.atomic import whole_file
 
-_CAMERA_FIT = 0.4  # share of the flow that the camera's motion must explain for the rest to mean something
 _COLUMNS = ("mask_path", "mask_area", "mask_leftover", "object", "object_colour", "object_kind")
+_CAMERA_FIT = 0.4  # share of the flow that the camera's motion must explain for the rest to mean something
 _WHOLE = 0.08  # leftover of masks that can be trusted to hold the whole thing
 _NAMED = 0.6  # share of a thing that must have one colour for it to be called by that colour
 
@@ -42,7 +41,8 @@ class FoundObject:
     @property
     def phrase(self) -> str:
         """What to call it: true whatever it is."""
-        return " ".join(["the", *(["moving"] if self.kind == "moving" else []), *filter(None, [self.colour]), "object"])
+        words = ("the", "moving" if self.kind == "moving" else "", self.colour, "object")
+        return " ".join(filter(None, words))
 
 
 class OfflineMasks(Stage):
@@ -81,14 +81,10 @@ class OfflineMasks(Stage):
     ) -> None:
         if not 0 < min_area < max_area < 1:
             raise ValueError(f"OfflineMasks needs 0 < min_area < max_area < 1, not {min_area} and {max_area}.")
-        self.least = {
-            "stability": min_stability,
-            "persistence": min_persistence,
-            "outline": min_outline,
-            "compactness": min_compactness,
-        }
-        if not all(0 <= limit <= 1 for limit in (*self.least.values(), max_border)):
+        least = min_stability, min_persistence, min_outline, min_compactness
+        if not all(0 <= limit <= 1 for limit in (*least, max_border)):
             raise ValueError("OfflineMasks needs limits of mask quality in 0..1.")
+        self.least = dict(zip(("stability", "persistence", "outline", "compactness"), least, strict=True))
         self.min_area, self.max_area, self.max_border, self.required = min_area, max_area, max_border, required
 
     def seconds(self, row: Row) -> float:
@@ -104,60 +100,50 @@ class OfflineMasks(Stage):
                 return Rejected("no clear object", why)
             return {**row, **dict.fromkeys(_COLUMNS), "no_object": why}
         file = work.output / "masks" / f"{row['key']}.npz"
-        with whole_file(file) as temporary:
-            save_mask(temporary, found.mask)
-        return {
-            **row,
-            "mask_path": work.name(file),
-            "mask_area": found.quality.area,
-            "mask_leftover": found.quality.leftover,
-            "object": found.phrase,
-            "object_colour": found.colour,
-            "object_kind": found.kind,
-            "no_object": None,
-        }
+        save_mask(file, found.mask)
+        measured = found.quality.area, found.quality.leftover
+        values = work.name(file), *measured, found.phrase, found.colour, found.kind
+        return {**row, **dict(zip(_COLUMNS, values, strict=True)), "no_object": None}
 
     def find(self, frames: np.ndarray) -> tuple[FoundObject | None, str]:
         """The clearest thing in frames (F, H, W, 3) uint8 RGB, or None and why there is none."""
         motion = clip_motion(frames)
-        lab = np.stack([to_lab(frame) for frame in frames])
+        lab = to_lab(frames)
         size = motion.forward.shape[2:0:-1]
         small = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in lab])
         seeds = {"coloured": coloured_seeds(small, motion, self.max_area)}
-        whys: list[str] = []
+        reasons: list[str] = []
         objects: list[FoundObject] = []
         if np.median(motion.fit) >= _CAMERA_FIT:
             seeds["moving"] = moving_seeds(motion, self.max_area)
         else:
-            whys.append(f"moving: the camera's motion explains {np.median(motion.fit):.2f} of what moves")
+            reasons.append(f"moving: the camera's motion explains {np.median(motion.fit):.2f} of what moves")
         for kind, places in seeds.items():
-            if places is None:
-                whys.append(f"{kind}: nothing stands out")
-                continue
-            if places.mean() > self.max_area:
-                whys.append(f"{kind}: it covers {places.mean():.0%} of the frame")
-                continue
             found = self._object(kind, frames, lab, places, motion)
             if isinstance(found, str):
-                whys.append(found)
+                reasons.append(f"{kind}: {found}")
             else:
                 objects.append(found)
         # A whole moving thing allows every edit, a coloured one only to be recoloured, a part of one hardly any.
-        return max(objects, key=lambda found: found.rank, default=None), "; ".join(whys)
+        return max(objects, key=lambda found: found.rank, default=None), "; ".join(reasons)
 
     def _object(
-        self, kind: str, frames: np.ndarray, lab: np.ndarray, seeds: np.ndarray, motion: ClipMotion
+        self, kind: str, frames: np.ndarray, lab: np.ndarray, seeds: np.ndarray | None, motion: ClipMotion
     ) -> FoundObject | str:
         """The thing at the seeds, or why it is not clear."""
+        if seeds is None:
+            return "nothing stands out"
+        if seeds.mean() > self.max_area:
+            return f"it covers {seeds.mean():.0%} of the frame"
         mask = cut_out(frames, seeds, motion)
         if not mask.any(axis=(1, 2)).all():
-            return f"{kind}: it has no outline in some frames"
+            return "it has no outline in some frames"
         quality = mask_quality(mask, lab, motion)
         if fault := self._fault(quality):
-            return f"{kind}: {fault}"
+            return fault
         colour, share = main_colour(lab[mask])
         if kind == "coloured" and (share < _NAMED or colour not in (*PAINTS, "brown")):
-            return f"{kind}: its main colour {colour or 'has no name'} is {share:.2f} of it"
+            return f"its main colour {colour or 'has no name'} is {share:.2f} of it"
         return FoundObject(mask, kind, colour if share >= _NAMED else UNNAMED, quality)
 
     def _fault(self, quality: MaskQuality) -> str | None:
@@ -165,8 +151,7 @@ class OfflineMasks(Stage):
             covered = f"it covers {quality.smallest:.2%} to {quality.largest:.2%} of the frame"
             return f"{covered}, {self.min_area:.2%} to {self.max_area:.2%} wanted"
         for name, least in self.least.items():
-            value = getattr(quality, name)
-            if value < least:
+            if (value := getattr(quality, name)) < least:
                 return f"{name} {value:.2f}, at least {least:.2f} wanted"
         if quality.border > self.max_border:
             return f"{quality.border:.2f} of its outline is the frame's border, at most {self.max_border:.2f} wanted"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
+
+
+def fault_of(parse: Callable[[str], object], text: str) -> str | None:
+    """What is wrong with an answer, in a sentence for the model: the ValueError that ``parse`` raises, or None."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def parse_json(text: str) -> Any:

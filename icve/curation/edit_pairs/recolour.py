@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from icve.curation.colours import PAINTS, chroma_hue, main_colour, name_colours, to_lab, to_rgb
+from icve.curation.edit_pairs.clip_motion import grown
 
 _SHIFT = 18.0  # lightness a thing may gain or lose with its new colour, so that its shading stays true
 _STRONG = 28.0  # chroma of colours that catch the eye
@@ -37,12 +38,10 @@ def recolour(
     """
     if not colour:
         return "it has no one colour"
-    lab = np.stack([to_lab(frame) for frame in frames])
-    inside = lab[mask]
-    light = float(np.median(inside[:, 0]))
+    lab = to_lab(frames)
+    light, chroma, hue = _typical(lab[mask])
     if not _DARKEST < light < _LIGHTEST:
         return f"with lightness {light:.0f} paint would not show on it"
-    chroma, hue = (float(np.median(part)) for part in chroma_hue(np.median(inside, axis=0, keepdims=True)))
     fitting = [
         name
         for name, (paint_light, _, paint_hue) in PAINTS.items()
@@ -72,15 +71,10 @@ def recolour(
 def _edge(mask: np.ndarray, alike: np.ndarray) -> np.ndarray:
     """Opacity (H, W) of a mask with a soft edge, grown into its fringe where the surroundings have other colours."""
     unit = max(1.0, min(mask.shape) / 240)
-    fringe, around = (_grown(mask, radius * unit) for radius in (6, 14))
+    fringe, around = (grown(mask, radius * unit) for radius in (6, 14))
     ring = around & ~fringe
     whole = fringe if ring.any() and alike[ring].mean() < _DISTINCT else mask
     return cv2.GaussianBlur(whole.astype(np.float32), (0, 0), unit)
-
-
-def _grown(mask: np.ndarray, radius: float) -> np.ndarray:
-    size = 2 * round(radius) + 1
-    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))) > 0
 
 
 def strong_colour(frames: np.ndarray) -> tuple[np.ndarray, str] | None:
@@ -89,7 +83,7 @@ def strong_colour(frames: np.ndarray) -> tuple[np.ndarray, str] | None:
     None where no strong colour with a name covers a fair part of the picture, and for the colours of skin: people would
     be painted with the rest.
     """
-    lab = np.stack([to_lab(frame) for frame in frames])
+    lab = to_lab(frames)
     chroma, hue = chroma_hue(lab)
     strong = chroma > _STRONG
     histogram, _ = np.histogram(hue[strong], 72, (0, 360), weights=chroma[strong])
@@ -104,11 +98,18 @@ def strong_colour(frames: np.ndarray) -> tuple[np.ndarray, str] | None:
 
 def found_elsewhere(frames: np.ndarray, mask: np.ndarray) -> float:
     """Share of what has the thing's colour that does not belong to it, 0..1; frames (F, H, W, 3), mask (F, H, W)."""
-    lab = np.stack([to_lab(frame) for frame in frames])
-    chroma, hue = (float(np.median(part)) for part in chroma_hue(np.median(lab[mask], axis=0, keepdims=True)))
+    lab = to_lab(frames)
+    _, chroma, hue = _typical(lab[mask])
     alike = _alike(lab, chroma, hue)
-    near = np.stack([_grown(m, 6 * max(1.0, min(m.shape) / 240)) for m in mask])
+    near = np.stack([grown(m, 6 * max(1.0, min(m.shape) / 240)) for m in mask])
     return float(alike[~near].sum() / max(alike.sum(), 1e-6))
+
+
+def _typical(lab: np.ndarray) -> tuple[float, float, float]:
+    """Lightness, chroma and hue of the median of CIELAB pixels (N, 3)."""
+    median = np.median(lab, axis=0)
+    chroma, hue = chroma_hue(median)
+    return float(median[0]), float(chroma), float(hue)
 
 
 def _alike(
@@ -140,7 +141,7 @@ def _all_alike(lab: np.ndarray, chroma: float, hue: float, alike: np.ndarray) ->
     """
     strong = _alike(lab, chroma, hue, reach=(30.0, 44.0), least=0.35)
     unit = max(1.0, min(lab.shape[1:3]) / 240)
-    near = np.stack([cv2.blur(_grown(s > 0.5, 3 * unit).astype(np.float32), (3, 3)) for s in strong])
+    near = np.stack([cv2.blur(grown(s > 0.5, 3 * unit).astype(np.float32), (3, 3)) for s in strong])
     return np.maximum(strong, alike * near)
 
 

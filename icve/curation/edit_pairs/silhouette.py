@@ -5,10 +5,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from icve.curation.edit_pairs.frames import Clip, clip_of
+from icve.curation.edit_pairs.frames import clip_of
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.masks import load_mask
-from icve.data.media.video import VideoError, probe
+from icve.data.media.video import VideoError
 
 _SPECKLES = np.ones((3, 3), np.uint8)
 
@@ -65,8 +65,13 @@ class BlackSilhouette(Stage):
         mask = load_mask(work.file(row, "mask_path"))
         sides = clip_of(row, work, "source"), clip_of(row, work, "target")
         drawn, real = sides if row.get("generated") == "source" else reversed(sides)
-        frames = min(drawn.frames, real.frames, len(mask))
-        shares = self._shares(real, drawn, mask, frames)
+        numbers = range(min(drawn.frames, real.frames, len(mask)))
+        before, after = real.read(numbers), drawn.read(numbers)
+        if not before.shape[1:3] == after.shape[1:3] == mask.shape[1:]:
+            sizes = ["x".join(map(str, array.shape[1:3])) for array in (after, mask)]
+            raise VideoError(drawn.file, f"its frames are {sizes[0]}, its mask {sizes[1]}.")
+        frames = zip(before, after, mask, strict=False)
+        shares = np.array([black_share(*pictures, self.luma, self.margin) for pictures in frames])
         share = float(np.mean(shares > self.max_share))
         if share > self.max_frames:
             return Rejected(
@@ -75,16 +80,3 @@ class BlackSilhouette(Stage):
                 f"(at most {shares.max():.2f}); {self.max_frames} allowed",
             )
         return row
-
-    def _shares(self, real: Clip, drawn: Clip, mask: np.ndarray, frames: int) -> np.ndarray:
-        shape = mask.shape[1:]
-        if (size := _size(drawn)) != shape or _size(real) != shape:
-            raise VideoError(drawn.file, f"its frames are {size[0]}x{size[1]}, its mask {shape[0]}x{shape[1]}.")
-        numbers = range(frames)
-        pairs = zip(real.read(numbers), drawn.read(numbers), mask, strict=False)
-        return np.array([black_share(*pair, self.luma, self.margin) for pair in pairs])
-
-
-def _size(clip: Clip) -> tuple[int, int]:
-    info = probe(clip.file)
-    return info.height, info.width

@@ -6,19 +6,19 @@ clip changes little in its style.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from icve.curation.colours import to_lab, to_rgb
 
-Filter = Callable[[np.ndarray], np.ndarray]  # (F, H, W, 3) float32 RGB in 0..1 → the same
+Filter = Callable[[np.ndarray], Iterable[np.ndarray]]  # (F, H, W, 3) float32 RGB in 0..1 → the frames of the same
 
 
 def apply_style(frames: np.ndarray, style: str) -> np.ndarray:
     """Restyle a clip (F, H, W, 3) uint8 RGB. Raises KeyError for an unknown style; `STYLES` names them."""
-    styled = STYLES[style](frames.astype(np.float32) / 255.0)
+    styled = np.stack(list(STYLES[style](frames.astype(np.float32) / 255.0)))
     return np.round(np.clip(styled, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
@@ -55,19 +55,17 @@ def _ink(grey: np.ndarray, unit: float, sharpness: float = 14.0) -> np.ndarray:
     return np.clip(1.0 + np.tanh(sharpness * np.minimum(difference, 0.0) * 2.0), 0.0, 1.0)
 
 
-def _pencil(frames: np.ndarray) -> np.ndarray:
+def _pencil(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
     grey = _levels(_grey(frames))
     grain = _grain(grey.shape[1:], 0.6 * unit)
     y, x = np.mgrid[: grey.shape[1], : grey.shape[2]].astype(np.float32)
     hatching = 0.5 + 0.5 * np.sin((x + y) * (2 * np.pi / (4.5 * unit)) + 0.8 * _grain(grey.shape[1:], 6 * unit))
-    result = []
     for frame in grey:
         lines = np.clip(frame / np.maximum(_blurred(frame, 4.0 * unit), 1e-3), 0.0, 1.0) ** 2.5
         dark = np.clip(0.75 - _blurred(frame, 1.2 * unit), 0.0, 1.0)
         tone = 1.0 - dark * (0.35 + 0.5 * hatching)
-        result.append(lines * tone + 0.025 * grain)
-    return np.repeat(np.stack(result)[..., None], 3, axis=-1) * np.array([1.0, 0.99, 0.97], np.float32)
+        yield (lines * tone + 0.025 * grain)[..., None] * np.array([1.0, 0.99, 0.97], np.float32)
 
 
 def _kuwahara(frame: np.ndarray, radius: float) -> np.ndarray:
@@ -97,24 +95,21 @@ def _vivid(frame: np.ndarray, gain: float) -> np.ndarray:
     return grey + gain * (frame - grey)
 
 
-def _oil(frames: np.ndarray) -> np.ndarray:
+def _oil(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
     canvas = _grain(frames.shape[1:3], 0.9 * unit)
-    result = []
     for frame in frames:
         painted = _vivid(_kuwahara(frame, 3.0 * unit), 1.35)
         # Thick paint throws light and shade along its ridges.
         relief = _grey(painted) + 0.02 * canvas
         light = cv2.Sobel(relief, cv2.CV_32F, 1, 0) - cv2.Sobel(relief, cv2.CV_32F, 0, 1)
-        result.append(painted + 0.12 * np.clip(light, -0.6, 0.6)[..., None])
-    return np.stack(result)
+        yield painted + 0.12 * np.clip(light, -0.6, 0.6)[..., None]
 
 
-def _watercolour(frames: np.ndarray) -> np.ndarray:
+def _watercolour(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
     paper = _grain(frames.shape[1:3], 0.7 * unit)
     blotches = _grain(frames.shape[1:3], 9.0 * unit)
-    result = []
     for frame in frames:
         wash = _kuwahara(_kuwahara(frame, 3.0 * unit), 2.0 * unit)
         pigment = 1.0 - np.clip(0.12 + 0.95 * _vivid(wash, 1.25), 0.0, 1.0)
@@ -122,13 +117,11 @@ def _watercolour(frames: np.ndarray) -> np.ndarray:
         edge = np.abs(smooth - _blurred(wash, 2.5 * unit)).max(axis=-1)
         # Pigment gathers at the rims of a wash, and pools unevenly.
         density = 0.78 + 2.2 * np.clip(edge, 0.0, 0.25) + 0.06 * blotches + 0.04 * paper
-        result.append(1.0 - np.clip(pigment * density[..., None], 0.0, 1.0))
-    return np.stack(result)
+        yield 1.0 - np.clip(pigment * density[..., None], 0.0, 1.0)
 
 
-def _cartoon(frames: np.ndarray) -> np.ndarray:
+def _cartoon(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
-    result = []
     for frame in frames:
         flat = _kuwahara(_kuwahara(frame, 2.0 * unit), 2.0 * unit)
         lab = to_lab(np.round(np.clip(flat, 0, 1) * 255).astype(np.uint8))
@@ -137,8 +130,7 @@ def _cartoon(frames: np.ndarray) -> np.ndarray:
         lab[..., 0] = 14.0 * (whole + 1.0 / (1.0 + np.exp(-12.0 * (steps - whole - 0.5)))) + 2.0
         lab[..., 1:] *= 1.5
         line = _ink(_grey(flat), unit, 20.0)
-        result.append(to_rgb(lab).astype(np.float32) / 255.0 * line[..., None])
-    return np.stack(result)
+        yield to_rgb(lab).astype(np.float32) / 255.0 * line[..., None]
 
 
 def _palette(pixels: np.ndarray, colours: int) -> np.ndarray:
@@ -150,7 +142,7 @@ def _palette(pixels: np.ndarray, colours: int) -> np.ndarray:
     return cv2.kmeans(sample, min(colours, len(sample)), labels, criteria, 2, cv2.KMEANS_PP_CENTERS)[2]
 
 
-def _pixel_art(frames: np.ndarray) -> np.ndarray:
+def _pixel_art(frames: np.ndarray) -> Iterator[np.ndarray]:
     height, width = frames.shape[1:3]
     block = 5.0 * _unit(frames)
     size = (max(8, round(width / block)), max(8, round(height / block)))
@@ -158,7 +150,6 @@ def _pixel_art(frames: np.ndarray) -> np.ndarray:
     lab = to_lab(np.round(np.clip(_vivid(small, 1.3), 0, 1) * 255).astype(np.uint8))
     palette = _palette(lab.reshape(-1, 3), 20)
     shown = None
-    result = []
     for frame in lab:
         distance = np.linalg.norm(frame[:, :, None] - palette, axis=-1)
         nearest = distance.argmin(-1)
@@ -168,18 +159,16 @@ def _pixel_art(frames: np.ndarray) -> np.ndarray:
         held = np.take_along_axis(distance, shown[..., None], -1)[..., 0]
         shown = np.where(distance.min(-1) < held - 3.0, nearest, shown)
         rgb = to_rgb(palette[shown])
-        result.append(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.float32) / 255.0)
-    return np.stack(result)
+        yield cv2.resize(rgb, (width, height), interpolation=cv2.INTER_NEAREST).astype(np.float32) / 255.0
 
 
-def _comic(frames: np.ndarray) -> np.ndarray:
+def _comic(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
     height, width = frames.shape[1:3]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     pitch = 5.0 * unit
     u, v = (x + y) * np.sqrt(0.5), (x - y) * np.sqrt(0.5)
     screen = 0.5 + 0.25 * (np.cos(2 * np.pi * u / pitch) + np.cos(2 * np.pi * v / pitch))
-    result = []
     for frame in frames:
         flat = _vivid(_kuwahara(frame, 2.0 * unit), 1.7)
         shade = _grey(flat)
@@ -187,8 +176,7 @@ def _comic(frames: np.ndarray) -> np.ndarray:
         dots = 1.0 / (1.0 + np.exp(-14.0 * (screen - (0.15 + 0.75 * np.clip(shade, 0, 1)))))
         tint = np.clip(0.35 + 0.85 * flat, 0.0, 1.0)
         inked = tint * (1.0 - dots[..., None]) + dots[..., None] * np.clip(0.7 * flat, 0, 1)
-        result.append(inked * _ink(_grey(_blurred(frame, 1.0 * unit)), unit, 20.0)[..., None])
-    return np.stack(result)
+        yield inked * _ink(_grey(_blurred(frame, 1.0 * unit)), unit, 20.0)[..., None]
 
 
 def _black_and_white(frames: np.ndarray) -> np.ndarray:
@@ -205,9 +193,8 @@ def _sepia(frames: np.ndarray) -> np.ndarray:
     return tone[..., None] * np.array([1.0, 0.83, 0.60], np.float32) + np.array([0.07, 0.04, 0.01], np.float32)
 
 
-def _neon(frames: np.ndarray) -> np.ndarray:
+def _neon(frames: np.ndarray) -> Iterator[np.ndarray]:
     unit = _unit(frames)
-    result = []
     for frame in frames:
         smooth = _blurred(_kuwahara(frame, 1.5 * unit), 0.8 * unit)
         dx, dy = (cv2.Sobel(smooth, cv2.CV_32F, *axes, scale=0.125) for axes in ((1, 0), (0, 1)))
@@ -216,8 +203,7 @@ def _neon(frames: np.ndarray) -> np.ndarray:
         hue = np.clip(_vivid(smooth, 3.0) / np.maximum(smooth.max(axis=-1, keepdims=True), 0.08), 0.0, 1.0)
         hue = hue / np.maximum(hue.max(axis=-1, keepdims=True), 0.3)
         glow = _blurred(line * hue, 3.5 * unit)
-        result.append(0.08 * smooth + line * (0.25 + 0.75 * hue) + 0.9 * glow)
-    return np.stack(result)
+        yield 0.08 * smooth + line * (0.25 + 0.75 * hue) + 0.9 * glow
 
 
 STYLES: dict[str, Filter] = {

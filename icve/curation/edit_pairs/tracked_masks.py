@@ -52,11 +52,10 @@ class Masks(Stage):
         frames, phrase = clip_of(row, work).read(), row["object"]
         numbers = spread(len(frames), self.prompt_frames)
         found = {int(number): self.detector.find(frames[number], phrase) for number in numbers}
-        number, best = max(found.items(), key=lambda item: item[1].score)
-        if best.score < self.min_score:
-            return Rejected("object not found", f"{phrase!r} scores {best.score:.2f}, at least {self.min_score} wanted")
+        number, (box, score) = max(found.items(), key=lambda item: item[1][1])
+        if score < self.min_score:
+            return Rejected("object not found", f"{phrase!r} scores {score:.2f}, at least {self.min_score} wanted")
         file = work.output / "masks" / f"{row['key']}.npz"
-        columns = {"mask_path": work.name(file), "mask_score": round(best.score, 4)}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_mask(file, self.tracker.track(frames, number, best.box))
+        columns = {"mask_path": work.name(file), "mask_score": round(score, 4)}
+        save_mask(file, self.tracker.track(frames, number, box))
         return {**row, **columns}

@@ -10,7 +10,6 @@ from icve.curation.clip_length import check_clip_length
 from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
 from icve.data.buckets import Bucket, choose_bucket
 from icve.data.media.video import read_frames, sample_indices, timestamps, write_video
-from icve.runtime.atomic import whole_file
 
 
 class WriteClips(Stage):
@@ -80,8 +79,7 @@ class WriteClips(Stage):
         for number in sorted(order):
             file = work.output / "sources" / f"{row['key']}-{number}.mp4"
             pixels = read_frames(video, clips[number], size=(bucket.height, bucket.width))
-            with whole_file(file) as temporary:
-                write_video(temporary, pixels, self.fps, crf=self.crf)
+            write_video(file, pixels, self.fps, crf=self.crf)
             columns = {"source_path": work.name(file), "source_start": 0, "source_frames": self.frames}
             shape = {"width": bucket.width, "height": bucket.height, "fps": self.fps}
             written.append({**row, **columns, **shape, "clip_start": int(clips[number][0])})

@@ -19,7 +19,7 @@ from icve.data.media.video import read_frames
 def test_shipped_configurations_are_found_and_others_named(tmp_path):
     for stage in demo.TRAINING:
         assert demo.find_config(f"{stage}.yaml").is_file()
-    with pytest.raises(demo.MissingConfig, match="--configs"):
+    with pytest.raises(demo.CannotRun, match="--configs"):
         demo.find_config("sft.yaml", tmp_path)
 
 
@@ -43,7 +43,7 @@ def test_validation_pairs_share_no_video_with_training(tmp_path):
 
 def test_data_too_small_to_hold_any_back_is_refused(tmp_path):
     row = {"source_path": "a.mp4", "target_path": "a.mp4", "instruction": "do"}
-    with pytest.raises(demo.TooFewPairs, match="more raw videos"):
+    with pytest.raises(demo.CannotRun, match="more raw videos"):
         demo.hold_back(write_manifest([row], tmp_path / "manifest.parquet"), tmp_path, 4)
 
 

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from icve.cli.demo.own_videos import NoVideos, _hold_back, curate_own, edit_own, find_own, mix, own_examples
+from icve.cli.demo.own_videos import _hold_back, curate_own, edit_own, find_own, mix, own_examples
+from icve.cli.demo.resumable import CannotRun
 from icve.curation.raw_videos import find_inputs
 from icve.data.manifest import read_manifest, resolve_path, write_manifest
 from icve.data.media.video import probe, write_video
@@ -57,7 +58,7 @@ def test_held_out_clips_are_edited_and_shown(tmp_path):
 
 
 def test_a_folder_without_videos_is_refused(tmp_path):
-    with pytest.raises(NoVideos, match="There is no video"):
+    with pytest.raises(CannotRun, match="There is no video"):
         find_own(tmp_path)
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from icve.cli.demo.resumable import ForeignFolder, ResumableTasks, digest
+from icve.cli.demo.resumable import CannotRun, ResumableTasks, digest
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def test_an_interrupted_stage_goes_on_in_its_folder_and_its_time_adds_up(run, tm
     file.write_text(json.dumps(states))
     assert run({})
     assert (tmp_path / "things" / "half").exists()
-    assert ResumableTasks(tmp_path).seconds()["make"] >= 100
+    assert ResumableTasks(tmp_path).states["make"]["seconds"] >= 100
 
 
 def test_a_folder_no_stage_made_is_left_alone(run, tmp_path):
     (tmp_path / "things").mkdir()
     (tmp_path / "things" / "precious").touch()
-    with pytest.raises(ForeignFolder, match="another --output"):
+    with pytest.raises(CannotRun, match="another --output"):
         run({})
     assert (tmp_path / "things" / "precious").exists()
 

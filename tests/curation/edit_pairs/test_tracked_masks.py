@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from icve.curation.edit_pairs.detector import Detection
 from icve.curation.edit_pairs.tracked_masks import Masks
 from icve.curation.stage import Rejected
 from icve.data.masks import load_mask
@@ -29,9 +28,9 @@ def test_tiny_models_take_a_row_from_phrase_to_mask_file(work, tiny_detector, ti
 class SquareDetector:
     """Finds the red square, surest where it stands furthest to the right."""
 
-    def find(self, frame: np.ndarray, phrase: str) -> Detection:
+    def find(self, frame: np.ndarray, phrase: str) -> tuple[np.ndarray, float]:
         left = np.flatnonzero(((frame[..., 0] > 150) & (frame[..., 1] < 80)).any(axis=0))[0]
-        return Detection(np.array([left, 16, left + 16, 32], np.float32), left / 80)
+        return np.array([left, 16, left + 16, 32], np.float32), left / 80
 
 
 class BoxTracker:
