@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 from icve.data.identity import file_digest
 from icve.data.media.video import VideoError, probe, timestamps
 from icve.data.media.video_stream import open_media, video_stream
@@ -15,7 +15,7 @@ from icve.data.media.video_stream import open_media, video_stream
 _USUAL_INTERVALS = 8  # a pause of fewer frames is a slow stretch of a variable-rate file, not a gap
 
 
-class Probe(Stage):
+class Probe(RowStage):
     """Drops videos by size, length, frame rate and timestamps (ICVE, clip pairs: filters on raw videos).
 
     Reads ``video``. Adds ``width`` and ``height`` of the upright picture in pixels, ``fps`` (average), ``frames``,
@@ -57,10 +57,8 @@ class Probe(Stage):
         self.min_fps, self.max_fps, self.max_gap = min_fps, max_fps, max_gap
         self.hdr, self.interlaced = hdr, interlaced
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._probe(row, work.video(row)) for row in rows]
-
-    def _probe(self, row: Row, path: Path) -> Row | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
+        path = work.video(row)
         pixels = _stated_pixels(path)
         if pixels > self.max_pixels:
             return Rejected("too large", f"{pixels} pixels, at most {self.max_pixels} wanted")

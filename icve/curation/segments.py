@@ -8,7 +8,7 @@ import numpy as np
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, SceneDetector
 
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 
 Span = tuple[int, int]  # frames [start, end)
 
@@ -20,7 +20,7 @@ _LEAST_SHARE = 0.4  # of a transition that one blend must span; two do where it 
 _BLOCK = 2048  # frames compared at a time
 
 
-class Segments(Stage):
+class Segments(RowStage):
     """Cuts a video into scenes without a transition inside (ICVE, clip pairs: scene detection).
 
     Hard cuts are found by PySceneDetect's adaptive and content detectors, which here are given the scores that were
@@ -58,10 +58,7 @@ class Segments(Stage):
     def seconds(self, row: Row) -> float:
         return 60.0 + row["frames"] * 0.03
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._cut(row, work) for row in rows]
-
-    def _cut(self, row: Row, work: Workspace) -> list[Row] | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> list[Row] | Rejected:
         seconds, change, mosaic = read_signals(work, row, "seconds", "change", "mosaic")
         cuts = self._hard_cuts(change)
         blends = transitions(mosaic, (len(seconds) - 1) / seconds[-1], self.min_blend)

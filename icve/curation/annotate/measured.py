@@ -11,20 +11,22 @@ from icve.curation.annotate.camera import CameraMove, Described, camera_move, fi
 from icve.curation.annotate.changes import Change, find_change
 from icve.curation.annotate.sampled_frames import clip_moments
 from icve.curation.annotate.wording import camera_wording, change_wording
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, RowStage, Workspace
 from icve.data.media.video import probe, read_frames
 
 _MOMENTS = 5  # frames looked at in each clip
 _MIN_SEEN = 0.6  # least share of the view that all of them must show for an object's change to be looked for
 
 
-class MeasuredAnnotator(Stage):
+class MeasuredAnnotator(RowStage):
     """Adds ``instruction``, ``edit_type`` and ``measured`` where measurement shows what leads from source to target.
 
     What it can tell: where the camera panned or tilted, or that it zoomed (``camera_pan``, ``camera_zoom``); and under
     a camera that stays, that one thing with a clear colour came, went, moved or changed colour (``add``, ``remove``,
     ``move``, ``recolour``). Light, contrast and saturation are measured away. Where nothing can be told with
     confidence, and for everything that needs understanding, the row is rejected as "nothing to say".
+
+    Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``.
 
     Args:
         min_shift: least shift of the view, as a fraction of the picture's width or height, that is called a pan.
@@ -58,11 +60,7 @@ class MeasuredAnnotator(Stage):
         self.min_shift, self.min_zoom, self.min_agreement = min_shift, min_zoom, min_agreement
         self.min_area, self.max_area, self.side, self.seed = min_area, max_area, side, seed
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        """Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``."""
-        return [self._annotated(row, work) for row in rows]
-
-    def _annotated(self, row: Row, work: Workspace) -> Outcome:
+    def outcome(self, row: Row, work: Workspace) -> Outcome:
         files = work.file(row, "source_path"), work.file(row, "target_path")
         height, width = probe(files[0]).displayed
         scale = self.side / max(height, width)
