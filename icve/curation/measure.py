@@ -100,7 +100,7 @@ def measure(
     height, width = (max(16, round(length * side / max(shape))) for length in shape)
     sampled, flow = frames_due(seconds, sample_fps), _Flow(seconds, height, width, flow_fps)
     positions = {number: position for position, number in enumerate(sampled)}
-    frames = {
+    frames: dict[str, np.ndarray] = {
         "change": np.zeros(count, np.float32),
         "luma": np.zeros(count, np.float32),
         "contrast": np.zeros(count, np.float32),
@@ -110,7 +110,7 @@ def measure(
     }
     # Made before the first frame: small arrays that stay, one by one between large ones that go, would keep the
     # allocator from using the large ones' places again.
-    samples = {
+    samples: dict[str, np.ndarray] = {
         "sample_frames": np.array(sampled, np.int32),
         "histogram": np.zeros((len(sampled), _BINS**3), np.float32),
         "picture": np.zeros((len(sampled), PICTURE, PICTURE), np.uint8),

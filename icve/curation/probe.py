@@ -59,7 +59,7 @@ class Probe(RowStage):
 
     def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
         path = work.video(row)
-        pixels = _stated_pixels(path)
+        pixels = stated_pixels(path)
         if pixels > self.max_pixels:
             return Rejected("too large", f"{pixels} pixels, at most {self.max_pixels} wanted")
         info = probe(path)
@@ -86,19 +86,11 @@ class Probe(RowStage):
             return Rejected("too long", f"{info.duration:.0f} s, at most {self.max_seconds:g} s wanted")
         if not self.min_fps <= info.fps <= self.max_fps:
             return Rejected("frame rate", f"{info.fps:.2f} fps, {self.min_fps:g} to {self.max_fps:g} wanted")
-        return row | {
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "frames": info.frames,
-            "duration": info.duration,
-            "rotation": info.rotation,
-            "codec": info.codec,
-            "digest": file_digest(path),
-        }
+        facts = ("width", "height", "fps", "frames", "duration", "rotation", "codec")
+        return row | {name: getattr(info, name) for name in facts} | {"digest": file_digest(path)}
 
 
-def _stated_pixels(path: Path) -> int:
+def stated_pixels(path: Path) -> int:
     """Pixels of a frame as the file's header has them; 0 where it cannot be opened, of which `probe` says why."""
     try:
         with open_media(path) as container:

@@ -112,8 +112,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         raise PipelineError(f"shard_size in {path} must be a whole number of at least 1, not {shard_size!r}.")
     specs = []
     for number, (stage, entry) in enumerate(build_stages(content["stages"], str(path)), 1):
-        identity = json_digest([entry["class_path"], stage.version, _that_matter(entry)])
-        specs.append(StageSpec(number, *entry.values(), stage.version, stage.needs, stage.scope, identity))
+        class_path, parameters = entry["class_path"], entry["init_args"]
+        identity = json_digest([class_path, stage.version, _that_matter(entry)])
+        specs.append(StageSpec(number, class_path, parameters, stage.version, stage.needs, stage.scope, identity))
     return Pipeline(tuple(specs), root, shard_size)
 
 

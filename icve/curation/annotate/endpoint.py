@@ -77,21 +77,10 @@ class EndpointModel(VisionLanguageModel):
     needs: ClassVar[Literal["cpu", "gpu"]] = "cpu"
     # What is asked decides an answer; where, how fast and at what price does not.
     incidental: ClassVar[frozenset[str]] = frozenset(
-        {
-            "base_url",
-            "api_key_env",
-            "concurrency",
-            "timeout",
-            "attempts",
-            "first_wait",
-            "longest_wait",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "max_tokens_name",
-            "input_price",
-            "output_price",
-            "cache",
-        }
+        [
+            *("base_url", "api_key_env", "concurrency", "timeout", "attempts", "first_wait", "longest_wait"),
+            *("requests_per_minute", "tokens_per_minute", "max_tokens_name", "input_price", "output_price", "cache"),
+        ]
     )
 
     def __init__(
@@ -231,13 +220,13 @@ class EndpointModel(VisionLanguageModel):
             {"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}
         ]
         size = len(question.prompt) / 4 + sum(np.prod(picture.shape[:2]) for picture in pictures) / _PATCH
-        text, cut = self._request(messages, question.max_tokens, size)
-        problem = _problem(question, text, cut)
-        if problem is not None:
+        for chance in range(2):
+            text, cut = self._request(messages, question.max_tokens, size)
+            problem = f"The answer is longer than {question.max_tokens} tokens." if cut else question.check(text)
+            if problem is None or chance == 1:
+                break
             correction = f"This answer cannot be used. {problem} Answer again, with the corrected answer only."
             messages += [{"role": "assistant", "content": text or "-"}, {"role": "user", "content": correction}]
-            text, cut = self._request(messages, question.max_tokens, size)
-            problem = _problem(question, text, cut)
         return text, problem
 
     def _request(self, messages: list[dict[str, Any]], max_tokens: int, size: float) -> tuple[str, bool]:
@@ -309,12 +298,6 @@ class EndpointModel(VisionLanguageModel):
         cost = (asked * self.input_price + said * self.output_price) / 1e6
         self._log.add(self.model, Usage(requests=1, input_tokens=asked, output_tokens=said, cost=cost))
         self._rate.correct(asked + said - reserved)
-
-
-def _problem(question: Question, text: str, cut: bool) -> str | None:
-    if cut:
-        return f"The answer is longer than {question.max_tokens} tokens."
-    return question.check(text)
 
 
 def _excerpt(text: str) -> str:

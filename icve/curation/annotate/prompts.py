@@ -8,12 +8,7 @@ from collections.abc import Callable, Sequence
 
 # How letters of a language are called in Unicode, as the beginnings of their names.
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "English": ("LATIN",),
-    "French": ("LATIN",),
-    "German": ("LATIN",),
-    "Italian": ("LATIN",),
-    "Portuguese": ("LATIN",),
-    "Spanish": ("LATIN",),
+    **dict.fromkeys(("English", "French", "German", "Italian", "Portuguese", "Spanish"), ("LATIN",)),
     "Russian": ("CYRILLIC",),
     "Chinese": ("CJK",),
     "Japanese": ("CJK", "HIRAGANA", "KATAKANA"),
@@ -22,25 +17,9 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 
 # An instruction speaks of what is seen, not of the pictures that were shown.
 BANNED = (
-    "frame",
-    "image",
-    "video",
-    "footage",
-    "screenshot",
-    "clip",
-    "left half",
-    "right half",
-    "left panel",
-    "right panel",
-    "left picture",
-    "right picture",
-    "left photo",
-    "right photo",
-    "side by side",
-    "divider",
-    "before and after",
-    "original version",
-    "edited version",
+    *("frame", "image", "video", "footage", "screenshot", "clip"),
+    *("left half", "right half", "left panel", "right panel", "left picture", "right picture", "left photo"),
+    *("right photo", "side by side", "divider", "before and after", "original version", "edited version"),
 )
 
 
