@@ -15,7 +15,7 @@ Span = tuple[int, int]  # frames [start, end)
 _LENGTHS = np.geomspace(0.2, 2.0, 9)  # seconds over which transitions are looked for; longer ones are found in parts
 _LEAST_LENGTH = 4  # frames
 _LARGEST_STEP = 0.4  # share of a transition that may happen between two frames: more is a cut
-_BEGUN = 0.1  # share of a transition before which, and before whose end, it is not visible
+_INVISIBLE = 0.1  # share of a transition before which, and before whose end, it is not visible
 _LEAST_SHARE = 0.4  # of a transition that one blend must span; two do where it goes through black
 _BLOCK = 2048  # frames compared at a time
 
@@ -80,10 +80,10 @@ class Segments(RowStage):
 
 def scenes(frames: int, cuts: Sequence[int], blends: Sequence[Span], margin: int, min_frames: int) -> list[Span]:
     """What lies between hard cuts and outside of gradual transitions, widened by a margin, if it is long enough."""
-    taken = [(start - margin, end + margin) for start, end in blends]
-    edges = [(cut, cut) for cut in cuts if not any(start <= cut <= end for start, end in taken)]
+    widened = [(start - margin, end + margin) for start, end in blends]
+    edges = [(cut, cut) for cut in cuts if not any(start <= cut <= end for start, end in widened)]
     found, start = [], 0
-    for edge, after in [*sorted(taken + edges), (frames, frames)]:
+    for edge, after in [*sorted(widened + edges), (frames, frames)]:
         if edge - start >= min_frames:
             found.append((start, edge))
         start = max(start, after)
@@ -147,9 +147,9 @@ def _blended(window: np.ndarray, least: float) -> Span | None:
         return None
     # From the middle outwards: motion in A or B looks like a little of the other now and then.
     half = int((share >= 0.5).argmax())
-    begun = np.flatnonzero(share[:half] <= _BEGUN)[-1] + 1
-    ended = np.flatnonzero(share[half:] >= 1 - _BEGUN)[0] + half
-    return int(begun), int(ended)
+    first = np.flatnonzero(share[:half] <= _INVISIBLE)[-1] + 1
+    last = np.flatnonzero(share[half:] >= 1 - _INVISIBLE)[0] + half
+    return int(first), int(last)
 
 
 def _replay(detector: SceneDetector, scores: np.ndarray) -> list[int]:

@@ -154,26 +154,26 @@ def _serve(
     worker = ShardWorker(run, numbers)
     lock = threading.Lock()
 
-    def tell(*message: Any) -> None:
+    def send(*message: Any) -> None:
         with lock:
             connection.send(message)
 
-    watch: Callable[[int, list[str], float], None] = lambda *values: tell("watch", *values)  # noqa: E731
+    watch: Callable[[int, list[str], float], None] = lambda *values: send("watch", *values)  # noqa: E731
     while True:
         try:
             method, argument, casualties = connection.recv()
         except EOFError:
             return
         try:
-            tell("done", getattr(worker, method)(argument, casualties, watch))
+            send("done", getattr(worker, method)(argument, casualties, watch))
         except MemoryError:
             os._exit(1)
         except StageBroken as error:
-            tell("broken", str(error))
+            send("broken", str(error))
         except OSError as error:  # a full disk, most likely
-            tell("broken", f"{run.output} cannot be written: {error.strerror or error}.")
+            send("broken", f"{run.output} cannot be written: {error.strerror or error}.")
         except Exception as error:  # a part that cannot be read: nothing more can be done here
-            tell("broken", f"{describe(error)}.")
+            send("broken", f"{describe(error)}.")
 
 
 def _end_with(parent: int) -> None:

@@ -183,7 +183,7 @@ class EndpointModel(VisionLanguageModel):
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             self.keep_answers(folder)
         pictures = [[fit(picture, self.longest_side) for picture in question.images] for question in questions]
-        keys = [self._key(question, its) for question, its in zip(questions, pictures, strict=True)]
+        keys = [self._key(question, images) for question, images in zip(questions, pictures, strict=True)]
         locks = {key: threading.Lock() for key in keys}
         return list(self._pool.map(self._answer, questions, pictures, keys, [locks[key] for key in keys]))
 
@@ -291,13 +291,13 @@ class EndpointModel(VisionLanguageModel):
         return re.sub(r"^.*</think>", "", text or "", flags=re.DOTALL).strip(), end == "length"
 
     def _account(self, usage: Any, reserved: float) -> None:
-        asked, said = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-        if not isinstance(asked, int) or not isinstance(said, int):
+        read, written = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+        if not isinstance(read, int) or not isinstance(written, int):
             self._log.add(self.model, Usage(requests=1, unmetered=1))
             return
-        cost = (asked * self.input_price + said * self.output_price) / 1e6
-        self._log.add(self.model, Usage(requests=1, input_tokens=asked, output_tokens=said, cost=cost))
-        self._rate.correct(asked + said - reserved)
+        cost = (read * self.input_price + written * self.output_price) / 1e6
+        self._log.add(self.model, Usage(requests=1, input_tokens=read, output_tokens=written, cost=cost))
+        self._rate.correct(read + written - reserved)
 
 
 def _excerpt(text: str) -> str:

@@ -133,7 +133,7 @@ def _written_in(text: str, language: str) -> bool:
 def _english_problem(text: str) -> str | None:
     words = [word.strip("'’").lower() for word in re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)]
     first = words[1] if words[0] == "please" and len(words) > 1 else words[0]
-    told = (
+    no_imperative = (
         first in _NO_IMPERATIVE
         or "'" in first
         or "’" in first
@@ -141,7 +141,7 @@ def _english_problem(text: str) -> str | None:
         or (first.endswith("ed") and first not in _ED)
         or (first.endswith("s") and not first.endswith(("ss", "us")))
     )
-    if told:
+    if no_imperative:
         return f"It begins with {first!r}, not with a verb that asks for the change, such as Add, Remove or Replace."
     if len(words) > 3 and not _ENGLISH.intersection(words):
         return "It is not written in English."
