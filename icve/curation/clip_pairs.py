@@ -8,12 +8,12 @@ import numpy as np
 
 from icve.curation.clip_length import check_clip_length
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 
 Clip = tuple[int, int]  # frames [start, end) of the file
 
 
-class ClipPairs(Stage):
+class ClipPairs(RowStage):
     """Cuts a scene into clips that do not overlap and takes two of them at random, in random order (ICVE, clip pairs).
 
     Nothing is re-encoded: a clip is a range of the file's frames that gives ``frames`` frames at ``fps`` when it is
@@ -51,10 +51,7 @@ class ClipPairs(Stage):
         self.min_gap, self.max_gap = min_gap, np.inf if max_gap is None else max_gap
         self.pairs_per_scene, self.seed = pairs_per_scene, seed
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._pair(row, work) for row in rows]
-
-    def _pair(self, row: Row, work: Workspace) -> list[Row] | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> list[Row] | Rejected:
         (seconds,) = read_signals(work, row, "seconds")
         start, end = row["scene_start"] + self.margin, row["scene_end"] - self.margin
         clips = cut_clips(seconds, start, end, self.frames, self.fps)

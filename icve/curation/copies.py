@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -63,14 +64,11 @@ def content_digest(file: Path) -> str:
 
 def _of_equal_size(root: Path, names: Sequence[str]) -> list[State]:
     states: list[State] = []
-    counts: defaultdict[int, int] = defaultdict(int)
     for name in names:
-        try:
+        with contextlib.suppress(OSError):
             stat = os.stat(root / name)
-        except OSError:
-            continue
-        states.append((name, stat.st_size, stat.st_mtime_ns))
-        counts[stat.st_size] += 1
+            states.append((name, stat.st_size, stat.st_mtime_ns))
+    counts = Counter(size for _, size, _ in states)
     return [state for state in states if state[1] and counts[state[1]] > 1]
 
 

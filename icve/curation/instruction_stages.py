@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Outcome, Rejected, Row, RowStage, Workspace
 
 # How an instruction may be put, and other ways to say the same. {a} and {b} are the user's words; a form whose
 # preposition is among them is left out, since "replace the man with a hat with a dog" can be read two ways.
@@ -32,10 +32,6 @@ _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         r"(?:change|turn|transform|convert) (?P<a>.+) into (?P<b>.+)",
         ("change {a} into {b}", "turn {a} into {b}", "transform {a} into {b}", "convert {a} into {b}"),
-    ),
-    (
-        r"(?:change|alter|modify) (?P<a>the colou?r of .+) to (?P<b>.+)",
-        ("change {a} to {b}", "alter {a} to {b}", "modify {a} to {b}", "switch {a} to {b}"),
     ),
     (
         r"(?:change|alter|modify|switch) (?P<a>.+) to (?P<b>.+)",
@@ -68,7 +64,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 _JOINTS = re.compile(r"\b(?:and|then|while)\b|[,;:.]")
 
 
-class RewriteVerbs(Stage):
+class RewriteVerbs(RowStage):
     """Says what an instruction says with another verb (ICVE, clip pairs: the action verb is rewritten by synonyms).
 
     "Replace A with B" becomes "Change A into B", "Swap A for B" and the like: the words around the verb change with it.
@@ -86,10 +82,7 @@ class RewriteVerbs(Stage):
             raise ValueError(f"probability must be within 0..1, not {probability}.")
         self.probability, self.seed = probability, seed
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._rewrite(row) for row in rows]
-
-    def _rewrite(self, row: Row) -> Row:
+    def outcome(self, row: Row, work: Workspace) -> Row:
         random, original = self.random(row, self.seed), row["instruction"]
         wordings = rewordings(original)
         rewrite = random.random() < self.probability and wordings
@@ -97,25 +90,21 @@ class RewriteVerbs(Stage):
         return row | {"instruction": instruction, "instruction_original": original}
 
 
-class DropTrivial(Stage):
+class DropTrivial(RowStage):
     """Drops instructions that only change tones: brightness, contrast, saturation and their kin (ICVE, clip pairs).
 
     Reads ``instruction``. It is trivial where it speaks of tones and of nothing else but the picture as a whole: "make
     it brighter" is, "add a bright lamp" and "make the dress darker" are not.
     """
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [
-            Rejected("trivial instruction", row["instruction"]) if is_trivial(row["instruction"]) else row
-            for row in rows
-        ]
+    def outcome(self, row: Row, work: Workspace) -> Outcome:
+        return Rejected("trivial instruction", row["instruction"]) if is_trivial(row["instruction"]) else row
 
 
 def rewordings(instruction: str) -> list[str]:
     """Other ways to give an instruction, in a fixed order, without the original; empty where none is known."""
     match = re.fullmatch(r"(?P<please>please )?(?P<text>.*?)(?P<end>[.!]*)", instruction.strip(), re.I | re.S)
-    if match is None:  # never: it takes any text
-        return []
+    assert match is not None  # it takes any text
     text = match["text"].strip()
     for pattern, forms in _FORMS:
         if (parts := re.fullmatch(pattern, text, re.I | re.S)) is None:

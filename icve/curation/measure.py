@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from icve.curation.stage import Row, Stage, Workspace
+from icve.curation.stage import Row, RowStage, Workspace
 from icve.data.manifest import resolve_path
 from icve.data.media.video import VideoError, iterate_frames, timestamps
 from icve.runtime.atomic import whole_file
@@ -20,7 +20,7 @@ _BAR_LUMA = 20  # no pixel of a letterbox bar is brighter, compression noise inc
 _FLOW_STEP = 4  # flow vectors are counted on a grid of so many pixels
 
 
-class Measure(Stage):
+class Measure(RowStage):
     """Decodes a video once, downscaled as it comes, and writes what was measured (:class:`Signals` lists it).
 
     Changing a threshold of a later stage therefore decodes nothing. Memory grows by under 1 kB per frame.
@@ -43,10 +43,7 @@ class Measure(Stage):
         """Several times what a slow codec takes on one busy core."""
         return 60.0 + row["frames"] * (0.02 + row["width"] * row["height"] / 2e7)
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Row]:
-        return [self._measure(row, work) for row in rows]
-
-    def _measure(self, row: Row, work: Workspace) -> Row:
+    def outcome(self, row: Row, work: Workspace) -> Row:
         path, name = work.video(row), f"signals/{row['key']}.npz"
         signals = measure(path, (row["height"], row["width"]), self.side, self.flow_fps, self.sample_fps)
         with whole_file(resolve_path(work.output, name)) as temporary, open(temporary, "wb") as file:
@@ -101,6 +98,8 @@ def measure(
     seconds = timestamps(path)
     count = len(seconds)
     height, width = (max(16, round(length * side / max(shape))) for length in shape)
+    sampled, flow = frames_due(seconds, sample_fps), _Flow(seconds, height, width, flow_fps)
+    positions = {number: position for position, number in enumerate(sampled)}
     frames: dict[str, np.ndarray] = {
         "change": np.zeros(count, np.float32),
         "luma": np.zeros(count, np.float32),
@@ -109,7 +108,13 @@ def measure(
         "bars": np.zeros((count, 4), np.float32),
         "mosaic": np.zeros((count, MOSAIC, MOSAIC, 3), np.uint8),
     }
-    flow, samples = _Flow(seconds, height, width, flow_fps), _Samples(seconds, sample_fps)
+    # Made before the first frame: small arrays that stay, one by one between large ones that go, would keep the
+    # allocator from using the large ones' places again.
+    samples: dict[str, np.ndarray] = {
+        "sample_frames": np.array(sampled, np.int32),
+        "histogram": np.zeros((len(sampled), _BINS**3), np.float32),
+        "picture": np.zeros((len(sampled), PICTURE, PICTURE), np.uint8),
+    }
     number, before = 0, None
     for chunk in iterate_frames(path, size=(height, width)):
         for frame in chunk:
@@ -124,11 +129,15 @@ def measure(
             frames["bars"][number] = _bars(grey)
             frames["mosaic"][number] = cv2.resize(frame, (MOSAIC, MOSAIC), interpolation=cv2.INTER_AREA)
             flow.add(number, grey)
-            samples.add(number, frame, grey)
+            if number in positions:
+                histogram = cv2.calcHist([frame], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3).ravel()
+                position = positions[number]
+                samples["histogram"][position] = histogram / histogram.sum()
+                samples["picture"][position] = cv2.resize(grey, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
             number += 1
     if number != count:
         raise VideoError(path, f"it is damaged: {number} of {count} frames decode.")
-    return {"seconds": seconds, **frames, **flow.signals(), **samples.signals()}
+    return {"seconds": seconds, **frames, **flow.signals(), **samples}
 
 
 def _bars(grey: np.ndarray) -> tuple[float, ...]:
@@ -142,23 +151,22 @@ def _bars(grey: np.ndarray) -> tuple[float, ...]:
     return tuple(sides)
 
 
-class _Due:
-    """Which frames a measurement at a fixed rate takes: each the first that is a period later than the last taken."""
-
-    def __init__(self, seconds: np.ndarray, fps: float) -> None:
-        self.seconds, self.period = seconds, 1 / fps - 1e-3  # timestamps are rounded to a millisecond in Matroska
-        self.last: int | None = None
-
-    def __call__(self, number: int) -> bool:
-        return self.last is None or self.seconds[number] - self.seconds[self.last] >= self.period
+def frames_due(seconds: np.ndarray, fps: float) -> list[int]:
+    """Frames that a measurement at a fixed rate looks at: each the first that is a period later than the last."""
+    period = 1 / fps - 1e-3  # timestamps are rounded to a millisecond in Matroska
+    due: list[int] = []
+    for number, time in enumerate(seconds):
+        if not due or time - seconds[due[-1]] >= period:
+            due.append(number)
+    return due
 
 
 class _Flow:
     """Dense inverse search flow (DIS) between grey frames a period apart, as a few numbers each."""
 
     def __init__(self, seconds: np.ndarray, height: int, width: int, fps: float) -> None:
-        self.due = _Due(seconds, fps)
-        self.grey: np.ndarray | None = None
+        self.seconds, self.due = seconds, frozenset(frames_due(seconds, fps))
+        self.last: tuple[int, np.ndarray] | None = None  # the frame looked at before: number and picture
         self.search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self.diagonal = float(np.hypot(height, width))
         y, x = np.mgrid[0:height:_FLOW_STEP, 0:width:_FLOW_STEP].astype(np.float32)
@@ -168,53 +176,23 @@ class _Flow:
         self.found: list[tuple[int, int, float, float, float, float, float]] = []
 
     def add(self, number: int, grey: np.ndarray) -> None:
-        if not self.due(number):
+        if number not in self.due:
             return
-        last, self.due.last = self.due.last, number
-        before, self.grey = self.grey, grey
-        if last is None or before is None:
+        before, self.last = self.last, (number, grey)
+        if before is None:
             return
-        flow = self.search.calc(before, grey, None)[::_FLOW_STEP, ::_FLOW_STEP]  # type: ignore[call-overload]  # takes None
+        flow = self.search.calc(before[1], grey, None)[::_FLOW_STEP, ::_FLOW_STEP]  # type: ignore[call-overload]  # takes None
         magnitude = np.sqrt(np.square(flow).sum(-1))
         median, peak = np.percentile(magnitude, (50, 95))
         pan = np.median(flow.reshape(-1, 2), axis=0)
         radial = ((flow - pan) * self.from_centre).sum(-1)[self.outer]
         zoom = np.median(radial / np.square(self.from_centre).sum(-1)[self.outer])
-        period = self.due.seconds[number] - self.due.seconds[last]
+        period = self.seconds[number] - self.seconds[before[0]]
         speeds = np.array([median, peak, *pan]) / (self.diagonal * period)
-        self.found.append((last, number, *speeds, zoom / period))
+        self.found.append((before[0], number, *speeds, zoom / period))
 
     def signals(self) -> dict[str, np.ndarray]:
         table = np.array(self.found, np.float64).reshape(-1, 7)
         names: dict[str, int | slice] = {"flow_median": 2, "flow_peak": 3, "flow_pan": slice(4, 6), "flow_zoom": 6}
         values = {name: table[:, column].astype(np.float32) for name, column in names.items()}
         return {"flow_frames": table[:, :2].astype(np.int32), **values}
-
-
-class _Samples:
-    """Colour histogram and small grey picture of a few frames per second."""
-
-    def __init__(self, seconds: np.ndarray, fps: float) -> None:
-        self.due, self.taken = _Due(seconds, fps), 0
-        # For as many as there can be, though memory is only used for what is written. Small arrays that stay, one by
-        # one between large ones that go, would keep the allocator from using the large ones' places again.
-        self.numbers = np.zeros(len(seconds), np.int32)
-        self.histograms = np.zeros((len(seconds), _BINS**3), np.float32)
-        self.pictures = np.zeros((len(seconds), PICTURE, PICTURE), np.uint8)
-
-    def add(self, number: int, frame: np.ndarray, grey: np.ndarray) -> None:
-        if not self.due(number):
-            return
-        self.due.last = number
-        histogram = cv2.calcHist([frame], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3).ravel()
-        self.numbers[self.taken] = number
-        self.histograms[self.taken] = histogram / histogram.sum()
-        self.pictures[self.taken] = cv2.resize(grey, (PICTURE, PICTURE), interpolation=cv2.INTER_AREA)
-        self.taken += 1
-
-    def signals(self) -> dict[str, np.ndarray]:
-        return {
-            "sample_frames": self.numbers[: self.taken],
-            "histogram": self.histograms[: self.taken],
-            "picture": self.pictures[: self.taken],
-        }

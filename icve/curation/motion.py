@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 
 _SMOOTHING = 0.5  # seconds: slower changes of direction are camera work, faster ones shake
 
 
-class Motion(Stage):
+class Motion(RowStage):
     """Drops scenes by their optical flow (ICVE, clip pairs: low-motion segments are dropped).
 
     Flow is in frame diagonals per second, by the frames' own timestamps, so that it means the same at every resolution
@@ -32,10 +32,7 @@ class Motion(Stage):
             raise ValueError("0 <= min <= max, min_peak of at least 0 and a positive max_shake are wanted.")
         self.min, self.min_peak, self.max, self.max_shake = min, min_peak, max, max_shake
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._judge(row, work) for row in rows]
-
-    def _judge(self, row: Row, work: Workspace) -> Row | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
         pairs, median, peak, pan, seconds = read_signals(
             work, row, "flow_frames", "flow_median", "flow_peak", "flow_pan", "seconds"
         )

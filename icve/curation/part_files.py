@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def write_part(
         stage=stage,
     )
     # Rejected rows may be rejected for what is no text in them, or say so of a name: there it is spelled out.
-    table = to_table([*kept, *(as_text(dict(zip(_REJECTION, _values(r), strict=True))) for _, r in rejected)])
+    table = to_table([*kept, *(as_text(dict(zip(_REJECTION, astuple(r), strict=True))) for _, r in rejected)])
     if rejected:
         rows = to_table([as_text(row) for row, _ in rejected]).to_struct_array().combine_chunks()
         table = table.append_column(_ROW, pa.concat_arrays([pa.nulls(len(kept), rows.type), rows]))
@@ -111,7 +111,3 @@ def read_part(file: Path) -> tuple[list[Row], list[tuple[Row, Rejected]]]:
         else:
             rejected.append((row, Rejected(reason, detail, transient)))
     return kept, rejected
-
-
-def _values(rejection: Rejected) -> tuple[str, str, bool]:
-    return rejection.reason, rejection.detail, rejection.transient

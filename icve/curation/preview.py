@@ -65,15 +65,6 @@ class _Stage:
     parameters: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run as the page needs it; `stages` begins with that of the first rows."""
-
-    work: Workspace
-    stages: list[_Stage]
-    shards: list[str]
-
-
 def write_preview(run: Path, samples: int = 6, seed: int = 0) -> Path:
     """Write ``preview.html`` into a run's folder, whole or not at all, and return its path.
 
@@ -93,18 +84,22 @@ def write_preview(run: Path, samples: int = 6, seed: int = 0) -> Path:
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}.")
     run = Path(run)
-    loaded = _load(run)
-    pictures, sections = Pictures(loaded.work), []
+    description = load_description(run)
+    stages, shards = _stages(run, description), list(description["shards"])
+    # Files the run wrote lie in the folder it is in now, wherever it was made.
+    moved = {description["output"]: run.absolute()}
+    source, root = (Path(moved.get(description[name], description[name])) for name in ("input", "root"))
+    pictures, sections = Pictures(Workspace(source, run.absolute(), root)), []
     with counting_bar("Drawing samples", Console(stderr=True)) as progress:
-        task = progress.add_task("", total=len(loaded.stages))
-        for number, stage in enumerate(loaded.stages):
+        task = progress.add_task("", total=len(stages))
+        for number, stage in enumerate(stages):
             # Of the first rows only those matter that the run could not even begin with.
             if number or stage.counts.rejected:
                 rng = np.random.default_rng([seed, number])
-                sections.append(_section(number, stage, loaded.shards, pictures, samples, rng))
+                sections.append(_section(number, stage, shards, pictures, samples, rng))
             progress.advance(task)
-    title = f"Curation of {loaded.work.input.name}"
-    first, last = loaded.stages[0].counts, loaded.stages[-1].counts
+    title = f"Curation of {source.name}"
+    first, last = stages[0].counts, stages[-1].counts
     style = resources.files("icve.evaluation").joinpath("report.css").read_text(encoding="utf-8") + _STYLE
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -112,25 +107,19 @@ def write_preview(run: Path, samples: int = 6, seed: int = 0) -> Path:
         '<meta name="color-scheme" content="light dark">'
         f"<title>{html.escape(title)}</title><style>{style}</style></head><body>"
         f"<header><h1>{html.escape(title)}</h1><p>{first.rows_in} inputs, {last.rows_out} rows at the end; "
-        f"{last.shards} of {len(loaded.shards)} shards are through all stages.</p></header>"
-        f"<main>{_funnel(loaded)}{''.join(sections)}</main></body></html>"
+        f"{last.shards} of {len(shards)} shards are through all stages.</p></header>"
+        f"<main>{_funnel(stages, len(shards))}{''.join(sections)}</main></body></html>"
     )
     return write_text(run / PAGE, as_text(page))
 
 
-def _load(run: Path) -> _Run:
-    """What a run left in its folder."""
-    description = load_description(run)
-    counts, _ = run_counts(run)
+def _stages(run: Path, description: Mapping[str, Any]) -> list[_Stage]:
+    """The stages of a run, of which the first stands for its first rows."""
     specs = [{"name": "inputs", "folder": INPUTS, "parameters": None}, *description["stages"]]
-    stages = [
+    return [
         _Stage(spec["name"], count, run / "stages" / spec["folder"], spec["parameters"])
-        for spec, count in zip(specs, counts, strict=True)
+        for spec, count in zip(specs, run_counts(run)[0], strict=True)
     ]
-    # Files the run wrote lie in the folder it is in now, wherever it was made.
-    moved = {description["output"]: run.absolute()}
-    source, root = (Path(moved.get(description[name], description[name])) for name in ("input", "root"))
-    return _Run(Workspace(source, run.absolute(), root), stages, list(description["shards"]))
 
 
 def _choose(
@@ -155,9 +144,9 @@ def _choose(
     return shown, [found for turn in turns for found in turn if found is not None][:samples]
 
 
-def _funnel(run: _Run) -> str:
+def _funnel(stages: Sequence[_Stage], shards: int) -> str:
     rows = []
-    for number, stage in enumerate(run.stages):
+    for number, stage in enumerate(stages):
         count = stage.counts
         rejected = sum(count.rejected.values())
         share = count.passed / count.rows_in if count.rows_in else 0.0
@@ -167,7 +156,7 @@ def _funnel(run: _Run) -> str:
         rows.append(
             f"<tr><th>{linked}</th><td>{count.rows_in}</td><td>{rejected}</td><td>{count.passed}</td>"
             f'<td><meter min="0" max="1" value="{share:.4f}"></meter> {share:.0%}</td><td>{count.rows_out}</td>'
-            f'<td>{count.shards}/{len(run.shards)}</td><td class="why">{why}</td></tr>'
+            f'<td>{count.shards}/{shards}</td><td class="why">{why}</td></tr>'
         )
     return (
         '<section><h2>Funnel</h2><div class="scroll"><table class="funnel"><thead><tr><th>stage</th><th>in</th>'
@@ -186,16 +175,16 @@ def _section(
     if stage.parameters:
         text = html.escape(json.dumps(stage.parameters, indent=2, ensure_ascii=False, default=str))
         parts.append(f"<details><summary>parameters</summary><pre>{text}</pre></details>")
-    if number and kept:
-        parts.append(f'<h3 class="outcome">Kept: {len(kept)} of {stage.counts.rows_out}</h3><div class="samples">')
-        parts += [_card(row, pictures) for row in kept]
-        parts.append("</div>")
-    if rejected:
-        total = sum(stage.counts.rejected.values())
-        parts.append(f'<h3 class="outcome">Rejected: {len(rejected)} of {total}</h3><div class="samples">')
-        parts += [_card(row, pictures, why) for row, why in rejected]
-        parts.append("</div>")
-    if not (number and kept) and not rejected:
+    kept = kept if number else []  # of the first rows only those matter that the run could not begin with
+    total = sum(stage.counts.rejected.values())
+    for title, amount, cards in (
+        ("Kept", stage.counts.rows_out, [_card(row, pictures) for row in kept]),
+        ("Rejected", total, [_card(row, pictures, why) for row, why in rejected]),
+    ):
+        if cards:
+            heading = f'<h3 class="outcome">{title}: {len(cards)} of {amount}</h3>'
+            parts += [heading, '<div class="samples">', *cards, "</div>"]
+    if not kept and not rejected:
         parts.append("<p class='absent'>No rows yet.</p>")
     return "".join([*parts, "</section>"])
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 
+from icve.curation.probe import stated_pixels
 from icve.curation.stage import Rejected, Row, Workspace
 from icve.curation.work import FAILURES
 from icve.data.manifest import ManifestError
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, probe, read_frames
-from icve.data.media.video_stream import open_media, video_stream
 from icve.web.sprite_sheet import sprite_sheet
 
 FRAMES = 4  # of a clip
@@ -76,7 +75,8 @@ class Pictures:
 
 
 def _picture(name: str, path: Path, start: int, end: int | None, mask: Path | None) -> Strip:
-    _check_size(path)
+    if (pixels := stated_pixels(path)) > _LARGEST:
+        raise VideoError(path, f"its frames of {pixels} pixels are too large to show.")
     info = probe(path)
     end = info.frames if end is None else min(end, info.frames)
     if not 0 <= start < end:
@@ -93,16 +93,6 @@ def _picture(name: str, path: Path, start: int, end: int | None, mask: Path | No
         except (ValueError, OSError, MemoryError) as error:
             caption += f" ({error})"
     return Strip(caption, sprite_sheet([frame[None] for frame in frames], 75), len(frames) * size[1], size[0])
-
-
-def _check_size(path: Path) -> None:
-    try:
-        with open_media(path) as container:
-            stream = video_stream(container, path)
-            if stream.width * stream.height > _LARGEST:
-                raise VideoError(path, f"its frames of {stream.width}x{stream.height} are too large to show.")
-    except av.error.FFmpegError as error:
-        raise VideoError(path, f"it cannot be read as a video ({error.strerror}).") from error
 
 
 def _outlined(frames: np.ndarray, mask: np.ndarray, numbers: np.ndarray) -> np.ndarray:

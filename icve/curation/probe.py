@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 from icve.data.identity import file_digest
 from icve.data.media.video import VideoError, probe, timestamps
 from icve.data.media.video_stream import open_media, video_stream
@@ -15,7 +15,7 @@ from icve.data.media.video_stream import open_media, video_stream
 _USUAL_INTERVALS = 8  # a pause of fewer frames is a slow stretch of a variable-rate file, not a gap
 
 
-class Probe(Stage):
+class Probe(RowStage):
     """Drops videos by size, length, frame rate and timestamps (ICVE, clip pairs: filters on raw videos).
 
     Reads ``video``. Adds ``width`` and ``height`` of the upright picture in pixels, ``fps`` (average), ``frames``,
@@ -57,11 +57,9 @@ class Probe(Stage):
         self.min_fps, self.max_fps, self.max_gap = min_fps, max_fps, max_gap
         self.hdr, self.interlaced = hdr, interlaced
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._probe(row, work.video(row)) for row in rows]
-
-    def _probe(self, row: Row, path: Path) -> Row | Rejected:
-        pixels = _stated_pixels(path)
+    def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
+        path = work.video(row)
+        pixels = stated_pixels(path)
         if pixels > self.max_pixels:
             return Rejected("too large", f"{pixels} pixels, at most {self.max_pixels} wanted")
         info = probe(path)
@@ -88,19 +86,11 @@ class Probe(Stage):
             return Rejected("too long", f"{info.duration:.0f} s, at most {self.max_seconds:g} s wanted")
         if not self.min_fps <= info.fps <= self.max_fps:
             return Rejected("frame rate", f"{info.fps:.2f} fps, {self.min_fps:g} to {self.max_fps:g} wanted")
-        return row | {
-            "width": info.width,
-            "height": info.height,
-            "fps": info.fps,
-            "frames": info.frames,
-            "duration": info.duration,
-            "rotation": info.rotation,
-            "codec": info.codec,
-            "digest": file_digest(path),
-        }
+        facts = ("width", "height", "fps", "frames", "duration", "rotation", "codec")
+        return row | {name: getattr(info, name) for name in facts} | {"digest": file_digest(path)}
 
 
-def _stated_pixels(path: Path) -> int:
+def stated_pixels(path: Path) -> int:
     """Pixels of a frame as the file's header has them; 0 where it cannot be opened, of which `probe` says why."""
     try:
         with open_media(path) as container:

@@ -7,10 +7,10 @@ import warnings
 import numpy as np
 
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 
 
-class Quality(Stage):
+class Quality(RowStage):
     """Drops scenes by brightness, contrast, sharpness and letterbox bars (ICVE, clip pairs: filters on segments).
 
     All are measured on frames of 256 pixels, so that they mean the same at every resolution, and are medians over the
@@ -43,10 +43,7 @@ class Quality(Stage):
         self.min_luma, self.max_luma, self.min_contrast = min_luma, max_luma, min_contrast
         self.min_sharpness, self.max_letterbox = min_sharpness, max_letterbox
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._judge(row, work) for row in rows]
-
-    def _judge(self, row: Row, work: Workspace) -> Row | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
         signals = read_signals(work, row, "luma", "contrast", "sharpness", "bars")
         luma, contrast, sharpness, bars = (signal[row["scene_start"] : row["scene_end"]] for signal in signals)
         found = {

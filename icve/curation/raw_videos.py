@@ -62,27 +62,23 @@ class Inputs:
         if self.rows is not None:
             whys = map(self.rejected.get, names)
             return [(self.rows[k], why) if why else _readable(self.rows[k]) for k, why in zip(names, whys, strict=True)]
-        found: list[Row | tuple[Row, Rejected]] = []
-        for name in names:
-            row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
-            row["video"] = name.encode("utf-8", "replace").decode()
-            if (target := broken_link(self.root / name)) is not None:
-                found.append((row, Rejected("broken link", f"there is no {as_text(target)}", transient=True)))
-                continue
-            if name in self.copies:
-                found.append((row, Rejected("duplicate", f"the same file as {as_text(self.copies[name])}")))
-                continue
-            if not is_text(name):
-                detail = f"{as_text(name)} is no UTF-8, which tables need: rename the file"
-                found.append((row, Rejected("unreadable name", detail)))
-                continue
-            try:
-                found.append({**row, "digest": file_digest(resolve_path(self.root, name))})
-            except ManifestError as error:
-                found.append((row, Rejected("leaves the input folder", str(error))))
-            except OSError as error:
-                found.append((row, Rejected("unreadable file", str(error), transient=True)))
-        return found
+        return [self._first_row(name) for name in names]
+
+    def _first_row(self, name: str) -> Row | tuple[Row, Rejected]:
+        row = {"key": hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()}
+        row["video"] = name.encode("utf-8", "replace").decode()
+        if (target := broken_link(self.root / name)) is not None:
+            return row, Rejected("broken link", f"there is no {as_text(target)}", transient=True)
+        if name in self.copies:
+            return row, Rejected("duplicate", f"the same file as {as_text(self.copies[name])}")
+        if not is_text(name):
+            return row, Rejected("unreadable name", f"{as_text(name)} is no UTF-8, which tables need: rename the file")
+        try:
+            return {**row, "digest": file_digest(resolve_path(self.root, name))}
+        except ManifestError as error:
+            return row, Rejected("leaves the input folder", str(error))
+        except OSError as error:
+            return row, Rejected("unreadable file", str(error), transient=True)
 
 
 def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:

@@ -24,7 +24,7 @@ class _ShardActor:
         rows, broken = [], []
         for shard in batch["shard"]:
             try:
-                rows.append(self._supervisor.work(str(shard)))
+                rows.append(self._supervisor.work("work", str(shard)))
                 broken.append("")
             except StageBroken as error:  # told as data: Ray would try the shard again, and bury the sentence
                 rows.append(0)

@@ -8,11 +8,11 @@ lies in `OUTPUT/stages`, one Parquet part per stage and shard, and is never redo
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -137,7 +137,7 @@ def _run_all(run: Run, phase: Phase) -> bool:
         return True
     supervisor = Supervisor(run, phase.numbers)
     try:
-        supervisor.work_all(run.made_from_all(number, survey[-2]))
+        supervisor.work("work_all", run.made_from_all(number, survey[-2]))
     finally:
         supervisor.stop()
     return True
@@ -163,12 +163,10 @@ class LocalRunner:
             count = 1 if phase.needs == "gpu" else min(self.workers, len(shards))
             threads = max(1, (os.cpu_count() or 1) // max(1, count))
             environments = [{"OMP_NUM_THREADS": str(threads)}] * count
-        waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for shard in shards:
-            waiting.put(shard)
+        waiting = iter(list(shards))  # of a list: threads may share it
         supervisors = [Supervisor(run, phase.numbers, environment) for environment in environments]
         with ThreadPoolExecutor(max(1, len(supervisors))) as pool:
-            futures = [pool.submit(_drain, supervisor, waiting, advance) for supervisor in supervisors]
+            futures = [pool.submit(_work_on, waiting, supervisor, advance) for supervisor in supervisors]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:  # also on Ctrl-C: threads wait for processes, which must go first
@@ -179,54 +177,39 @@ class LocalRunner:
             raise error
 
 
-def _drain(supervisor: Supervisor, waiting: queue.SimpleQueue[str], advance: Callable[[int], None]) -> None:
+def _work_on(waiting: Iterator[str], supervisor: Supervisor, advance: Callable[[int], None]) -> None:
+    """Bring shards through a phase, one after the other, until another thread has taken the last."""
     try:
-        while True:
-            try:
-                shard = waiting.get_nowait()
-            except queue.Empty:
-                return
-            advance(supervisor.work(shard))
+        for shard in waiting:
+            advance(supervisor.work("work", shard))
     finally:
         supervisor.stop()
 
 
-class _progress:
+@contextmanager
+def _progress(run: Run, phase: Phase, shards: int) -> Iterator[Callable[[int], None]]:
     """A bar over a phase's shards with rows/s and time left; one line at the end where there is no terminal."""
+    names = [run.pipeline.stages[number - 1].name for number in phase.numbers]
+    title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
+    console, lock, started = Console(stderr=True), threading.Lock(), time.monotonic()
+    rows = 0
+    columns = TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[rate]}")
+    times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
 
-    def __init__(self, run: Run, phase: Phase, shards: int) -> None:
-        names = [run.pipeline.stages[number - 1].name for number in phase.numbers]
-        self._title = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
-        self._shards, self._rows, self._lock = shards, 0, threading.Lock()
-        self._console = Console(stderr=True)
-        columns = BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.fields[rate]}"), TimeElapsedColumn()
-        self._bar = Progress(
-            TextColumn(self._title),
-            *columns,
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
+    def rate() -> str:
+        return f"{rows / max(1e-3, time.monotonic() - started):.1f} rows/s"
 
-    def __enter__(self) -> Callable[[int], None]:
-        self._started = time.monotonic()
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._shards, rate="")
-        return self._advance
+    def advance(finished: int) -> None:
+        nonlocal rows
+        with lock:
+            rows += finished
+        bar.update(task, advance=1, rate=rate())
 
-    def _advance(self, rows: int) -> None:
-        with self._lock:
-            self._rows += rows
-        self._bar.update(self._task, advance=1, rate=self._rate())
-
-    def _rate(self) -> str:
-        return f"{self._rows / max(1e-3, time.monotonic() - self._started):.1f} rows/s"
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self._bar.stop()
-        if kind is None and self._rows and not self._console.is_terminal:
-            self._console.print(f"{self._title}: {self._shards} shards, {self._rate()}", highlight=False)
+    with Progress(*columns, *times, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=shards, rate="")
+        yield advance
+    if rows and not console.is_terminal:
+        console.print(f"{title}: {shards} shards, {rate()}", highlight=False)
 
 
 def visible_devices(count: int) -> list[str]:

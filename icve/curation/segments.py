@@ -8,19 +8,19 @@ import numpy as np
 from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, SceneDetector
 
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 
 Span = tuple[int, int]  # frames [start, end)
 
 _LENGTHS = np.geomspace(0.2, 2.0, 9)  # seconds over which transitions are looked for; longer ones are found in parts
 _LEAST_LENGTH = 4  # frames
 _LARGEST_STEP = 0.4  # share of a transition that may happen between two frames: more is a cut
-_BEGUN = 0.1  # share of a transition before which, and before whose end, it is not visible
+_INVISIBLE = 0.1  # share of a transition before which, and before whose end, it is not visible
 _LEAST_SHARE = 0.4  # of a transition that one blend must span; two do where it goes through black
 _BLOCK = 2048  # frames compared at a time
 
 
-class Segments(Stage):
+class Segments(RowStage):
     """Cuts a video into scenes without a transition inside (ICVE, clip pairs: scene detection).
 
     Hard cuts are found by PySceneDetect's adaptive and content detectors, which here are given the scores that were
@@ -58,10 +58,7 @@ class Segments(Stage):
     def seconds(self, row: Row) -> float:
         return 60.0 + row["frames"] * 0.03
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._cut(row, work) for row in rows]
-
-    def _cut(self, row: Row, work: Workspace) -> list[Row] | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> list[Row] | Rejected:
         seconds, change, mosaic = read_signals(work, row, "seconds", "change", "mosaic")
         cuts = self._hard_cuts(change)
         blends = transitions(mosaic, (len(seconds) - 1) / seconds[-1], self.min_blend)
@@ -83,10 +80,10 @@ class Segments(Stage):
 
 def scenes(frames: int, cuts: Sequence[int], blends: Sequence[Span], margin: int, min_frames: int) -> list[Span]:
     """What lies between hard cuts and outside of gradual transitions, widened by a margin, if it is long enough."""
-    taken = [(start - margin, end + margin) for start, end in blends]
-    edges = [(cut, cut) for cut in cuts if not any(start <= cut <= end for start, end in taken)]
+    widened = [(start - margin, end + margin) for start, end in blends]
+    edges = [(cut, cut) for cut in cuts if not any(start <= cut <= end for start, end in widened)]
     found, start = [], 0
-    for edge, after in [*sorted(taken + edges), (frames, frames)]:
+    for edge, after in [*sorted(widened + edges), (frames, frames)]:
         if edge - start >= min_frames:
             found.append((start, edge))
         start = max(start, after)
@@ -150,9 +147,9 @@ def _blended(window: np.ndarray, least: float) -> Span | None:
         return None
     # From the middle outwards: motion in A or B looks like a little of the other now and then.
     half = int((share >= 0.5).argmax())
-    begun = np.flatnonzero(share[:half] <= _BEGUN)[-1] + 1
-    ended = np.flatnonzero(share[half:] >= 1 - _BEGUN)[0] + half
-    return int(begun), int(ended)
+    first = np.flatnonzero(share[:half] <= _INVISIBLE)[-1] + 1
+    last = np.flatnonzero(share[half:] >= 1 - _INVISIBLE)[0] + half
+    return int(first), int(last)
 
 
 def _replay(detector: SceneDetector, scores: np.ndarray) -> list[int]:

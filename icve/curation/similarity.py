@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 
 from icve.curation.measure import read_signals
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
+from icve.curation.stage import Rejected, Row, RowStage, Workspace
 from icve.data.media.video import read_frames
 
 _LOW = 8  # rows and columns of the cosine transform that make the hash
 
 
-class SimilarityBand(Stage):
+class SimilarityBand(RowStage):
     """Keeps pairs whose clips differ neither too little nor too much, by colour histogram and DCT hash of a few frames.
 
     Reads ``signals`` and the clips' starts and lengths, which must be of one video. Adds ``change``, 0 (the same
@@ -30,10 +30,7 @@ class SimilarityBand(Stage):
             raise ValueError(f"0 <= min_change < max_change is wanted, not {min_change} and {max_change}.")
         self.min_change, self.max_change = min_change, max_change
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        return [self._judge(row, work) for row in rows]
-
-    def _judge(self, row: Row, work: Workspace) -> Row | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> Row | Rejected:
         change = clip_distance(self.distances(row, work))
         if change < self.min_change:
             return Rejected("clips too alike", f"change {change:.3f}, at least {self.min_change:g} wanted")

@@ -112,3 +112,14 @@ class Stage(ABC):
     def random(row: Row, seed: int = 0) -> np.random.Generator:
         """Random numbers that depend on the row's key and the seed alone."""
         return np.random.default_rng([seed, *row["key"].encode()])
+
+
+class RowStage(Stage):
+    """A stage that decides on every row by itself."""
+
+    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
+        return [self.outcome(row, work) for row in rows]
+
+    @abstractmethod
+    def outcome(self, row: Row, work: Workspace) -> Outcome:
+        """What becomes of a row: see `Stage.__call__`."""

@@ -89,13 +89,13 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         if not OmegaConf.is_dict(loaded) or "stages" not in loaded:
             raise PipelineError(f"{path} is no pipeline: it has no list of stages.")
         for override in overrides:
-            name, equals, _ = override.partition("=")
+            name, equals, value = override.partition("=")
             if not equals:
                 raise PipelineError(f"'{override}' is no override: write name=value, as in frames=17.")
             if name.split(".")[0] not in {*loaded, "shard_size"}:
                 known = ", ".join(str(key) for key in loaded if key != "stages")
                 raise PipelineError(f"{path} has no '{name.split('.')[0]}' to override (it has {known}).")
-            _override(loaded, override)
+            OmegaConf.update(loaded, name, OmegaConf.from_dotlist([f"value={value}"]).value, force_add=True)
         content = OmegaConf.to_container(loaded, resolve=True)
     except FileNotFoundError as error:
         raise PipelineError(f"There is no pipeline {path}.") from error
@@ -112,18 +112,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         raise PipelineError(f"shard_size in {path} must be a whole number of at least 1, not {shard_size!r}.")
     specs = []
     for number, (stage, entry) in enumerate(build_stages(content["stages"], str(path)), 1):
-        identity = json_digest([entry["class_path"], stage.version, _that_matter(entry)])
-        specs.append(
-            StageSpec(
-                number,
-                entry["class_path"],
-                entry["init_args"],
-                stage.version,
-                stage.needs,
-                stage.scope,
-                identity,
-            )
-        )
+        class_path, parameters = entry["class_path"], entry["init_args"]
+        identity = json_digest([class_path, stage.version, _that_matter(entry)])
+        specs.append(StageSpec(number, class_path, parameters, stage.version, stage.needs, stage.scope, identity))
     return Pipeline(tuple(specs), root, shard_size)
 
 
@@ -159,14 +150,6 @@ def build_stages(entries: list[dict[str, Any]], where: str = "the pipeline") -> 
         completed = json.loads(parser.dump(parsed, format="json", skip_unset=False))["stage"]
         built.append((stage, {"class_path": completed["class_path"], "init_args": completed.get("init_args", {})}))
     return built
-
-
-def _override(loaded: Any, override: str) -> None:
-    from omegaconf import OmegaConf
-
-    name, _, value = override.partition("=")
-    parsed = OmegaConf.from_dotlist([f"value={value}"]).value
-    OmegaConf.update(loaded, name, parsed, force_add=True)
 
 
 def _that_matter(entry: Any) -> Any:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 from icve.curation.run_folder import Run
 from icve.curation.stage import Rejected
@@ -42,25 +42,23 @@ class Supervisor:
         self._connection: Connection | None = None
         self._stopped = False
 
-    def work(self, shard: str) -> int:
-        """Bring a shard through the stages; returns the number of rows worked on.
-
-        Raises:
-            StageBroken: a stage cannot run.
-            Stopped: `stop` was called.
-        """
-        return self._until_done("work", shard)
-
-    def work_all(self, made_from: str) -> int:
-        """Run the one stage, which sees all rows; see `work`."""
-        return self._until_done("work_all", made_from)
-
     def stop(self) -> None:
         """Kill the process, from any thread."""
         self._stopped = True
         self._kill()
 
-    def _until_done(self, method: str, argument: str) -> int:
+    def work(self, method: Literal["work", "work_all"], argument: str) -> int:
+        """Call a method of the process's `ShardWorker` until it is done; returns the number of rows worked on.
+
+        Args:
+            method: "work" brings the shard `argument` through the stages; "work_all" runs the one stage, which sees
+                all rows, on what its parts are made from.
+            argument: the method's first.
+
+        Raises:
+            StageBroken: a stage cannot run.
+            Stopped: `stop` was called.
+        """
         casualties, deaths = Casualties(), 0
         while True:
             number, keys, ending = self._attempt(method, argument, casualties)
@@ -156,31 +154,26 @@ def _serve(
     worker = ShardWorker(run, numbers)
     lock = threading.Lock()
 
-    def tell(*message: Any) -> None:
+    def send(*message: Any) -> None:
         with lock:
             connection.send(message)
 
-    watch: Callable[[int, list[str], float], None] = lambda *values: tell("watch", *values)  # noqa: E731
+    watch: Callable[[int, list[str], float], None] = lambda *values: send("watch", *values)  # noqa: E731
     while True:
         try:
             method, argument, casualties = connection.recv()
         except EOFError:
             return
         try:
-            rows = (
-                worker.work(argument, casualties, watch)
-                if method == "work"
-                else worker.work_all(argument, casualties, watch)
-            )
-            tell("done", rows)
+            send("done", getattr(worker, method)(argument, casualties, watch))
         except MemoryError:
             os._exit(1)
         except StageBroken as error:
-            tell("broken", str(error))
+            send("broken", str(error))
         except OSError as error:  # a full disk, most likely
-            tell("broken", f"{run.output} cannot be written: {error.strerror or error}.")
+            send("broken", f"{run.output} cannot be written: {error.strerror or error}.")
         except Exception as error:  # a part that cannot be read: nothing more can be done here
-            tell("broken", f"{describe(error)}.")
+            send("broken", f"{describe(error)}.")
 
 
 def _end_with(parent: int) -> None:

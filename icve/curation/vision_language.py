@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -56,6 +57,9 @@ class VisionLanguageModel(ABC):
 
     def setup(self) -> None:  # noqa: B027 - an endpoint has nothing to load
         """Load what takes time or memory; called once in the process that asks. Raises ValueError or OSError."""
+
+    def keep_answers(self, folder: Path) -> None:  # noqa: B027 - of a model that runs here, answers cost nothing
+        """Keep answers, and what they cost, in this folder, where they are worth keeping."""
 
     @abstractmethod
     def ask(self, questions: Sequence[Question]) -> list[Answer]:

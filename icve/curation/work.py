@@ -130,26 +130,20 @@ class ShardWorker:
         try:
             # Copies, so that a batch that is tried again is as it was.
             outcomes = list(stage([dict(row) for row in batch], self.run.workspace))
-        except MemoryError:
-            raise  # of this process, not of the row: it ends, and the row is tried alone in a fresh one
-        except OSError as error:
-            if error.errno in DISK_FULL:  # no fault of the row either
-                raise
-            return self._failed(spec, batch, error, watch)
         except Exception as error:  # any row may hold what a library does not expect; one row costs no other
+            # No fault of the row. Out of memory, this process ends, and the row is tried alone in a fresh one.
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
+                raise
             return self._failed(spec, batch, error, watch)
         finally:
             watch(0, [], 0.0)
+        stage_name = f"Stage {spec.number} ({spec.name})"
         if len(outcomes) != len(batch):
-            raise StageBroken(
-                f"Stage {spec.number} ({spec.name}) gave {len(outcomes)} outcomes for {len(batch)} rows: it must give "
-                "one for every row."
-            )
+            counts = f"{len(outcomes)} outcomes for {len(batch)} rows"
+            raise StageBroken(f"{stage_name} gave {counts}: it must give one for every row.")
         for outcome in outcomes:
             if not isinstance(outcome, dict | list | Rejected) or outcome == []:
-                raise StageBroken(
-                    f"Stage {spec.number} ({spec.name}) gave {outcome!r} for a row: give a row, rows, or Rejected."
-                )
+                raise StageBroken(f"{stage_name} gave {outcome!r} for a row: give a row, rows, or Rejected.")
         return outcomes
 
     def _failed(self, spec: StageSpec, batch: list[Row], error: Exception, watch: Watch) -> Sequence[Outcome]:
@@ -158,7 +152,9 @@ class ShardWorker:
             raise StageBroken(f"Stage {spec.number} ({spec.name}) failed: {describe(error)}.") from error
         if len(batch) > 1:
             return [outcome for row in batch for outcome in self._call(spec, [row], watch)]
-        return [rejection(error)]
+        if isinstance(error, VideoError):
+            return [Rejected("unreadable video", error.reason)]
+        return [Rejected("error", describe(error))]
 
 
 def write_outcomes(
@@ -192,13 +188,6 @@ def write_outcomes(
         )
     except ValueError as error:
         raise StageBroken(f"Stage {number} ({spec.name}): {error}") from error
-
-
-def rejection(error: Exception) -> Rejected:
-    """What an exception makes of a row."""
-    if isinstance(error, VideoError):
-        return Rejected("unreadable video", error.reason)
-    return Rejected("error", describe(error))
 
 
 def describe(error: BaseException) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +15,9 @@ from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 from icve.runtime.atomic import whole_file
 
 
-@runtime_checkable
-class KeepsAnswers(Protocol):
-    """A model whose answers are worth keeping: told once where, unless its own parameters say it."""
-
-    def keep_answers(self, folder: Path) -> None:
-        """Keep answers, and what they cost, in this folder."""
-
-
 def ask(model: VisionLanguageModel, questions: Sequence[Question], work: Workspace) -> list[Answer]:
     """Ask a model from within a stage: answers worth keeping are kept in ``answers/`` of the run's output."""
-    if isinstance(model, KeepsAnswers):
-        model.keep_answers(work.output / "answers")
+    model.keep_answers(work.output / "answers")
     return model.ask(questions)
 
 

@@ -77,21 +77,10 @@ class EndpointModel(VisionLanguageModel):
     needs: ClassVar[Literal["cpu", "gpu"]] = "cpu"
     # What is asked decides an answer; where, how fast and at what price does not.
     incidental: ClassVar[frozenset[str]] = frozenset(
-        {
-            "base_url",
-            "api_key_env",
-            "concurrency",
-            "timeout",
-            "attempts",
-            "first_wait",
-            "longest_wait",
-            "requests_per_minute",
-            "tokens_per_minute",
-            "max_tokens_name",
-            "input_price",
-            "output_price",
-            "cache",
-        }
+        [
+            *("base_url", "api_key_env", "concurrency", "timeout", "attempts", "first_wait", "longest_wait"),
+            *("requests_per_minute", "tokens_per_minute", "max_tokens_name", "input_price", "output_price", "cache"),
+        ]
     )
 
     def __init__(
@@ -194,7 +183,7 @@ class EndpointModel(VisionLanguageModel):
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             self.keep_answers(folder)
         pictures = [[fit(picture, self.longest_side) for picture in question.images] for question in questions]
-        keys = [self._key(question, its) for question, its in zip(questions, pictures, strict=True)]
+        keys = [self._key(question, images) for question, images in zip(questions, pictures, strict=True)]
         locks = {key: threading.Lock() for key in keys}
         return list(self._pool.map(self._answer, questions, pictures, keys, [locks[key] for key in keys]))
 
@@ -231,13 +220,13 @@ class EndpointModel(VisionLanguageModel):
             {"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}
         ]
         size = len(question.prompt) / 4 + sum(np.prod(picture.shape[:2]) for picture in pictures) / _PATCH
-        text, cut = self._request(messages, question.max_tokens, size)
-        problem = _problem(question, text, cut)
-        if problem is not None:
+        for chance in range(2):
+            text, cut = self._request(messages, question.max_tokens, size)
+            problem = f"The answer is longer than {question.max_tokens} tokens." if cut else question.check(text)
+            if problem is None or chance == 1:
+                break
             correction = f"This answer cannot be used. {problem} Answer again, with the corrected answer only."
             messages += [{"role": "assistant", "content": text or "-"}, {"role": "user", "content": correction}]
-            text, cut = self._request(messages, question.max_tokens, size)
-            problem = _problem(question, text, cut)
         return text, problem
 
     def _request(self, messages: list[dict[str, Any]], max_tokens: int, size: float) -> tuple[str, bool]:
@@ -302,19 +291,13 @@ class EndpointModel(VisionLanguageModel):
         return re.sub(r"^.*</think>", "", text or "", flags=re.DOTALL).strip(), end == "length"
 
     def _account(self, usage: Any, reserved: float) -> None:
-        asked, said = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-        if not isinstance(asked, int) or not isinstance(said, int):
+        read, written = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+        if not isinstance(read, int) or not isinstance(written, int):
             self._log.add(self.model, Usage(requests=1, unmetered=1))
             return
-        cost = (asked * self.input_price + said * self.output_price) / 1e6
-        self._log.add(self.model, Usage(requests=1, input_tokens=asked, output_tokens=said, cost=cost))
-        self._rate.correct(asked + said - reserved)
-
-
-def _problem(question: Question, text: str, cut: bool) -> str | None:
-    if cut:
-        return f"The answer is longer than {question.max_tokens} tokens."
-    return question.check(text)
+        cost = (read * self.input_price + written * self.output_price) / 1e6
+        self._log.add(self.model, Usage(requests=1, input_tokens=read, output_tokens=written, cost=cost))
+        self._rate.correct(read + written - reserved)
 
 
 def _excerpt(text: str) -> str:

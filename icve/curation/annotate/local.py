@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -122,7 +121,9 @@ class LocalModel(VisionLanguageModel):
     @torch.inference_mode()
     def _batch(self, questions: Sequence[Question], chats: Sequence[list[dict[str, Any]]]) -> list[str]:
         prompts = [self._processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
-        pictures = [[Image.fromarray(self._fit(picture)) for picture in question.images] for question in questions]
+        pictures = [
+            [Image.fromarray(fit(picture, self.longest_side)) for picture in question.images] for question in questions
+        ]
         inputs = self._processor(
             text=prompts, images=pictures if pictures[0] else None, padding=True, return_tensors="pt"
         ).to(self._model.device, self._model.dtype)
@@ -135,9 +136,6 @@ class LocalModel(VisionLanguageModel):
         )
         answers = output[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self._processor.batch_decode(answers, skip_special_tokens=True)]
-
-    def _fit(self, picture: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(fit(picture, self.longest_side))
 
 
 def _turn(role: str, text: str, pictures: int = 0) -> dict[str, Any]:

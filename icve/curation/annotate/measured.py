@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from icve.curation.annotate.camera import CameraMove, Described, camera_move, find_view, is_still, warp
 from icve.curation.annotate.changes import Change, find_change
-from icve.curation.annotate.sampled_frames import clip_moments
+from icve.curation.annotate.sampled_frames import sample_clips
 from icve.curation.annotate.wording import camera_wording, change_wording
-from icve.curation.stage import Outcome, Rejected, Row, Stage, Workspace
-from icve.data.media.video import probe, read_frames
+from icve.curation.stage import Outcome, Rejected, Row, RowStage, Workspace
+from icve.data.media.video import probe
 
 _MOMENTS = 5  # frames looked at in each clip
 _MIN_SEEN = 0.6  # least share of the view that all of them must show for an object's change to be looked for
 
 
-class MeasuredAnnotator(Stage):
+class MeasuredAnnotator(RowStage):
     """Adds ``instruction``, ``edit_type`` and ``measured`` where measurement shows what leads from source to target.
 
     What it can tell: where the camera panned or tilted, or that it zoomed (``camera_pan``, ``camera_zoom``); and under
     a camera that stays, that one thing with a clear colour came, went, moved or changed colour (``add``, ``remove``,
     ``move``, ``recolour``). Light, contrast and saturation are measured away. Where nothing can be told with
     confidence, and for everything that needs understanding, the row is rejected as "nothing to say".
+
+    Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``.
 
     Args:
         min_shift: least shift of the view, as a fraction of the picture's width or height, that is called a pan.
@@ -58,20 +59,11 @@ class MeasuredAnnotator(Stage):
         self.min_shift, self.min_zoom, self.min_agreement = min_shift, min_zoom, min_agreement
         self.min_area, self.max_area, self.side, self.seed = min_area, max_area, side, seed
 
-    def __call__(self, rows: list[Row], work: Workspace) -> list[Outcome]:
-        """Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``."""
-        return [self._annotated(row, work) for row in rows]
-
-    def _annotated(self, row: Row, work: Workspace) -> Outcome:
-        files = work.file(row, "source_path"), work.file(row, "target_path")
-        height, width = probe(files[0]).displayed
+    def outcome(self, row: Row, work: Workspace) -> Outcome:
+        height, width = probe(work.file(row, "source_path")).displayed
         scale = self.side / max(height, width)
         size = (round(height * scale), round(width * scale))
-        clips = [
-            _frames(file, row.get(f"{clip}_start"), row.get(f"{clip}_frames"), size)
-            for file, clip in zip(files, ("source", "target"), strict=True)
-        ]
-        found = self.measure(*clips)
+        found = self.measure(*sample_clips(row, work, _MOMENTS, size))
         if isinstance(found, str):
             return Rejected("nothing to say", found)
         rng = self.random(row, self.seed)
@@ -105,10 +97,6 @@ class MeasuredAnnotator(Stage):
         if seen.mean() < _MIN_SEEN:
             return f"the clips have {seen.mean():.0%} of the view in common"
         return find_change(source, target, seen, self.min_area, self.max_area)
-
-
-def _frames(file: Path, start: int | None, count: int | None, size: tuple[int, int]) -> np.ndarray:
-    return read_frames(file, clip_moments(file, start, count, _MOMENTS), size=size, shape=size)
 
 
 def _aligned(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from icve.curation.annotate.asking import AskingStage
 from icve.curation.annotate.edit_kinds import edit_type
 from icve.curation.annotate.prompts import BANNED, change_prompt, clean, instruction_check
-from icve.curation.annotate.sampled_frames import clip_moments
+from icve.curation.annotate.sampled_frames import sample_clips
 from icve.curation.stage import Outcome, Rejected, Row, Workspace
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel, side_by_side
-from icve.data.media.video import VideoError, probe, read_frames
+from icve.data.media.video import VideoError, probe
 
 
 class ModelAnnotator(AskingStage):
@@ -81,14 +80,7 @@ class ModelAnnotator(AskingStage):
         return {**row, "instruction": instruction, **kind}
 
     def _pictures(self, row: Row, work: Workspace) -> list[np.ndarray]:
-        source, target = work.file(row, "source_path"), work.file(row, "target_path")
-        info = probe(source)
-        scale = min(1.0, self.frame_side / max(info.displayed))
-        size = (max(1, round(info.displayed[0] * scale)), max(1, round(info.displayed[1] * scale)))
-        left = self._frames(source, row, "source", size)
-        right = self._frames(target, row, "target", size)
-        return [side_by_side(*pair) for pair in zip(left, right, strict=True)]
-
-    def _frames(self, file: Path, row: Row, clip: str, size: tuple[int, int]) -> np.ndarray:
-        moments = clip_moments(file, row.get(f"{clip}_start"), row.get(f"{clip}_frames"), self.pairs)
-        return read_frames(file, moments, size=size, shape=size)  # a copy edited at another size is shown at the same
+        height, width = probe(work.file(row, "source_path")).displayed
+        scale = min(1.0, self.frame_side / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        return [side_by_side(*pair) for pair in zip(*sample_clips(row, work, self.pairs, size), strict=True)]

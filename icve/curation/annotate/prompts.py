@@ -8,12 +8,7 @@ from collections.abc import Callable, Sequence
 
 # How letters of a language are called in Unicode, as the beginnings of their names.
 SCRIPTS: dict[str, tuple[str, ...]] = {
-    "English": ("LATIN",),
-    "French": ("LATIN",),
-    "German": ("LATIN",),
-    "Italian": ("LATIN",),
-    "Portuguese": ("LATIN",),
-    "Spanish": ("LATIN",),
+    **dict.fromkeys(("English", "French", "German", "Italian", "Portuguese", "Spanish"), ("LATIN",)),
     "Russian": ("CYRILLIC",),
     "Chinese": ("CJK",),
     "Japanese": ("CJK", "HIRAGANA", "KATAKANA"),
@@ -22,25 +17,9 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 
 # An instruction speaks of what is seen, not of the pictures that were shown.
 BANNED = (
-    "frame",
-    "image",
-    "video",
-    "footage",
-    "screenshot",
-    "clip",
-    "left half",
-    "right half",
-    "left panel",
-    "right panel",
-    "left picture",
-    "right picture",
-    "left photo",
-    "right photo",
-    "side by side",
-    "divider",
-    "before and after",
-    "original version",
-    "edited version",
+    *("frame", "image", "video", "footage", "screenshot", "clip"),
+    *("left half", "right half", "left panel", "right panel", "left picture", "right picture", "left photo"),
+    *("right photo", "side by side", "divider", "before and after", "original version", "edited version"),
 )
 
 
@@ -154,7 +133,7 @@ def _written_in(text: str, language: str) -> bool:
 def _english_problem(text: str) -> str | None:
     words = [word.strip("'’").lower() for word in re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", text)]
     first = words[1] if words[0] == "please" and len(words) > 1 else words[0]
-    told = (
+    no_imperative = (
         first in _NO_IMPERATIVE
         or "'" in first
         or "’" in first
@@ -162,7 +141,7 @@ def _english_problem(text: str) -> str | None:
         or (first.endswith("ed") and first not in _ED)
         or (first.endswith("s") and not first.endswith(("ss", "us")))
     )
-    if told:
+    if no_imperative:
         return f"It begins with {first!r}, not with a verb that asks for the change, such as Add, Remove or Replace."
     if len(words) > 3 and not _ENGLISH.intersection(words):
         return "It is not written in English."

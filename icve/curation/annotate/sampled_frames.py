@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from icve.data.media.video import VideoError, timestamps
+from icve.curation.stage import Row, Workspace
+from icve.data.media.video import VideoError, read_frames, timestamps
 
 
 def clip_moments(file: Path, start: int | None, frames: int | None, count: int) -> np.ndarray:
@@ -33,3 +34,28 @@ def clip_moments(file: Path, start: int | None, frames: int | None, count: int) 
     clip = seconds[first:last]
     wanted = clip[0] + (np.arange(count) + 0.5) / count * (clip[-1] - clip[0])
     return first + np.abs(clip[None] - wanted[:, None]).argmin(1)
+
+
+def sample_clips(row: Row, work: Workspace, count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` frames of a row's source and target clips at the same moments of their times.
+
+    Reads ``source_path``, ``target_path`` and, where there, their ``_start`` and ``_frames``.
+
+    Args:
+        row, work: whose clips.
+        count: number of moments.
+        size: (height, width) of the frames, also of a copy that was edited at another size.
+
+    Returns:
+        source and target, (count, H, W, 3) uint8 RGB each.
+
+    Raises:
+        VideoError: a file cannot be read.
+    """
+
+    def frames(clip: str) -> np.ndarray:
+        file = work.file(row, f"{clip}_path")
+        moments = clip_moments(file, row.get(f"{clip}_start"), row.get(f"{clip}_frames"), count)
+        return read_frames(file, moments, size=size, shape=size)
+
+    return frames("source"), frames("target")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -65,16 +65,10 @@ def total_usage(folder: Path) -> dict[str, Usage]:
     A line that a crash of the machine cut short is left out.
     """
     totals: dict[str, Usage] = {}
-    for model, usage in _lines(sorted((folder / "usage").glob("*.jsonl"))):
-        totals[model] = totals.get(model, Usage()) + usage
-    return totals
-
-
-def _lines(files: Iterable[Path]) -> Iterable[tuple[str, Usage]]:
-    for file in files:
+    for file in sorted((folder / "usage").glob("*.jsonl")):
         for line in json_lines(file, errors="replace"):
-            try:
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 values = json.loads(line)
-                yield values.pop("model"), Usage(**values)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
+                model = values.pop("model")
+                totals[model] = totals.get(model, Usage()) + Usage(**values)
+    return totals

@@ -66,7 +66,8 @@ def _place(centre: tuple[float, float]) -> str:
     aside = _third(centre[0], "left", "right")
     upright = _third(centre[1], "top", "bottom")
     if aside and upright:
-        return f"in the {upright} {aside} corner" if _far(centre) else f"at the {upright} {aside}"
+        in_corner = all(abs(at - 0.5) > 0.3 for at in centre)
+        return f"in the {upright} {aside} corner" if in_corner else f"at the {upright} {aside}"
     if aside:
         return f"on the {aside} side"
     return f"at the {upright}" if upright else "in the center"
@@ -74,10 +75,6 @@ def _place(centre: tuple[float, float]) -> str:
 
 def _third(at: float, low: str, high: str) -> str:
     return low if at < 0.36 else high if at > 0.64 else ""
-
-
-def _far(centre: tuple[float, float]) -> bool:
-    return all(abs(at - 0.5) > 0.3 for at in centre)
 
 
 def _way(old: tuple[float, float], new: tuple[float, float]) -> str:

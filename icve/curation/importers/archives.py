@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import io
 import lzma
 import os
 import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, cast
 
 from icve.data.manifest import ManifestError, relative_path, resolve_path
 from icve.runtime.atomic import whole_file
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 _NAME = re.compile(r"(?P<archive>(?P<stem>.+)\.(tar|tgz|tar\.(gz|bz2|xz)))(\.(part)?(?P<part>\d+|[a-z]{2,3}))?")
 _UNREADABLE = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError)
@@ -61,7 +58,10 @@ def unpack(root: Path, wanted: Mapping[str, tuple[int, str]], done: Callable[[],
         if not left:
             break
         try:
-            with io.BufferedReader(_Joined(parts), 1 << 20) as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+            with ExitStack() as stack:
+                files: list[IO[bytes]] = [stack.enter_context(part.open("rb")) for part in parts]
+                stream = cast(IO[bytes], _JoinedFiles(files))  # tarfile needs no more of a stream than `read`
+                tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|*", bufsize=1 << 20))
                 for member in tar:
                     if not left:
                         break
@@ -108,28 +108,15 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> None:
             raise EOFError(f"{member.name} ends early")
 
 
-class _Joined(io.RawIOBase):
-    """The bytes of several files, one after the other."""
+class _JoinedFiles:
+    """The bytes of several open files, one after the other."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._left = list(files)
-        self._file: io.BufferedReader | None = None
+    def __init__(self, files: list[IO[bytes]]) -> None:
+        self._files = files
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        while True:
-            if self._file is None:
-                if not self._left:
-                    return 0
-                self._file = self._left.pop(0).open("rb")
-            if count := self._file.readinto(buffer):
-                return count
-            self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
+    def read(self, size: int) -> bytes:
+        while self._files:
+            if content := self._files[0].read(size):
+                return content
+            self._files.pop(0)
+        return b""

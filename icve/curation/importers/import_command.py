@@ -49,19 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Import, print the counts, and return the exit status."""
     try:
-        report = import_set(
-            arguments.kind,
-            arguments.source,
-            arguments.output,
-            _assignments(arguments.columns),
-            arguments.limit,
-            check=arguments.check,
-            root=arguments.root,
-            tables=arguments.tables,
-            folders=_assignments(arguments.folders),
-            extract=arguments.extract,
-            workers=arguments.workers,
-        )
+        names = {name: _assignments(getattr(arguments, name)) for name in ("columns", "folders")}
+        report = import_set(**vars(arguments) | names)
     except (ValueError, OSError) as error:
         print(f"icve curate import: error: {error}", file=sys.stderr)
         return 2

@@ -106,7 +106,7 @@ def import_set(
         raise ValueError(f"There is no set {kind!r}: known are {', '.join(SETS)}.")
     if check not in CHECKS or workers < 1 or (limit is not None and limit < 1):
         raise ValueError(f"check must be one of {', '.join(CHECKS)}, workers and limit at least 1.")
-    source, output = Path(source), Path(output)
+    source, output, columns, folders = Path(source), Path(output), columns or {}, folders or {}
     if not source.exists():
         raise FileNotFoundError(f"There is no {source}: give the folder that the set was downloaded to.")
     base = source if source.is_dir() else source.parent
@@ -114,17 +114,18 @@ def import_set(
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}; the videos' root must be one.")
     layout = SETS[kind]
-    mapped = list((columns or {}).values())
+    mapped = list(columns.values())
     if wrong := [name for name in mapped if name in MEASURED or mapped.count(name) > 1]:
         raise ValueError(f"columns cannot map to {wrong[0]}: it is found out here, or mapped to twice.")
-    unknown = set(folders or {}) - _file_columns(layout, columns or {})
+    known = {*REQUIRED, *layout.more.values(), *columns.values()}
+    unknown = set(folders) - {name for name in known if name.endswith("_path")}
     if unknown:
         raise ValueError(f"{', '.join(sorted(unknown))} in folders is no column with paths of {layout.title}.")
     chosen = find_tables(layout, source, output, tables)
-    found = [table for path in chosen if (table := open_table(path, base, layout, columns or {})) is not None]
+    found = [table for path in chosen if (table := open_table(path, base, layout, columns)) is not None]
     if not found:
         raise ManifestError(f"The tables of {source} hold no records.")
-    files = PairFiles(root, layout.folders, folders or {}, layout.variants, look=check != "none")
+    files = PairFiles(root, layout.folders, folders, layout.variants, look=check != "none")
     _claim(output, {"kind": kind, "root": Path(os.path.relpath(root, output)).as_posix()})
 
     report = ImportReport(output / MANIFEST, output / REJECTED)
@@ -133,7 +134,7 @@ def import_set(
         with counting_bar("Unpacking", Console(stderr=True)) as progress:
             task = progress.add_task("", total=len({number for number, _ in wanted.values()}))
             report.problems = unpack(root, wanted, lambda: progress.advance(task))
-    settings = [_VERSION, kind, check, sorted((folders or {}).items())]
+    settings = [_VERSION, kind, check, sorted(folders.items())]
     written: set[str] = set()
     ids: set[int] = set()
     console = Console(stderr=True)
@@ -160,11 +161,6 @@ def import_set(
             if file.name not in written:  # of tables or records that are no longer there
                 file.unlink()
     return report
-
-
-def _file_columns(layout: PairSet, columns: Mapping[str, str]) -> set[str]:
-    names = {*REQUIRED, *layout.more.values(), *columns.values()}
-    return {name for name in names if name.endswith("_path")}
 
 
 def _missing_files(

@@ -20,12 +20,8 @@ from icve.data.rows import content_id, instruction_problem
 from icve.data.tables import Malformed, Record
 
 # What the import finds out itself, so that no column of a set is mapped to it.
-MEASURED = frozenset(
-    [
-        *("id", "source_start", "source_frames", "target_start", "target_frames", "frames", "width", "height", "fps"),
-        "dataset",
-    ]
-)
+_CLIPS = ("source_start", "source_frames", "target_start", "target_frames", "frames", "width", "height", "fps")
+MEASURED = frozenset(("id", *_CLIPS, "dataset"))
 
 
 def row_maker(

@@ -20,14 +20,6 @@ OPTIONAL_FILES = frozenset({"mask_video_path", "mask_path"})  # left empty where
 Columns = Mapping[str, str]
 
 
-def _unchanged(record: Record, table: PurePosixPath) -> Record:
-    return record
-
-
-def _itself(path: str) -> list[str]:
-    return [path]
-
-
 def _stem(path: str, table: PurePosixPath) -> str:
     return table.stem
 
@@ -55,8 +47,8 @@ class PairSet:
     more: Columns = field(default_factory=dict)
     header: tuple[str, ...] = ()
     folders: tuple[str, ...] = ("",)
-    variants: Callable[[str], list[str]] = _itself
-    complete: Callable[[Record, PurePosixPath], Record] = _unchanged
+    variants: Callable[[str], list[str]] = lambda path: [path]
+    complete: Callable[[Record, PurePosixPath], Record] = lambda record, table: record
     task: Callable[[str, PurePosixPath], str] = lambda path, table: ""
 
 
