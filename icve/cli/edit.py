@@ -96,7 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
-    from icve.editing.processes import LostProcess, ToldToAll, joined
+    from icve.editing.processes import LostProcess, joined
+    from icve.runtime.together import FailedTogether
 
     set_up_threads()
     forgive_output()
@@ -110,8 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with joined(arguments.sequence_parallel_size, arguments.device) as processes:
             met = True
             return _run(arguments, processes)
+    except FailedTogether as error:
+        if not isinstance(error.__cause__, ValueError | OSError | None):
+            raise
+        if says:
+            print(f"icve edit: {error.reason}", file=sys.stderr)
+        return USAGE
     except (ValueError, FileNotFoundError) as error:
-        if says or (met and not isinstance(error, ToldToAll)):
+        if says or met:
             print(f"icve edit: {error}", file=sys.stderr)
         return USAGE
     except LostProcess as error:
@@ -127,12 +134,15 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     from icve.data.media.video_folders import left_out_text
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
+    from icve.runtime.together import gather, together
 
     output = Path(arguments.output)
-    items, left_out = processes.together(lambda: _read_input(arguments, output) if processes.leads else ([], {}))
+    items, left_out = together(
+        lambda: _read_input(arguments, output) if processes.leads else ([], {}), processes.everybody
+    )
     if left_out and processes.rank == 0:
         print(f"icve edit: {left_out_text(left_out)}", file=sys.stderr)
-    pipeline, parts = processes.together(lambda: _load(arguments, processes))
+    pipeline, parts = together(lambda: _load(arguments, processes), processes.everybody)
     settings = settings_of(arguments, pipeline)
     status, summary = 0, None
     if not processes.leads:
@@ -146,7 +156,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         with processes.leading(pipeline):
             summary = _edit(pipeline, parts, mine, settings, output, processes)
         status = FAILED if summary is None or summary["failed"] else 0
-    ended = processes.gather((status, summary))
+    ended = gather((status, summary), processes.everybody)
     if processes.rank == 0 and summary is not None:
         summary = _merged([summary for _, summary in ended if summary is not None])
         if left_out:
@@ -158,7 +168,9 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             page = write_edit_report(output / "report.html", items, ResultLog(output).read(), output, arguments.report)
             summary["report"] = str(page)
         print(json.dumps(summary, ensure_ascii=False), flush=True)
-    processes.gather(None)  # nobody leaves before the last: where one ends with an error, `torchrun` ends the others
+    gather(
+        None, processes.everybody
+    )  # nobody leaves before the last: where one ends with an error, `torchrun` ends the others
     return max(status for status, _ in ended)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 import time
@@ -20,6 +19,7 @@ from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Outcome, Progress, Settings
 from icve.editing.windows import CrossFade
+from icve.runtime.atomic import remove_abandoned, temporary_name
 
 _WRITES_AHEAD = 64  # windows edited and not yet written
 
@@ -88,8 +88,7 @@ class Entry:
             origin = float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
-        ready = self.path.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
-        self._sound = PreparedSound(clip.path, ready, origin, end)
+        self._sound = PreparedSound(clip.path, temporary_name(self.path), origin, end)
 
     def _open(self) -> None:
         clip = self.clip
@@ -103,7 +102,7 @@ class Entry:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
             self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
-            _remove_stale(path)
+            remove_abandoned(path)
             writer = VideoWriter(
                 path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", sample_aspect, self._sound
             )
@@ -143,24 +142,6 @@ def _differences(info: VideoInfo) -> Iterator[str]:
 def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for chunk in chunks:
         yield from chunk
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the temporary files that killed runs left of a file."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not _alive(stale):
-            stale.unlink(missing_ok=True)
-
-
-def _alive(temporary: Path) -> bool:
-    """Whether the process that a temporary file is named after still runs on this machine."""
-    try:
-        os.kill(int(temporary.name.split(".")[-2]), 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class Writing:

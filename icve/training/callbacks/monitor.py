@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from icve.data.share import data_share
 from icve.runtime.atomic import write_text
-from icve.runtime.together import together
+from icve.runtime.together import gather
 from icve.training.callbacks.flops import TrainingFlops, bucket_name
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
@@ -102,11 +102,11 @@ class TrainingMonitor(Callback):
         _, groups = data_share(trainer)
         # Lightning has divided it, and the module weighed it.
         own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
-        told = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
-        loss = fmean(loss for loss, _ in told)  # each is of equally many samples
+        shares = gather((own, list(batch["id"])))[:: trainer.world_size // groups]
+        loss = fmean(loss for loss, _ in shares)  # each is of equally many samples
         self._losses[bucket_name(outputs["latents"])].append(loss)
         if self._file is not None:
-            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in told for sample in ids]}
+            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in shares for sample in ids]}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # out of this process, so that a kill loses nothing
         if trainer.global_step == self._step:
