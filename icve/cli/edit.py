@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     forgive_output()
     parser = build_parser()
     # What is wrong before processes meet is wrong for all of a machine: one of them says it.
-    says, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
+    reports, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
     try:
         arguments = parse_options(parser, argv)
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -114,18 +114,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FailedTogether as error:
         if not isinstance(error.__cause__, ValueError | OSError | None):
             raise
-        if says:
+        if reports:
             print(f"icve edit: {error.reason}", file=sys.stderr)
         return USAGE
     except (ValueError, FileNotFoundError) as error:
-        if says or met:
+        if reports or met:
             print(f"icve edit: {error}", file=sys.stderr)
         return USAGE
     except LostProcess as error:
         print(f"icve edit: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        if says:
+        if reports:
             print("\nicve edit: interrupted. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
 
@@ -178,8 +178,9 @@ def _read_input(arguments: argparse.Namespace, output: Path) -> tuple[list[Item]
     """The items, and the reasons why other files of the folder are none."""
     from icve.editing.items import read_items, shard
 
-    columns = dict(pair.split("=", 1) for pair in arguments.columns or ())
-    found = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
+    found = read_items(
+        arguments.input, arguments.instruction, arguments.seed, arguments.root, arguments.columns, output
+    )
     items = shard(found, arguments.shard)
     if not arguments.dry_run:
         _prepare_output(output, items)
@@ -242,7 +243,7 @@ def _edit(
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
-    def tell(item: Item, text: str, kind: str = "failed") -> None:
+    def report(item: Item, text: str, kind: str = "failed") -> None:
         # As they are: names may hold what looks like markup or the name of an emoji.
         line = f"{kind}: {item.id}: {text}"
         console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -253,7 +254,7 @@ def _edit(
     try:
         for item, error in refused:
             record(Outcome(item, error=error))
-            tell(item, error)
+            report(item, error)
         bar = counting_bar("Editing" if processes.groups == 1 else f"Editing, part 1 of {processes.groups}", console)
         bar.disable = bar.disable or processes.rank > 0
         with bar:
@@ -265,10 +266,10 @@ def _edit(
                 for outcome in outcomes:
                     record(outcome)
                     if outcome.error is not None:
-                        tell(outcome.item, outcome.error)
+                        report(outcome.item, outcome.error)
                     elif outcome.note is not None:
                         noted += 1
-                        tell(outcome.item, outcome.note, "note")
+                        report(outcome.item, outcome.note, "note")
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:

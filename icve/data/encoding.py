@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
@@ -53,18 +53,10 @@ class Work:
     repeated: int = 0
 
 
-class _Codec(Protocol):
-    def encode(self, video: Tensor) -> Tensor: ...
-
-
-class _TextEncoder(Protocol):
-    def encode(self, texts: list[str]) -> tuple[Tensor, Tensor, Tensor]: ...
-
-
 class Encoders:
-    """The frozen codec and text encoder on the device they run on."""
+    """The frozen codec and text encoder, two modules with a method ``encode``, on the device they run on."""
 
-    def __init__(self, codec: nn.Module, text_encoder: nn.Module, device: str | torch.device) -> None:
+    def __init__(self, codec: Any, text_encoder: Any, device: str | torch.device) -> None:
         self.codec = codec.eval().requires_grad_(False).to(device)
         self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
@@ -73,11 +65,11 @@ class Encoders:
     @torch.no_grad()
     def video(self, pixels: Tensor) -> Tensor:
         """uint8 (3, F, H, W) to latents (C, T, h, w) float32, as training does it."""
-        return cast(_Codec, self.codec).encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
+        return self.codec.encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
 
     @torch.no_grad()
     def _text(self, instruction: str) -> Embedding:
-        embeddings, mask, pooled = cast(_TextEncoder, self.text_encoder).encode([instruction])
+        embeddings, mask, pooled = self.text_encoder.encode([instruction])
         return embeddings[0][mask[0].to(embeddings.device, torch.bool)].cpu(), pooled[0].cpu()
 
 

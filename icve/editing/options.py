@@ -38,9 +38,9 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
         raise ValueError(f"--shift must be positive, got {arguments.shift}.")
     if arguments.window is not None and (arguments.window < 1 or arguments.window % 4 != 1):
         raise ValueError(f"--window must be 4k+1 frames (1, 5, 9, ...), got {arguments.window}.")
-    for pair in arguments.columns or ():
-        if "=" not in pair:
-            raise ValueError(f"--columns takes pairs like video=source_path, not {pair!r}.")
+    from icve.data.manifest import column_names  # Arrow takes a while
+
+    arguments.columns = column_names(arguments.columns or ())
     return arguments
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -100,7 +101,7 @@ class Entry:
         paths = [(self.path, aspect)]
         if self.settings.side_by_side:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
-            self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
+            self._beside = itertools.chain.from_iterable(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
             remove_abandoned(path)
             writer = VideoWriter(
@@ -139,11 +140,6 @@ def _differences(info: VideoInfo) -> Iterator[str]:
         yield "The source is interlaced, the result progressive."
 
 
-def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    for chunk in chunks:
-        yield from chunk
-
-
 class Writing:
     """Writer threads; an item stays with one of them, so that its windows are written in order."""
 
@@ -151,9 +147,9 @@ class Writing:
         self._settings, self._output, self._progress = settings, output, progress
         threads = max(1, min(4, (os.cpu_count() or 2) // 2))
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="icve-write") for _ in range(threads)]
+        self._next_thread = itertools.cycle(self._threads)
         self._room = threading.BoundedSemaphore(_WRITES_AHEAD)
         self._entries: list[Entry] = []
-        self._begun = 0
 
     def __enter__(self) -> Writing:
         return self
@@ -164,10 +160,9 @@ class Writing:
         for entry in self._entries:
             entry.abandon()
 
-    def begin(self, outcome: Outcome, clip: Clip) -> Entry:
+    def start(self, outcome: Outcome, clip: Clip) -> Entry:
         entry = Entry(outcome, clip, self._settings, self._output(outcome.item), self._progress)
-        entry.thread = self._threads[self._begun % len(self._threads)]
-        self._begun += 1
+        entry.thread = next(self._next_thread)
         self._entries.append(entry)
         return entry
 
@@ -183,7 +178,7 @@ class Writing:
         entry.last = entry.thread.submit(write)
 
     def finished(self, wait: bool = False) -> Iterator[Outcome]:
-        """Outcomes of the items that are done, in the order they were begun."""
+        """Outcomes of the items that are done, in the order they were started."""
         left = []
         for entry in self._entries:
             if wait and entry.last is not None:

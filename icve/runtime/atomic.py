@@ -51,9 +51,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         FileExistsError: `path` holds something, or did so when it was to become this folder.
     """
     path = Path(path)
-    taken = FileExistsError(f"'{path}' is not empty: choose another folder.")
+    occupied = FileExistsError(f"'{path}' is not empty: choose another folder.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise taken
+        raise occupied
     temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
@@ -64,7 +64,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise taken from error
+                raise occupied from error
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
