@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-shard-size", metavar="SIZE", help="of a file, as 5GB (default: 10GB, ICVE one file)")
     add("--ema", action="store_true", help="averaged weights of a .pt file that holds both")
     add = kind("vae", "Tencent's video autoencoder in diffusers' layout", _vae)
-    add("--input", type=Path, required=True, help="folder or file with the weights")
+    add("--input", type=Path, required=True, help="its folder or weights file, or a folder with vae/ in it")
     add("--dtype", choices=DTYPES, help="what the weights become (default: what is stored)")
     add("--max-shard-size", metavar="SIZE", help="of a file, as 5GB (default: 10GB)")
     add = kind("merge", "an adapter added to the weights it was trained on, as one transformer", _merge)
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = kind("editor", "a small editor of a run's averaged weights, with nothing else", _editor)
     add("--input", type=Path, required=True, help="run, checkpoint or model folder")
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the transformer (bfloat16)")
-    for name, type_ in (("steps", int), ("guidance_scale", float), ("guidance_until", float), ("shift", float)):
+    for name, type_ in (("steps", int), ("guidance-scale", float), ("guidance-until", float), ("shift", float)):
         add(f"--{name}", type=type_, help="sampling setting of the editor (default: the run's)")
     return parser
 
@@ -75,7 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve convert`, print what was written, and return the exit status."""
     forgive_output()
-    arguments = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    # An option's name may be written with underscores, as in the configurations of training.
+    words = [re.sub("^--[^=]+", lambda option: option[0].replace("_", "-"), word) for word in words]
+    arguments = build_parser().parse_args(words)
     try:
         print(arguments.run(arguments))
     except (OSError, ValueError) as error:
@@ -104,7 +108,8 @@ def _vae(arguments: argparse.Namespace) -> str:
 
     _refuse_full(arguments.output)
     limit = None if arguments.max_shard_size is None else byte_count(arguments.max_shard_size)
-    model = load_vae(arguments.input, dtype=_dtype(arguments.dtype))
+    inside = arguments.input / "vae"  # of a repository, or of Tencent's folder of both models
+    model = load_vae(inside if inside.is_dir() else arguments.input, dtype=_dtype(arguments.dtype))
     export_vae(model, arguments.output, limit)
     return _written(arguments.output, model)
 

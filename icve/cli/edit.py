@@ -96,13 +96,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
-    from icve.editing.processes import LostProcess, ToldToAll, joined
+    from icve.editing.processes import LostProcess, joined
+    from icve.runtime.together import FailedTogether
 
     set_up_threads()
     forgive_output()
     parser = build_parser()
     # What is wrong before processes meet is wrong for all of a machine: one of them says it.
-    says, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
+    reports, met = int(os.environ.get("LOCAL_RANK", 0)) == 0, False
     try:
         arguments = parse_options(parser, argv)
         if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -110,15 +111,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         with joined(arguments.sequence_parallel_size, arguments.device) as processes:
             met = True
             return _run(arguments, processes)
+    except FailedTogether as error:
+        if not isinstance(error.__cause__, ValueError | OSError | None):
+            raise
+        if reports:
+            print(f"icve edit: {error.reason}", file=sys.stderr)
+        return USAGE
     except (ValueError, FileNotFoundError) as error:
-        if says or (met and not isinstance(error, ToldToAll)):
+        if reports or met:
             print(f"icve edit: {error}", file=sys.stderr)
         return USAGE
     except LostProcess as error:
         print(f"icve edit: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        if says:
+        if reports:
             print("\nicve edit: interrupted. The same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
 
@@ -127,12 +134,15 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     from icve.data.media.video_folders import left_out_text
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
+    from icve.runtime.together import gather, together
 
     output = Path(arguments.output)
-    items, left_out = processes.together(lambda: _read_input(arguments, output) if processes.leads else ([], {}))
+    items, left_out = together(
+        lambda: _read_input(arguments, output) if processes.leads else ([], {}), processes.everybody
+    )
     if left_out and processes.rank == 0:
         print(f"icve edit: {left_out_text(left_out)}", file=sys.stderr)
-    pipeline, parts = processes.together(lambda: _load(arguments, processes))
+    pipeline, parts = together(lambda: _load(arguments, processes), processes.everybody)
     settings = settings_of(arguments, pipeline)
     status, summary = 0, None
     if not processes.leads:
@@ -146,7 +156,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         with processes.leading(pipeline):
             summary = _edit(pipeline, parts, mine, settings, output, processes)
         status = FAILED if summary is None or summary["failed"] else 0
-    ended = processes.gather((status, summary))
+    ended = gather((status, summary), processes.everybody)
     if processes.rank == 0 and summary is not None:
         summary = _merged([summary for _, summary in ended if summary is not None])
         if left_out:
@@ -158,7 +168,9 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
             page = write_edit_report(output / "report.html", items, ResultLog(output).read(), output, arguments.report)
             summary["report"] = str(page)
         print(json.dumps(summary, ensure_ascii=False), flush=True)
-    processes.gather(None)  # nobody leaves before the last: where one ends with an error, `torchrun` ends the others
+    gather(
+        None, processes.everybody
+    )  # nobody leaves before the last: where one ends with an error, `torchrun` ends the others
     return max(status for status, _ in ended)
 
 
@@ -166,8 +178,9 @@ def _read_input(arguments: argparse.Namespace, output: Path) -> tuple[list[Item]
     """The items, and the reasons why other files of the folder are none."""
     from icve.editing.items import read_items, shard
 
-    columns = dict(pair.split("=", 1) for pair in arguments.columns or ())
-    found = read_items(arguments.input, arguments.instruction, arguments.seed, arguments.root, columns, output)
+    found = read_items(
+        arguments.input, arguments.instruction, arguments.seed, arguments.root, arguments.columns, output
+    )
     items = shard(found, arguments.shard)
     if not arguments.dry_run:
         _prepare_output(output, items)
@@ -230,7 +243,7 @@ def _edit(
             (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
-    def tell(item: Item, text: str, kind: str = "failed") -> None:
+    def report(item: Item, text: str, kind: str = "failed") -> None:
         # As they are: names may hold what looks like markup or the name of an emoji.
         line = f"{kind}: {item.id}: {text}"
         console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
@@ -241,7 +254,7 @@ def _edit(
     try:
         for item, error in refused:
             record(Outcome(item, error=error))
-            tell(item, error)
+            report(item, error)
         bar = counting_bar("Editing" if processes.groups == 1 else f"Editing, part 1 of {processes.groups}", console)
         bar.disable = bar.disable or processes.rank > 0
         with bar:
@@ -253,10 +266,10 @@ def _edit(
                 for outcome in outcomes:
                     record(outcome)
                     if outcome.error is not None:
-                        tell(outcome.item, outcome.error)
+                        report(outcome.item, outcome.error)
                     elif outcome.note is not None:
                         noted += 1
-                        tell(outcome.item, outcome.note, "note")
+                        report(outcome.item, outcome.note, "note")
         log.tidy()
     except OSError as error:
         if error.filename is None and error.errno is None:

@@ -80,6 +80,7 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
     """The data module that would train on the manifest."""
     import pydoc
 
+    from icve.data.manifest import column_names
     from icve.data.paired_edits import PairedEditsDataModule
     from icve.data.pairs import PairsDataModule
     from icve.data.unpaired_clips import UnpairedClipsDataModule
@@ -98,7 +99,7 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
         return kind(**settings | {"manifest": arguments.manifest, "val_manifest": None, "cache_in_memory": False})
     if not arguments.buckets:
         raise ValueError("buckets are needed: name a configuration with -c, or give --buckets 480x768x77 ...")
-    columns = dict(_assignment(text) for text in arguments.columns)
+    columns = column_names(arguments.columns)
     kind = UnpairedClipsDataModule if arguments.kind == "clips" else PairedEditsDataModule
     buckets = [_bucket(text) for text in arguments.buckets]
     return kind(arguments.manifest, buckets, 1, columns=columns, root=arguments.root, fps=arguments.fps)
@@ -110,13 +111,6 @@ def _bucket(text: str) -> list[int]:
     except ValueError:
         raise ValueError(f"'{text}' is no bucket: write height x width x frames, as in 480x768x77.") from None
     return [height, width, frames]
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    theirs, separator, ours = text.partition("=")
-    if not (theirs and separator and ours):
-        raise ValueError(f"'{text}' maps no column: write their name = the name used here, as in source=source_path.")
-    return theirs, ours
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
@@ -54,18 +54,10 @@ class Work:
     repeated: int = 0
 
 
-class _Codec(Protocol):
-    def encode(self, video: Tensor) -> Tensor: ...
-
-
-class _TextEncoder(Protocol):
-    def encode(self, texts: list[str]) -> TextCondition: ...
-
-
 class Encoders:
-    """The frozen codec and text encoder on the device they run on."""
+    """The frozen codec and text encoder, two modules with a method ``encode``, on the device they run on."""
 
-    def __init__(self, codec: nn.Module, text_encoder: nn.Module, device: str | torch.device) -> None:
+    def __init__(self, codec: Any, text_encoder: Any, device: str | torch.device) -> None:
         self.codec = codec.eval().requires_grad_(False).to(device)
         self.text_encoder = text_encoder.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
@@ -74,11 +66,11 @@ class Encoders:
     @torch.no_grad()
     def video(self, pixels: Tensor) -> Tensor:
         """uint8 (3, F, H, W) to latents (C, T, h, w) float32, as training does it."""
-        return cast(_Codec, self.codec).encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
+        return self.codec.encode(pixels[None].to(self.device).float() / 127.5 - 1.0)[0].float()
 
     @torch.no_grad()
     def _text(self, instruction: str) -> TextCondition:
-        return cast(_TextEncoder, self.text_encoder).encode([instruction]).alone(0).to("cpu")
+        return self.text_encoder.encode([instruction]).alone(0).to("cpu")
 
 
 def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) -> Work:

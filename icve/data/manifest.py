@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
@@ -31,7 +31,7 @@ from icve.data.rows import (
     path_checker,
     row_checker,
 )
-from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_records
+from icve.data.tables import SUFFIXES, Malformed, ManifestError, read_records
 from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
 
@@ -118,15 +118,15 @@ def read_manifest(
     columns = columns or {}
     wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
     records = list(chain.from_iterable(read_records(part, wanted=wanted) for part in parts))
-    if path.suffix.lower() in (".csv", ".tsv"):
-        records = [_without_blanks(record) for record in records]
     if not records:
         raise ManifestError(f"The manifest {path} has no rows.")
     malformed = [record for record in records if isinstance(record, Malformed)]
     if len(malformed) == len(records):
         raise ManifestError(f"{path} has no record that can be read: {_sentence(malformed[0], 1, path)}")
-    records = _rename(records, columns, path)
-    names = list(dict.fromkeys(name for record in records if isinstance(record, dict) for name in record))
+    present = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
+    _check_columns(columns, present, path)
+    names = list(dict.fromkeys(columns.get(name, name) for name in present))
+    empty = "" if path.suffix.lower() in (".csv", ".tsv") else None  # cell
     for name in required:
         if name not in names:
             raise ManifestError(
@@ -138,18 +138,34 @@ def read_manifest(
     rows, rejected = [], []
     check = row_checker(names, path, own)
     for number, record in enumerate(records, 1):
+        if isinstance(record, Malformed):
+            rejected.append(RejectedRow(number, id_of_rejected(record), _sentence(record, number, path), {}))
+            continue
+        cells = {columns.get(name, name): None if cell == empty else cell for name, cell in record.items()}
         try:
-            if isinstance(record, Malformed):
-                raise ManifestError(_sentence(record, number, path))
-            rows.append(check(record, number))
+            rows.append(check(cells, number))
         except ManifestError as error:
-            given = record if isinstance(record, dict) else {}
-            rejected.append(RejectedRow(number, id_of_rejected(record), str(error), given))
+            rejected.append(RejectedRow(number, id_of_rejected(cells), str(error), cells))
     if rejected and not partial:
         if not rows:
             raise ManifestError(f"The manifest {path} has no row that can be used: {rejected[0].reason}")
         log.warning("%d of %d rows are left out; the first: %s", len(rejected), len(records), rejected[0].reason)
     return Manifest(rows, own, rejected)
+
+
+def column_names(pairs: Iterable[str]) -> dict[str, str]:
+    """The argument `columns` of :func:`read_manifest` from words of a command line, as in "video=source_path".
+
+    Raises:
+        ValueError: a word is no such pair.
+    """
+    columns = {}
+    for pair in pairs:
+        theirs, separator, ours = pair.partition("=")
+        if not (theirs and separator and ours):
+            raise ValueError(f"--columns takes pairs like video=source_path, not {pair!r}.")
+        columns[theirs] = ours
+    return columns
 
 
 def write_manifest(
@@ -275,21 +291,11 @@ def _recorded_in(parts: Sequence[Path], path: Path) -> str | None:
     return recorded.decode() if recorded else None
 
 
-def _without_blanks(record: Record | Malformed) -> Record | Malformed:
-    """A record of a CSV, whose empty cells hold nothing."""
-    if isinstance(record, Malformed):
-        return record
-    return {name: None if cell == "" else cell for name, cell in record.items()}
-
-
 def _sentence(record: Malformed, number: int, path: Path) -> str:
     return f"{f'Row {number}' if record.line is None else f'Line {record.line}'} of {path} {record.why}."
 
 
-def _rename(records: list[Record | Malformed], columns: Mapping[str, str], path: Path) -> list[Record | Malformed]:
-    if not columns:
-        return records
-    present = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
+def _check_columns(columns: Mapping[str, str], present: Collection[str], path: Path) -> None:
     for theirs, ours in columns.items():
         if theirs not in present:
             raise ManifestError(
@@ -297,10 +303,6 @@ def _rename(records: list[Record | Malformed], columns: Mapping[str, str], path:
             )
         if ours in present and ours not in columns and ours != theirs:
             raise ManifestError(f"columns maps {theirs!r} to {ours!r}, but {path} already has a column {ours!r}.")
-    return [
-        {columns.get(name, name): value for name, value in record.items()} if isinstance(record, dict) else record
-        for record in records
-    ]
 
 
 def _complete(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Row]:

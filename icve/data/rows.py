@@ -152,11 +152,9 @@ def check_paths(row: Mapping[str, Any], where: str) -> None:
     """Raise ManifestError for a row whose paths cannot be written to a manifest: they must be relative."""
     inside = path_checker(None)
     for name, value in row.items():
-        if value is not None and name in FILES:
-            inside(value, f"{name} {where}")
-        elif value is not None and name in _FILE_LISTS:
-            for item in value:
-                inside(item, f"{name} {where}")
+        if value is not None and name in (*FILES, *_FILE_LISTS):
+            for path in value if name in _FILE_LISTS else [value]:
+                inside(path, f"{name} {where}")
 
 
 def path_checker(root: Path | None) -> Callable[[Any, str], str]:

@@ -66,7 +66,7 @@ def edit_items(
     with Decoding(work, progress) as decoding, Writing(settings, output, progress) as writing:
         pending: list[_Job] = []
         for (clip, items), decoded in zip(work, decoding, strict=True):
-            if pending and pending[0].clip.shape != clip.shape:
+            if pending and pending[0].entry.clip.shape != clip.shape:
                 _edit(pipeline, pending, settings, progress, writing, on_window)
                 pending = []
             size = batch_size_for(clip.shape, settings)
@@ -78,9 +78,9 @@ def edit_items(
                 yield from writing.finished()
                 continue
             for item in items:
-                entry = writing.begin(Outcome(item, clip, seconds=seconds / len(items)), clip)
-                for number, latent in enumerate(latents):
-                    pending.append(_Job(clip, entry, number, latent))
+                entry = writing.start(Outcome(item, clip, seconds=seconds / len(items)), clip)
+                for latent in latents:
+                    pending.append(_Job(entry, latent))
                     if len(pending) == size:
                         _edit(pipeline, pending, settings, progress, writing, on_window)
                         pending = []
@@ -94,9 +94,7 @@ def edit_items(
 class _Job:
     """A window of an item, waiting for the model."""
 
-    clip: Clip
     entry: Entry
-    number: int
     latent: torch.Tensor
 
 
@@ -160,7 +158,7 @@ def _edit(
         raise
     except Exception as error:  # out of memory, most likely; whatever it is, it costs no other item
         if len(jobs) == 1:
-            jobs[0].entry.outcome.error = f"The model failed at {jobs[0].clip.shape}: {first_sentence(error)}"
+            jobs[0].entry.outcome.error = f"The model failed at {jobs[0].entry.clip.shape}: {first_sentence(error)}"
             on_window()
             return
         for half in (jobs[: len(jobs) // 2], jobs[len(jobs) // 2 :]):

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
-    import torch
-
     from icve.editing.pipeline import EditPipeline
 
 log = logging.getLogger(__name__)
@@ -32,11 +30,12 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
         ValueError: the run's checkpoints are damaged.
     """
     from icve.models.run_folders import inside_run
+    from icve.models.weight_files import foreign_format
 
     path = Path(path)
     if path.is_file():
         raise FileNotFoundError(
-            _foreign(path)
+            foreign_format(path)
             or f"{path} is a file: give the folder of a model (a transformer alone goes to --transformer, with --base)."
         )
     if not path.is_dir():
@@ -45,16 +44,10 @@ def resolve_model_folder(path: str | os.PathLike) -> Path:
     if (folder / "model_index.json").is_file():
         return folder
     raise FileNotFoundError(
-        _foreign(path)
+        foreign_format(path)
         or f"{path} holds no model: give a run folder (with checkpoints/last), a checkpoint folder or a model folder "
         "(with model_index.json)."
     )
-
-
-def _foreign(path: Path) -> str | None:
-    from icve.models.weight_files import foreign_format
-
-    return foreign_format(path)
 
 
 def load_editor(
@@ -69,8 +62,8 @@ def load_editor(
     Args:
         path: where it is.
         device: None for CUDA where there is one, then MPS, else the CPU.
-        precision: of the transformer, see :func:`choose_dtype`. None keeps what is stored, except on a CPU, where it
-            is float32.
+        precision: of the transformer, see :func:`icve.runtime.precision.editing_dtype`. None keeps what is stored, but
+            float32 on a CPU.
         processes: that edit together.
         say: called with what was measured to choose the precision, in one line.
 
@@ -85,12 +78,15 @@ def load_editor(
 
     from icve.editing.pipeline import EditPipeline
     from icve.models.loading import load_transformer
+    from icve.runtime.precision import editing_dtype
 
     device = checked_device(device)
     if precision is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else None
     else:
-        dtype = choose_dtype(precision, device, processes, *editor_size(folder), say=say)
+        dtype, measured = editing_dtype(precision, torch.device(device).type, processes, *editor_size(folder))
+        if measured:
+            say(measured)
     try:
         transformer = load_transformer(folder, dtype=dtype)
         pipeline = EditPipeline.from_pretrained(folder, transformer=transformer)
@@ -98,29 +94,6 @@ def load_editor(
         raise ValueError(f"The model in {folder} cannot be loaded: {first_sentence(error)}") from error
     pipeline.transformer.eval()
     return pipeline.to(device)
-
-
-def choose_dtype(
-    precision: str,
-    device: str,
-    processes: int,
-    tokens: int,
-    width: int,
-    stored: torch.dtype | None = None,
-    say: Callable[[str], object] = log.info,
-) -> torch.dtype | None:
-    """Dtype of an editor's transformer, by :func:`icve.runtime.precision.editing_dtype`, which documents the arguments.
-
-    ``say`` is called with what was measured.
-    """
-    import torch
-
-    from icve.runtime.precision import editing_dtype
-
-    dtype, line = editing_dtype(precision, torch.device(device).type, processes, tokens, width, stored)
-    if line:
-        say(line)
-    return dtype
 
 
 def editor_size(folder: Path) -> tuple[int, int]:

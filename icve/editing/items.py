@@ -85,7 +85,7 @@ def read_items(
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
         items, left_out = _file_items(path, instruction.strip(), seed, exclude)
-    return Items(map(_checked, _named(items)), left_out)
+    return Items(_named(items), left_out)
 
 
 def shard(items: Sequence[Item], text: str) -> list[Item]:
@@ -148,17 +148,14 @@ def _rejected_item(record: RejectedRow, root: Path, seed: int) -> Item:
 
 
 def _whole_number(value: Any) -> int | None:
-    """A cell as an integer of 64 bits, or None if it is none."""
-    try:
-        number = int(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else None
-    except ValueError:
-        number = None  # "3.0", as spreadsheets write it, is one
-    try:
-        if number is None and isinstance(value, (str, float, Decimal)) and float(value) == int(float(value)):
-            number = int(float(value))
-    except (ValueError, OverflowError):
+    """A cell as an integer of 64 bits, or None if it is none; "3.0", as spreadsheets write it, is one."""
+    if isinstance(value, bool) or not isinstance(value, int | str | float | Decimal):
         return None
-    return number if number is not None and -(2**63) <= number < 2**63 else None
+    try:
+        number = Decimal(value)
+        return int(number) if -(2**63) <= number < 2**63 and number == number.to_integral_value() else None
+    except ArithmeticError:
+        return None
 
 
 def _file_items(
@@ -181,25 +178,23 @@ def _file_items(
     return items, found.left_out
 
 
-def _checked(item: Item) -> Item:
-    """The item, with a problem where its instruction is nothing that a text encoder could read."""
-    if item.problem is None and not is_text(item.instruction):
-        return replace(item, problem="Its instruction has characters that are no text (half of a surrogate pair).")
-    return item
-
-
 def _named(items: list[Item]) -> list[Item]:
-    """Items with distinct ids and file names. Names depend on the whole list, never on the shard."""
+    """Items with distinct ids and file names, and with a problem where no text encoder could read their instruction.
+
+    Names depend on the whole list, never on the shard.
+    """
     seen: Counter[str] = Counter()
     distinct = []
     for item in items:
         seen[item.id] += 1
         distinct.append(item if seen[item.id] == 1 else replace(item, id=f"{item.id}#{seen[item.id]}"))
-    taken = Counter(safe_name(item.id).casefold() for item in distinct)
+    names = Counter(safe_name(item.id).casefold() for item in distinct)
     named = []
     for item in distinct:
-        name = safe_name(item.id)
-        if name != item.id or taken[name.casefold()] > 1:
+        problem, name = item.problem, safe_name(item.id)
+        if problem is None and not is_text(item.instruction):
+            problem = "Its instruction has characters that are no text (half of a surrogate pair)."
+        if name != item.id or names[name.casefold()] > 1:
             name += "-" + hashlib.blake2b(item.id.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
-        named.append(replace(item, name=name))
+        named.append(replace(item, name=name, problem=problem))
     return named

@@ -36,9 +36,9 @@ def parse_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
     if arguments.shift is not None and arguments.shift <= 0:
         raise ValueError(f"--shift must be positive, got {arguments.shift}.")
-    for pair in arguments.columns or ():
-        if "=" not in pair:
-            raise ValueError(f"--columns takes pairs like video=source_path, not {pair!r}.")
+    from icve.data.manifest import column_names  # Arrow takes a while
+
+    arguments.columns = column_names(arguments.columns or ())
     return arguments
 
 

@@ -11,10 +11,10 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from icve.editing.editors import first_sentence
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from icve.editing.pipeline import EditPipeline
-
-Result = TypeVar("Result")
 
 _MEETING = _EXCHANGE = timedelta(minutes=10)  # to start, and to answer in the middle of a step
 # Followers wait while a leader decodes a film, and groups for the slowest one: only a process that ends cuts it short.
@@ -34,10 +32,6 @@ class LostProcess(RuntimeError):
     """Processes that share an edit cannot go on, because one of them failed. The message is for the user."""
 
 
-class ToldToAll(ValueError):
-    """What hinders one process, and therefore all. The message is for the user."""
-
-
 @dataclass(frozen=True)
 class Processes:
     """This process among those that edit together; by default it is alone.
@@ -46,7 +40,7 @@ class Processes:
         rank, world: number of this process, and how many there are.
         size: how many share an edit; ranks that share one are neighbours.
         device: this process's own, None for the default.
-        waiting, waiting_all: gloo groups of those that share an edit and of all, for words and for what is sampled.
+        waiting, everybody: gloo groups of those that share an edit and of all, for words and for what is sampled.
     """
 
     rank: int = 0
@@ -54,7 +48,7 @@ class Processes:
     size: int = 1
     device: str | None = None
     waiting: ProcessGroup | None = None
-    waiting_all: ProcessGroup | None = None
+    everybody: ProcessGroup | None = None
 
     @property
     def group(self) -> int:
@@ -67,34 +61,6 @@ class Processes:
     @property
     def leads(self) -> bool:
         return self.rank % self.size == 0
-
-    def gather(self, value: Any) -> list[Any]:
-        """What every process has, by rank; waits for the last one."""
-        if self.world == 1:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value, group=self.waiting_all)
-        return values
-
-    def together(self, work: Callable[[], Result]) -> Result:
-        """Do what all must have done before any goes on: what hinders one of them is raised by all.
-
-        Raises:
-            ToldToAll: ``work`` raised a ValueError or an OSError in some process; of one process alone its own error.
-        """
-        if self.world == 1:
-            return work()
-        error = None
-        try:
-            result = work()
-        except (ValueError, OSError) as found:
-            error = str(found)
-        errors = [text for text in self.gather(error) if text is not None]
-        if errors:
-            raise ToldToAll(errors[0])
-        return result
 
     def check(self, pipeline: EditPipeline) -> None:
         """Raises ValueError where the heads of the transformer cannot be shared evenly."""
@@ -210,7 +176,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
     from icve.runtime.shutdown import let_exchanges_end
 
     dist.init_process_group("gloo", timeout=_MEETING)
-    waiting_all = dist.new_group(backend="gloo", timeout=_WAITING)
+    everybody = dist.new_group(backend="gloo", timeout=_WAITING)
     waiting = exchange = None
     if size > 1:
         ranks = [list(range(start, start + size)) for start in range(0, world, size)]
@@ -220,7 +186,7 @@ def joined(size: int | None, device: str | None) -> Iterator[Processes]:
         exchange = [dist.new_group(group, backend=backend, timeout=_EXCHANGE) for group in ranks][rank // size]
     set_sequence_parallel(exchange)
     try:
-        yield Processes(rank, world, size, device, waiting, waiting_all)
+        yield Processes(rank, world, size, device, waiting, everybody)
     finally:
         set_sequence_parallel(None)
         let_exchanges_end()

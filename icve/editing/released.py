@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icve.editing.editors import choose_dtype, fingerprint, transformer_width
+from icve.editing.editors import fingerprint, transformer_width
 
 if TYPE_CHECKING:
     from icve.editing.pipeline import EditPipeline
@@ -34,7 +34,7 @@ def released_editor(
         transformer: ICVE weights in any layout that `load_transformer` knows.
         base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.models.base_folders.resolve_base`).
         device: where it will run.
-        precision: of the transformer, see `icve.editing.editors.choose_dtype`; "auto" is bfloat16 on an accelerator.
+        precision: of the transformer, see `icve.runtime.precision.editing_dtype`; "auto" is bfloat16 on an accelerator.
         processes: that edit together.
         say: called with what was measured to choose the precision, in one line.
 
@@ -51,13 +51,16 @@ def released_editor(
     from icve.models.hunyuan_video.codec import HunyuanVideoCodec
     from icve.models.hunyuan_video.text import HunyuanTextEncoder
     from icve.models.loading import load_transformer
+    from icve.runtime.precision import editing_dtype
 
     paths = resolve_base(base, ("vae", "llama", "clip"))
     codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.folder("vae"))))
     text_encoder = HunyuanTextEncoder(llama=str(paths.folder("llama")), clip=str(paths.folder("clip")))
     tokens = 2 * LatentGrid().tokens(CLIP["height"], CLIP["width"], CLIP["num_frames"])
     width = transformer_width(Path(transformer))
-    dtype = choose_dtype(precision, device, processes, tokens, width, torch.bfloat16, say)
+    dtype, measured = editing_dtype(precision, torch.device(device).type, processes, tokens, width, torch.bfloat16)
+    if measured:
+        say(measured)
     dit = load_transformer(transformer, device=device, dtype=dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
     return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | CLIP).to(device)

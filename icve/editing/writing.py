@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import itertools
 import os
 import threading
 import time
@@ -20,6 +20,7 @@ from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Outcome, Progress, Settings
 from icve.editing.windows import CrossFade
+from icve.runtime.atomic import remove_abandoned, temporary_name
 
 _WRITES_AHEAD = 64  # windows edited and not yet written
 
@@ -88,8 +89,7 @@ class Entry:
             origin = float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
-        ready = self.path.with_name(f".{self.path.name}.sound.{os.getpid()}.tmp")
-        self._sound = PreparedSound(clip.path, ready, origin, end)
+        self._sound = PreparedSound(clip.path, temporary_name(self.path), origin, end)
 
     def _open(self) -> None:
         clip = self.clip
@@ -101,9 +101,9 @@ class Entry:
         paths = [(self.path, aspect)]
         if self.settings.side_by_side:
             paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
-            self._beside = _frames(iterate_frames(clip.path, clip.start, clip.frames, self._size))
+            self._beside = itertools.chain.from_iterable(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, sample_aspect in paths:
-            _remove_stale(path)
+            remove_abandoned(path)
             writer = VideoWriter(
                 path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", sample_aspect, self._sound
             )
@@ -140,29 +140,6 @@ def _differences(info: VideoInfo) -> Iterator[str]:
         yield "The source is interlaced, the result progressive."
 
 
-def _frames(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    for chunk in chunks:
-        yield from chunk
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the temporary files that killed runs left of a file."""
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        if not _alive(stale):
-            stale.unlink(missing_ok=True)
-
-
-def _alive(temporary: Path) -> bool:
-    """Whether the process that a temporary file is named after still runs on this machine."""
-    try:
-        os.kill(int(temporary.name.split(".")[-2]), 0)
-    except (ValueError, ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 class Writing:
     """Writer threads; an item stays with one of them, so that its windows are written in order."""
 
@@ -170,9 +147,9 @@ class Writing:
         self._settings, self._output, self._progress = settings, output, progress
         threads = max(1, min(4, (os.cpu_count() or 2) // 2))
         self._threads = [ThreadPoolExecutor(1, thread_name_prefix="icve-write") for _ in range(threads)]
+        self._next_thread = itertools.cycle(self._threads)
         self._room = threading.BoundedSemaphore(_WRITES_AHEAD)
         self._entries: list[Entry] = []
-        self._begun = 0
 
     def __enter__(self) -> Writing:
         return self
@@ -183,10 +160,9 @@ class Writing:
         for entry in self._entries:
             entry.abandon()
 
-    def begin(self, outcome: Outcome, clip: Clip) -> Entry:
+    def start(self, outcome: Outcome, clip: Clip) -> Entry:
         entry = Entry(outcome, clip, self._settings, self._output(outcome.item), self._progress)
-        entry.thread = self._threads[self._begun % len(self._threads)]
-        self._begun += 1
+        entry.thread = next(self._next_thread)
         self._entries.append(entry)
         return entry
 
@@ -202,7 +178,7 @@ class Writing:
         entry.last = entry.thread.submit(write)
 
     def finished(self, wait: bool = False) -> Iterator[Outcome]:
-        """Outcomes of the items that are done, in the order they were begun."""
+        """Outcomes of the items that are done, in the order they were started."""
         left = []
         for entry in self._entries:
             if wait and entry.last is not None:

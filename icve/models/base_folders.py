@@ -59,11 +59,9 @@ def resolve_base(folder: str | os.PathLike[str], parts: Collection[str] = PARTS)
             "tencent/HunyuanVideo with its text encoders) and give its folder."
         )
     tencent = _tencent_root(folder)
+    where = {"transformer": "transformer", "vae": "vae", "llama": "text_encoder", "clip": "text_encoder_2"}
     if tencent:
-        where = {"transformer": f"{_TENCENT}/transformers", "vae": f"{_TENCENT}/vae"}
-    else:
-        where = {"transformer": "transformer", "vae": "vae"}
-    where |= {"llama": "text_encoder", "clip": "text_encoder_2"}
+        where |= {"transformer": f"{_TENCENT}/transformers", "vae": f"{_TENCENT}/vae"}
     root = tencent or folder
     found = {part: root / name if (root / name).is_dir() else None for part, name in where.items()}
     if not tencent and not any(found.values()):

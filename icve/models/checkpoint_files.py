@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from icve.models.weight_files import foreign_format, visible
+from icve.models.weight_files import damaged, foreign_format, indexed_shards, present_shards, visible
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -200,11 +200,7 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
     if indices := sorted(visible(folder, "*.index.json"), key=lambda file: (".safetensors" not in file.name, file)):
         index = folder / (WEIGHTS + ".index.json")
         index = index if index in indices else indices[0]
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"'{index}' is not a whole index of shards: copy or download it again.") from error
-        return _complete(folder, names)
+        return indexed_shards(index)
     files = visible(folder, "*.safetensors")
     if not files:
         # Beside the weights Tencent puts 8-bit ones, which need scales of their own.
@@ -216,21 +212,13 @@ def _weight_files(folder: Path, ema: bool) -> list[Path]:
     if match := re.search(r"-\d+-of-(\d+)(\.\w+)$", files[0].name):
         stem = files[0].name[: match.start()]
         count = int(match[1])
-        return _complete(folder, {f"{stem}-{i:0{len(match[1])}d}-of-{match[1]}{match[2]}" for i in range(1, count + 1)})
+        names = [f"{stem}-{i:0{len(match[1])}d}-of-{match[1]}{match[2]}" for i in range(1, count + 1)]
+        return present_shards(folder, names)
     if len(files) > 1 and folder / WEIGHTS in files:
         files = [folder / WEIGHTS]
     if len(files) > 1:
         raise ValueError(f"'{folder}' holds {len(files)} weights files and no index: name one, as '{files[0]}'.")
     return files
-
-
-def _complete(folder: Path, names: set[str]) -> list[Path]:
-    for name in sorted(names):
-        if Path(name).name != name:
-            raise ValueError(f"The index in '{folder}' names '{name}', which is outside of it.")
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"'{folder}' lacks the shard {name}: the download is incomplete.")
-    return [folder / name for name in sorted(names)]
 
 
 def _refuse_deepspeed(folder: Path) -> None:
@@ -305,10 +293,3 @@ def _wrong_dtype(key: str, file: Path, dtype: str) -> str:
         f"'{key}' of '{file}' is stored as {dtype}, where weights are floating point numbers of 16 to 64 bits: give "
         "the checkpoint before it was quantised."
     )
-
-
-def damaged(file: Path, kind: str, error: Exception) -> str:
-    if foreign := foreign_format(file):
-        return foreign
-    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-    return f"'{file}' is not a whole {kind} file ({reason}): copy or download it again."

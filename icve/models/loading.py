@@ -16,6 +16,7 @@ from icve.models.hunyuan_video.key_names import is_original, sources, to_diffuse
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
 from icve.models.run_folders import inside_run
+from icve.models.weight_files import read_json
 from icve.runtime.atomic import new_folder
 
 Model = HunyuanVideoInContextTransformer3DModel
@@ -69,7 +70,8 @@ def load_transformer(
     prefix = wrapper_prefix(stored)
     stored = {key.removeprefix(prefix): value for key, value in stored.items()}
     original = is_original(stored)
-    config = _read_config(path)
+    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
+    config = read_json(file) if file.is_file() else {}
     try:
         config = config_from(config, stored) | overrides
         # The tensors' width, not the configured one, which may not fit them.
@@ -164,16 +166,3 @@ def _locate(path: Path) -> Path:
     if (folder / ADAPTED).is_file():
         return folder
     return tencent_transformer(path) or path
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{file}' is not valid JSON ({error}): copy or download it again.") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"'{file}' is no configuration: it holds a {type(config).__name__}.")
-    return config

@@ -1,6 +1,7 @@
 """Safetensors folders as others publish them: checked before anything is allocated, then read into a model."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -17,9 +18,9 @@ def read_json(file: Path) -> dict:
         ValueError: if it is not whole.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"'{file}' is not a whole JSON file ({error}): copy or download it again.") from error
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"'{file}' is not valid JSON ({error}): copy or download it again.") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{file}' is no configuration: it holds {type(content).__name__}, not an object.")
     return content
@@ -61,18 +62,47 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            files = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
-            if missing := [file.name for file in files if not file.is_file()]:
-                raise FileNotFoundError(
-                    f"'{folder}' lacks the shard {missing[0]}: the download is incomplete, copy or download it again."
-                )
-            return files
+            return indexed_shards(index)
     files = visible(folder, "*.safetensors")
     if not files:
         raise FileNotFoundError(
             foreign_format(folder) or f"'{folder}' holds no .safetensors file: give a folder with safetensors weights."
         )
     return files
+
+
+def indexed_shards(index: Path) -> list[Path]:
+    """The files that an index of shards names.
+
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: the index is damaged, or names files elsewhere.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{index}' is not a whole index of shards: copy or download it again.") from error
+    return present_shards(index.parent, names)
+
+
+def present_shards(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The files of these names in a folder. Raises as `indexed_shards`."""
+    for name in sorted(names):
+        if Path(name).name != name:
+            raise ValueError(f"The index in '{folder}' names '{name}', which is outside of it.")
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"'{folder}' lacks the shard {name}: the download is incomplete, copy or download it again."
+            )
+    return [folder / name for name in sorted(names)]
+
+
+def damaged(file: Path, kind: str, error: Exception) -> str:
+    """What to say of a file that cannot be read."""
+    if foreign := foreign_format(file):
+        return foreign
+    reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+    return f"'{file}' is not a whole {kind} file ({reason}): copy or download it again."
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -95,10 +125,7 @@ def index_tensors(folder: Path) -> dict[str, Path]:
             with safe_open(file, framework="pt") as content:
                 tensors |= dict.fromkeys(content.keys(), file)
         except SafetensorError as error:
-            raise ValueError(
-                foreign_format(file)
-                or f"'{file}' is not a whole safetensors file ({error}): copy or download it again."
-            ) from error
+            raise ValueError(damaged(file, "safetensors", error)) from error
     return tensors
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -15,34 +16,31 @@ _NO_FSYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Temporary name (hidden, in the same folder, which is made) to write a file under.
 
-    It takes the name ``path`` when the block ends, with every byte on disk, and is removed when the block fails.
+    It takes the name ``path`` when the block ends, with every byte on disk if it is to be durable, and is removed when
+    the block fails.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         yield temporary
-        flush(temporary)
+        if durable:
+            flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)
+        if durable:
+            flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write a UTF-8 text file (and its folder) under a temporary name, then rename it; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
+    with whole_file(path, durable=False) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 @contextlib.contextmanager
@@ -53,10 +51,10 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         FileExistsError: `path` holds something, or did so when it was to become this folder.
     """
     path = Path(path)
-    taken = FileExistsError(f"'{path}' is not empty: choose another folder.")
+    occupied = FileExistsError(f"'{path}' is not empty: choose another folder.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise taken
-    temporary = _temporary(path)
+        raise occupied
+    temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -66,7 +64,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             os.replace(temporary, path)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise taken from error
+                raise occupied from error
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -75,7 +73,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 def replace_link(link: str | Path, target: str) -> None:
     """Make a link to a neighbour of this name, in one step where there was another link."""
     link = Path(link)
-    temporary = _temporary(link)
+    temporary = temporary_name(link)
     temporary.symlink_to(target)
     os.replace(temporary, link)
 
@@ -84,14 +82,27 @@ def remove_folder(path: str | Path) -> None:
     """Remove a folder, if it is there; it loses its name first, so that an interrupted removal leaves no half of it."""
     path = Path(path)
     if path.exists():
-        doomed = _temporary(path)
+        doomed = temporary_name(path)
         os.rename(path, doomed)
         shutil.rmtree(doomed)
 
 
-def _temporary(path: Path) -> Path:
-    # Not by the process id: processes of several machines may share a folder.
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside a file, which no other process uses."""
+    # The process id alone would not do: processes of several machines may share a folder.
+    return path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.tmp")
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of a file whose processes no longer run on this machine."""
+    start = f".{path.name}."
+    for temporary in path.parent.glob(f"{glob.escape(start)}*.tmp"):
+        try:
+            os.kill(int(temporary.name.removeprefix(start).split(".")[0]), 0)
+        except (ValueError, ProcessLookupError, OverflowError):
+            temporary.unlink(missing_ok=True)
+        except PermissionError:
+            pass  # a living process of another user
 
 
 def flush(path: str | Path) -> None:

@@ -83,7 +83,9 @@ def _flock(descriptor: int, wait: bool, again: bool = False) -> bool:
 
 @contextlib.contextmanager
 def _held(lock: Path, wait: bool) -> Iterator[None]:
-    owner = json.dumps({"place": _place(), "pid": os.getpid(), "began": _began(os.getpid()), "id": uuid.uuid4().hex})
+    owner = json.dumps(
+        {"place": _place(), "pid": os.getpid(), "began": _start_time(os.getpid()), "id": uuid.uuid4().hex}
+    )
     seen: tuple[str, int] | None = None
     since = time.monotonic()
     while not _create(lock, owner):
@@ -95,10 +97,10 @@ def _held(lock: Path, wait: bool) -> Iterator[None]:
             touched = seen is not None and seen[0] == state[0]
             seen, since = state, time.monotonic()
             if touched and not wait:
-                raise AlreadyLocked(_who(state[0]))
+                raise AlreadyLocked(_holder_name(state[0]))
         alive = _alive(state[0])
         if alive and not wait:
-            raise AlreadyLocked(_who(state[0]))
+            raise AlreadyLocked(_holder_name(state[0]))
         if alive is False or (alive is None and time.monotonic() - since > ABANDONED_AFTER):
             _remove_abandoned(lock, state[0])
         else:
@@ -162,8 +164,8 @@ def _remove_abandoned(lock: Path, owner: str) -> None:
 def _alive(owner: str) -> bool | None:
     """Whether a holder's process still runs; None where it cannot be looked up from here."""
     try:
-        told = json.loads(owner)
-        place, pid, began = told["place"], int(told["pid"]), told["began"]
+        record = json.loads(owner)
+        place, pid, began = record["place"], int(record["pid"]), record["began"]
     except (ValueError, TypeError, KeyError):
         return None  # about to be written
     if os.name == "nt" or place != _place():
@@ -174,13 +176,13 @@ def _alive(owner: str) -> bool | None:
         return False
     except OSError:
         pass  # another user's
-    return began is None or began == _began(pid)
+    return began is None or began == _start_time(pid)
 
 
-def _who(owner: str) -> str:
+def _holder_name(owner: str) -> str:
     with contextlib.suppress(ValueError, TypeError, KeyError):
-        told = json.loads(owner)
-        return f"process {told['pid']} on {told['place'][0]}"
+        record = json.loads(owner)
+        return f"process {record['pid']} on {record['place'][0]}"
     return ""
 
 
@@ -194,7 +196,7 @@ def _place() -> list[str]:
     return place
 
 
-def _began(pid: int) -> str | None:
+def _start_time(pid: int) -> str | None:
     """When a process was started, in ticks of its machine: a new process may get a dead one's id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 from rich.console import Console
@@ -37,14 +37,14 @@ def run_jobs(function: Callable[[Job], Result], jobs: Sequence[Job], workers: in
     """
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=len(jobs))
         if min(workers, len(jobs)) <= 1:
-            return [_advance(function(job), progress, task) for job in jobs]
+            return list(progress.track(map(function, jobs), total=len(jobs), description=title))
         # Spawned, because forking a process that has running threads (torch's, for one) can hang.
         context = multiprocessing.get_context("spawn")
         with context.Pool(min(workers, len(jobs)), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
             chunk = max(1, min(16, len(jobs) // (4 * workers)))
-            return [_advance(result, progress, task) for result in pool.imap(function, jobs, chunksize=chunk)]
+            results = pool.imap(function, jobs, chunksize=chunk)
+            return list(progress.track(results, total=len(jobs), description=title))
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -54,8 +54,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise ValueError(f"A shard is i/n with 1 <= i <= n, as in 2/8, not {text!r}.")
     return part, parts
-
-
-def _advance(result: Result, progress: Progress, task: Any) -> Result:
-    progress.advance(task)
-    return result

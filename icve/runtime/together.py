@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import torch.distributed as dist
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
 
 
-def together(work: Callable[[], Result]) -> list[Result]:
-    """Run something on every process; to be called by all at the same place.
+class FailedTogether(OSError):
+    """What all processes had to do has failed on some; raised by all. ``reason`` is in the words of the first."""
 
-    Returns:
-        What every process got, by rank.
+    def __init__(self, problems: dict[int, str]) -> None:
+        super().__init__("; ".join(f"process {rank}: {problem}" for rank, problem in problems.items()))
+        self.reason = next(iter(problems.values()))
+
+
+def gather(value: Any, group: ProcessGroup | None = None) -> list[Any]:
+    """What every process of a group (default: all) has, by rank; to be called by all, and waits for the last one."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def together(work: Callable[[], Result], group: ProcessGroup | None = None) -> Result:
+    """Run something on every process of a group (default: all), by all at the same place; returns its own result.
 
     Raises:
-        OSError: one of them failed; raised by all, with its words. A process that is alone raises what it met.
+        FailedTogether: one of them failed. A process that is alone raises what it met.
     """
+    import torch.distributed as dist
+
     if not (dist.is_available() and dist.is_initialized()):
-        return [work()]
-    own: tuple[Any, str | None]
+        return work()
+    failure, result = None, cast(Result, None)
     try:
-        own = work(), None
+        result = work()
     except Exception as error:  # whatever it is, the others must not wait for this process
-        own = None, f"process {dist.get_rank()}: {error}"
-    everybody: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everybody, own)
-    if problems := [problem for _, problem in everybody if problem is not None]:
-        raise OSError("; ".join(problems))
-    return [result for result, _ in everybody]
+        failure = error
+    texts = gather(None if failure is None else str(failure), group)
+    if problems := {rank: text for rank, text in enumerate(texts) if text is not None}:
+        raise FailedTogether(problems) from failure
+    return result

@@ -37,7 +37,12 @@ def test_the_autoencoder(tmp_path, capsys):
     vae = AutoencoderKLHunyuanVideo(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
     torch.save({"state_dict": {f"vae.{key}": value for key, value in vae.state_dict().items()}}, tmp_path / "vae.pt")
     assert convert(["vae", "--input", f"{tmp_path / 'vae.pt'}", "--output", f"{tmp_path / 'out'}"]) == 0
+    vae.save_pretrained(tmp_path / "repository" / "vae")
+    options = ["--output", f"{tmp_path / 'again'}", "--max_shard_size", "5GB"]
+    assert convert(["vae", "--input", f"{tmp_path / 'repository'}", *options]) == 0
     loaded = AutoencoderKLHunyuanVideo.from_pretrained(tmp_path / "out").state_dict()
+    again = AutoencoderKLHunyuanVideo.from_pretrained(tmp_path / "again").state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in again.items())
     assert all(torch.equal(loaded[key], value) for key, value in vae.state_dict().items())
     assert loaded.keys() == vae.state_dict().keys()
 

@@ -181,7 +181,7 @@ def test_rows_left_out_are_printed_and_give_status_3(broken, capsys):
     [
         ([], "give --buckets"),
         (["--buckets", "48x64"], "'48x64' is no bucket"),
-        (["--buckets", "48x64x5", "--columns", "source"], "'source' maps no column"),
+        (["--buckets", "48x64x5", "--columns", "source"], "--columns takes pairs like video=source_path, not 'source'"),
         (["--buckets", "48x64x5", "--count", "0"], "must be at least 1"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
     ],

@@ -21,8 +21,9 @@ from icve.editing.batch import edit_items
 from icve.editing.estimate import seconds_per_batch
 from icve.editing.items import Item
 from icve.editing.jobs import Settings, plan
-from icve.editing.processes import LostProcess, Processes, ToldToAll
+from icve.editing.processes import LostProcess, Processes
 from icve.models.sequence_parallel import set_sequence_parallel
+from icve.runtime.together import FailedTogether, together
 from tests.tiny import tiny_editor
 
 SIZES = {"a": (5, (32, 32)), "b": (14, (47, 81)), "c": (9, (46, 34)), "d": (1, (64, 32)), "e": (7, (32, 32))}
@@ -126,7 +127,9 @@ def test_two_groups_of_one_divide_the_items(folder, in_two_processes, capsys):
     check_results(folder, "one", "two")
 
 
-@pytest.mark.parametrize(("error", "said"), [(ValueError("mine"), "icve edit: mine\n"), (ToldToAll("ours"), "")])
+@pytest.mark.parametrize(
+    ("error", "said"), [(ValueError("mine"), "icve edit: mine\n"), (FailedTogether({0: "ours"}), "")]
+)
 def test_what_hinders_one_process_alone_is_said_by_it(error, said, monkeypatch, capsys):
     def fail(*_):
         raise error
@@ -184,8 +187,8 @@ def pair_of_processes(rank: int, folder: str) -> None:
     pipeline.transformer.disable_cache()
 
     processes = Processes(rank, 2, 2, "cpu", dist.group.WORLD, dist.group.WORLD)
-    with pytest.raises(ValueError, match="process 1 says no"):
-        processes.together(lambda: int("1") if rank == 0 else only_one_says_no())
+    with pytest.raises(FailedTogether, match=r"^process 1: I say no$"):
+        together(lambda: int("1") if rank == 0 else only_one_says_no())
     sampling = {"num_inference_steps": 2, "guidance_scale": 2.0, "guidance_until": 0.0}
     settings = Settings(sampling | {"shift": 5.0, "negative_prompt": ""}, window=5, budget=32 * 32, batch_size=2)
     items = [Item(n, n, Path(folder, "a.mp4"), "a.mp4", f"do {n}", 0) for n in ("1", "2")]
@@ -206,7 +209,7 @@ def pair_of_processes(rank: int, folder: str) -> None:
 
 
 def only_one_says_no() -> None:
-    raise ValueError("process 1 says no")
+    raise ValueError("I say no")
 
 
 def out_of_memory(*_) -> None:

@@ -46,14 +46,14 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
     Raises:
         ValueError: the channels have no known places. The message says so.
     """
-    names, said = list(names), []
+    names, differences = list(names), []
     known = {*LAYOUTS["7.1"], *_NEIGHBOURS, *_RENAMED}
     if not any(name in known or name.startswith("AMBI") for name in names):
         if len(names) not in _UNNAMED:
             raise ValueError(f"its {len(names)} channels have no known places.")
         names = list(_UNNAMED[len(names)])
         if len(names) > 2:
-            said.append(f"has channels without names, which are taken for {' '.join(names)}")
+            differences.append(f"has channels without names, which are taken for {' '.join(names)}")
     renamed = _RENAMED
     if not {"BL", "BR"} & set(names):
         renamed = renamed | {"SL": "BL", "SR": "BR"}  # one pair of surround speakers: 5.1 has it at the side or behind
@@ -70,15 +70,15 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
         layout = _smallest(places)
         if layout is None:
             raise ValueError(f"its channels ({' '.join(names)}) have no known places.")
-        said += (
+        differences += (
             [f"becomes {layout}, with these channels mixed into their neighbours: {' '.join(mixed)}"] if mixed else []
         )
-        said += [f"is without the channels {' '.join(dropped)}, which have no known places"] if dropped else []
+        differences += [f"is without the channels {' '.join(dropped)}, which have no known places"] if dropped else []
     matrix = np.zeros((len(LAYOUTS[layout]), len(names)), np.float32)
     for column, (name, targets) in enumerate(zip(names, places, strict=True)):
         for target in targets:
             matrix[LAYOUTS[layout].index(target), column] = _HALF_POWER if name in mixed else 1.0
-    return layout, matrix, f"{', and '.join(said)}." if said else ""
+    return layout, matrix, f"{', and '.join(differences)}." if differences else ""
 
 
 def is_custom(names: Sequence[str]) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from types import TracebackType
 
 import av
 
@@ -54,9 +53,7 @@ class PreparedSound:
     def __enter__(self) -> PreparedSound:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def result(self) -> tuple[int, list[str]]:
@@ -80,16 +77,16 @@ class PreparedSound:
         return process
 
     def _wait(self) -> tuple[int, list[str]]:
-        said, unchecked = self._said(self._process or self._start(decode=True)), []
-        if said is None:
-            said = self._said(self._start(decode=False))
+        answer, unchecked = self._answer(self._process or self._start(decode=True)), []
+        if answer is None:
+            answer = self._answer(self._start(decode=False))
             unchecked = ["The sound is copied unchecked: FFmpeg crashes or hangs when it decodes it."]
-        if said is None:
+        if answer is None:
             return _left_out("FFmpeg crashes or hangs when it reads it.")
-        return said["tracks"], [note[0].upper() + note[1:] for note in said["notes"]] or unchecked
+        return answer["tracks"], [note[0].upper() + note[1:] for note in answer["notes"]] or unchecked
 
-    def _said(self, process: subprocess.Popen) -> dict | None:
-        """What a process says; None where it crashed or did not come to an end."""
+    def _answer(self, process: subprocess.Popen) -> dict | None:
+        """What a process prints; None where it crashed or did not come to an end."""
         try:
             printed, _ = process.communicate(timeout=self._seconds)
             return json.loads(printed) if process.returncode == 0 else None

@@ -147,8 +147,8 @@ class _Job:
                 self.notes.append(f"{names[index]} {track.note}")
             if track.lost:
                 instead = f"{track.silent:.2f} s are silent" if track.silent >= 0.01 else "are left out"
-                said = f"{track.lost} of {track.packets} packets of {names[index]} do not decode"
-                self.notes.append(f"{said}, and {instead}.")
+                damage = f"{track.lost} of {track.packets} packets of {names[index]} do not decode"
+                self.notes.append(f"{damage}, and {instead}.")
             elif track.silent >= 0.01:
                 self.notes.append(f"{track.silent:.2f} s are missing in {names[index]} and are silent.")
         return True
@@ -277,12 +277,12 @@ class _Encoded:
             self._after_loss = True
             return
         for frame in frames:
-            self._take(frame)
+            self._add_frame(frame)
 
     def finish(self) -> None:
         try:
             for frame in self._decoder.decode(None):
-                self._take(frame)
+                self._add_frame(frame)
         except av.error.FFmpegError:
             pass
         if self._convert is not None:
@@ -292,7 +292,7 @@ class _Encoded:
         if self._position is not None:
             self._encode(None)
 
-    def _take(self, frame: av.AudioFrame) -> None:
+    def _add_frame(self, frame: av.AudioFrame) -> None:
         same = (frame.format.name, frame.layout.name, frame.sample_rate)
         if self._convert is None or same != self._same:  # may change in mid-stream
             if self._convert is not None:
@@ -354,8 +354,8 @@ class _Encoded:
 
 def reason(error: Exception) -> str:
     """What an error says, as the end of a sentence."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.splitlines()[0].rstrip(".") + "."
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0].rstrip(".") + "."
 
 
 def _time(packet: av.Packet) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from fractions import Fraction
@@ -15,6 +16,7 @@ from icve.data.media import sound
 from icve.data.media.media_paths import media_path
 from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video_stream import open_media
+from icve.runtime.atomic import whole_file
 
 
 class VideoWriter:
@@ -55,8 +57,7 @@ class VideoWriter:
         self.path, self.time_base = Path(path), time_base or 1 / self.rate
         self.crf, self.preset, self.frames = crf, preset, 0
         self.sample_aspect = Fraction(sample_aspect).limit_denominator(4096)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._open_files = contextlib.ExitStack()
         self._container: av.container.OutputContainer
         self._stream: av.VideoStream | None = None
         self.notes: list[str] = []
@@ -64,8 +65,12 @@ class VideoWriter:
         self._sound: _Sound | None = None
 
     def __enter__(self) -> VideoWriter:
-        options = {"movflags": "+faststart"}
-        self._container = av.open(media_path(self._temporary), "w", format="mp4", options=options)
+        with contextlib.ExitStack() as stack:
+            temporary = stack.enter_context(whole_file(self.path, durable=False))
+            options = {"movflags": "+faststart"}
+            container = av.open(media_path(temporary), "w", format="mp4", options=options)
+            self._container = stack.enter_context(container)
+            self._open_files = stack.pop_all()
         return self
 
     def write(self, frames: np.ndarray, times: np.ndarray | None = None) -> None:
@@ -99,22 +104,16 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            try:
-                if kind is None and self._stream is not None:
+            with self._open_files:
+                if kind is not None:
+                    raise RuntimeError("not finished")
+                if self._stream is not None:
                     self._mux(self._stream.encode())
                     if self._sound is not None:
                         self._sound.write(None)
-            finally:
-                if self._sound is not None:
-                    self._sound.close()
-                self._container.close()
-            if kind is None:
-                os.replace(self._temporary, self.path)
         except BaseException:
-            if kind is None:  # the first error is the one to tell
+            if kind is None:  # the first error is the one to report
                 raise
-        finally:
-            self._temporary.unlink(missing_ok=True)
 
     def _open_stream(self, height: int, width: int) -> av.VideoStream:
         stream = self._container.add_stream("libx264", rate=self.rate)
@@ -135,6 +134,7 @@ class VideoWriter:
         context.color_range = 1
         if self._prepared is not None:
             self._sound = _Sound(self._prepared, self._container, self.notes)
+            self._open_files.callback(self._sound.close)
         return stream
 
     def _mux(self, packets: list[av.Packet]) -> None:
@@ -155,8 +155,8 @@ class _Sound:
         self._container, self._notes = container, notes
         self._file: av.container.InputContainer | None = None
         self._waiting: av.Packet | None = None
-        tracks, said = prepared.result()
-        notes += said
+        tracks, problems = prepared.result()
+        notes += problems
         if not tracks:
             return
         try:

@@ -5,11 +5,10 @@ A layer's weight W grows by scale · B·A, with A (rank, in) and B (out, rank). 
 and in that query, key, value (and a single-stream block's MLP input) are one layer in the original naming.
 """
 
-import contextlib
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from torch import Tensor, nn
 
 from icve.models.adapters.key_layouts import bare_names, known_layer, parse
 from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
-from icve.models.checkpoint_files import all_finite, damaged, is_torch_file, torch_contents, unnest
+from icve.models.checkpoint_files import all_finite, is_torch_file, torch_contents, unnest
 from icve.models.hunyuan_video.key_names import to_diffusers
 from icve.models.run_folders import inside_run
-from icve.models.weight_files import foreign_format, visible
+from icve.models.weight_files import damaged, foreign_format, visible
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +85,9 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     if settings is None and file.name == LORA_FILE:
         settings = settings_beside(file, FASTVIDEO_CONFIG)
     adapter = _layers(tensors, settings, where)
-    if settings is None and all(layer.scale == 1 for layer in adapter.values()) and (name := _unused_alpha(header)):
+    # Not kohya's and musubi's ss_network_alpha: converted files keep it where their matrices are already scaled by it.
+    name = next((name for name in ("lora_alpha", "network_alpha", "alpha") if name in header), None)
+    if name and settings is None and all(layer.scale == 1 for layer in adapter.values()):
         log.warning(
             "The adapter %s is applied at scale 1, as it has neither .alpha nor settings; %s = %s in its header is not "
             "used: give the scale yourself if it was trained at another one.",
@@ -144,41 +145,17 @@ def check_fits(adapter: Mapping[str, LowRank], transformer: nn.Module, source: A
                 raise ValueError(f"{another}{key!r} is {tuple(value.shape)}, the layer here has {size} {side}.")
 
 
-class _StoredTensors(Mapping):
-    """The tensors of a safetensors file, each read when it is asked for: a file may turn out to be a whole model."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        with self._errors():
-            self._stored = safe_open(file, framework="pt")
-            self._keys = list(self._stored.keys())
-            self.header: dict[str, str] = self._stored.metadata() or {}
-
-    def __getitem__(self, key: str) -> Tensor:
-        with self._errors():
-            return self._stored.get_tensor(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (SafetensorError, OSError) as error:
-            raise ValueError(damaged(self.file, "safetensors", error)) from error
-
-
 def _contents(file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     """Tensors by name and the header of a file."""
     if file.stat().st_size == 0:
         raise ValueError(f"'{file}' is empty: copy or download it again.")
     if not is_torch_file(file):
-        stored = _StoredTensors(file)
-        return stored, stored.header
+        try:
+            with safe_open(file, framework="pt") as stored:
+                # Mapped, not read: the file may turn out to be a whole model.
+                return {key: stored.get_tensor(key) for key in stored.keys()}, stored.metadata() or {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(damaged(file, "safetensors", error)) from error
     contents = torch_contents(file)
     tensors = unnest(contents, file, ema=False)
     if tensors is not contents and (key := _alpha_beside(contents)):
@@ -195,17 +172,9 @@ def _alpha_beside(contents: dict[str, Any]) -> str | None:
         if not isinstance(value, dict):
             if "alpha" in str(key):
                 return str(key)
-        elif not any(map(_is_tensor, value.values())) and (inner := _alpha_beside(value)):
+        elif not any(isinstance(inner, Tensor) for inner in value.values()) and (inner := _alpha_beside(value)):
             return inner
     return None
-
-
-def _unused_alpha(header: Mapping[str, str]) -> str | None:
-    """The name of an alpha in a safetensors header that no program reads.
-
-    Not kohya's and musubi's ss_network_alpha: converted files keep it where their matrices are already scaled by it.
-    """
-    return next((name for name in ("lora_alpha", "network_alpha", "alpha") if name in header), None)
 
 
 def _layers(tensors: Mapping[str, Any], settings: AdapterSettings | None, where: str) -> dict[str, LowRank]:
@@ -305,18 +274,22 @@ def _parts(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, 
 
 
 def _alpha(key: str, value: Any, where: str) -> float:
-    number = float(value) if isinstance(value, int | float) or (_is_tensor(value) and value.numel() == 1) else math.nan
+    number = (
+        float(value)
+        if isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+        else math.nan
+    )
     if not math.isfinite(number) or number == 0:
         raise ValueError(f"{key!r} of the adapter {where} is no finite number other than 0: copy or download it again.")
     return number
 
 
 def _matrix(key: str, value: Any, where: str) -> Tensor:
-    if _is_tensor(value) and (value.layout != torch.strided or value.is_nested or value.is_meta):
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_nested or value.is_meta):
         kind = "meta" if value.is_meta else "nested" if value.is_nested else "sparse"
         raise ValueError(f"{key!r} of the adapter {where} is a {kind} tensor, where a matrix belongs: save it dense.")
-    if not _is_tensor(value) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
-        kind = str(value.dtype).removeprefix("torch.") if _is_tensor(value) else type(value).__name__
+    if not isinstance(value, Tensor) or value.dtype not in (*_FLOATS, *_EIGHT_BITS):
+        kind = str(value.dtype).removeprefix("torch.") if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
             f"{key!r} of the adapter {where} is stored as {kind}, where floating point numbers belong: give the "
             "adapter before it was quantised."
@@ -357,7 +330,3 @@ def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
 
 def _peft_key(tensors: Mapping[str, Any]) -> str | None:
     return next((key for key in tensors if str(key).startswith("base_model.model.")), None)
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)

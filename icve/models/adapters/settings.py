@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from icve.models.weight_files import read_json
+
 CONFIG = "adapter_config.json"
 FASTVIDEO_CONFIG = "lora_config.json"
 HEADERS = ("lora_adapter_metadata", "lora_config")  # keys of a safetensors header: diffusers', finetrainers'
@@ -29,7 +31,6 @@ _NOT_PLAIN = (
 )
 # Other models whose layers have HunyuanVideo's names, some of them its sizes as well.
 _OTHER_MODELS = ("flux", "wan", "qwen", "ltx", "stable-diffusion", "lumina", "chroma", "cogvideo", "hidream", "z-image")
-
 
 Default = TypeVar("Default", bound=float | None)
 
@@ -64,10 +65,11 @@ class AdapterSettings:
             ValueError: the settings give the layer another rank.
         """
         names = list(names)
-        said = _matching(self.ranks, names, self.rank)
-        if said is not None and said != rank:
+        expected = _matching(self.ranks, names, self.rank)
+        if expected is not None and expected != rank:
             raise ValueError(
-                f"has rank {rank} where {self.where} says {said:g}: take the file that these settings were saved with"
+                f"has rank {rank} where {self.where} says {expected:g}: take the file that these "
+                "settings were saved with"
             )
         alpha = _matching(self.alphas, names, self.alpha)
         return alpha / (math.sqrt(rank) if self.rslora else rank)
@@ -86,12 +88,9 @@ def settings_beside(file: Path, name: str = CONFIG) -> AdapterSettings | None:
     config = file.with_name(name)
     if not config.is_file():
         return None
-    try:
-        values = json.loads(config.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"'{config}' is not valid JSON ({error}): copy or download it again.") from error
+    values: Any = read_json(config)
     if name == FASTVIDEO_CONFIG:
-        values = values.get("lora_params") if isinstance(values, dict) else None
+        values = values.get("lora_params")
         if values is None:  # another program's file of this name
             return None
         values = values.get("transformer", values) if isinstance(values, dict) else values
@@ -128,12 +127,16 @@ def _settings(values: Any, where: str) -> AdapterSettings:
         raise ValueError(f"The settings in {where} are a {type(values).__name__}, where names and values belong.")
     if str(kind := values.get("peft_type") or "LORA").rpartition(".")[2].upper() != "LORA":
         raise ValueError(f"{_capital(where)} describes a {kind} adapter; only LoRA is read: train one, or merge it.")
-    if values.get("use_dora"):
-        raise ValueError(_not_plain(where, "DoRA"))
+    other = "DoRA" if values.get("use_dora") else None
     if name := next((name for name in _NOT_PLAIN if values.get(name)), None):
-        raise ValueError(_not_plain(where, f"a LoRA with {name}"))
+        other = other or f"a LoRA with {name}"
     if values.get("bias") not in (None, "none"):
-        raise ValueError(_not_plain(where, "a LoRA with trained biases"))
+        other = other or "a LoRA with trained biases"
+    if other:
+        raise ValueError(
+            f"{_capital(where)} describes {other}; only plain LoRA is read: merge the adapter where it was trained and "
+            "load the merged weights, or train a plain LoRA."
+        )
     start = values.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
         raise ValueError(
@@ -197,10 +200,3 @@ def _matching(
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _not_plain(where: str, kind: str) -> str:
-    return (
-        f"{_capital(where)} describes {kind}; only plain LoRA is read: merge the adapter where it was trained and load "
-        "the merged weights, or train a plain LoRA."
-    )

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from icve.data.share import batches_done, data_share
 from icve.runtime.atomic import write_text
-from icve.runtime.together import together
+from icve.runtime.together import gather
 from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
@@ -102,12 +102,12 @@ class TrainingMonitor(Callback):
         _, groups = data_share(trainer)
         # Lightning has divided it, and the module weighed it.
         own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
-        losses = together(lambda: (own, list(batch["id"])))[:: trainer.world_size // groups]
-        loss = fmean(loss for loss, _ in losses)  # each is of equally many samples
+        shares = gather((own, list(batch["id"])))[:: trainer.world_size // groups]
+        loss = fmean(loss for loss, _ in shares)  # each is of equally many samples
         height, width, frames = editing(pl_module).grid.pixels(*outputs["latents"])
         self._losses[f"{height}x{width}x{frames}"].append(loss)
         if self._file is not None:
-            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in losses for sample in ids]}
+            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in shares for sample in ids]}
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()  # out of this process, so that a kill loses nothing
         if trainer.global_step == self._step:

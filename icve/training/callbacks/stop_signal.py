@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from icve.runtime.together import together
+from icve.runtime.together import gather
 
 SIGNAL = "SIGUSR1"
 # Sent by what ends a job (Slurm, a container's host, `kill`), and by Ctrl-C.
@@ -109,7 +109,7 @@ class StopOnSignal(Callback):
 
 def agreed(heard: int) -> int:
     """The signal that any process of the run heard, on all of them alike; 0 for none."""
-    return max(together(lambda: heard))
+    return max(gather(heard))
 
 
 def status(heard: int) -> int:

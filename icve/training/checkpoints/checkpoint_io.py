@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from icve.models.run_folders import TRAINER_FILE, undamaged
 from icve.runtime.atomic import flush, remove_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
-from icve.runtime.together import together
+from icve.runtime.together import gather, together
 from icve.training.checkpoints.background import announce, collect, hand_over, wait_for_all
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
@@ -152,7 +152,7 @@ class CheckpointFolders(CheckpointIO):
                 return str(error)
             return None
 
-        if failures := [text for text in together(failure) if text]:
+        if failures := [text for text in gather(together(failure)) if text]:
             raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
 
     def _finish_own(self) -> None:
@@ -182,8 +182,7 @@ class CheckpointFolders(CheckpointIO):
         rank, world = dist.get_rank(), dist.get_world_size()
 
         def look(folder: Path) -> str | None:
-            problems = together(lambda: find_damage(folder, rank, world))
-            return next(filter(None, problems), None)
+            return next(filter(None, gather(together(lambda: find_damage(folder, rank, world)))), None)
 
         return self.load_parts(path, look)
 

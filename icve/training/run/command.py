@@ -96,7 +96,7 @@ class TrainingCommand(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
             },
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False},
+            parser_kwargs={"prog": "icve", "parser_mode": "omegaconf", "exit_on_error": False},
             auto_configure_optimizers=False,
             args=args,
         )

@@ -166,7 +166,7 @@ def test_settings_that_are_not_whole(by_diffusers, tmp_path):
     for text, message in (
         ('{"r": 4', "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
-        ("[]", "are a list, where names"),
+        ("[]", "is no configuration: it holds list"),
     ):
         (folder / "adapter_config.json").write_text(text)
         with pytest.raises(ValueError, match=f"adapter_config.json.*{message}"):
