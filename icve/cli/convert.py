@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -10,21 +11,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from icve.models.families import export_formats
 from icve.runtime.printable import forgive_output
 
 if TYPE_CHECKING:
     import torch
 
 EPILOG = """examples:
-  icve convert weights --input ckpts/hunyuan-video-t2v-720p/transformers --output t2v --format diffusers
+  icve convert weights --input weights/ckpts/transformers --output t2v --format diffusers
   icve convert weights --input runs/sft --output icve --format icve --dtype bfloat16
-  icve convert vae --input ckpts/hunyuan-video-t2v-720p/vae --output vae
+  icve convert vae --input weights/ckpts/vae --output vae
   icve convert merge --model weights/icve --lora runs/lora/checkpoints/last --output merged
   icve convert lora --input runs/lora/checkpoints/last --output my_edit_comfyui.safetensors
   icve convert editor --input runs/editor/sft --output runs/editor/model
 
-Inputs are recognised: folders of diffusers, ICVE and Tencent, .safetensors and .pt files, runs and their checkpoints
-(the averaged weights), adapters of any known layout (docs/checkpoints.md). What is written appears whole or not at all.
+Inputs are recognised: folders of diffusers and of the models' own layouts, .safetensors and .pt files, runs and their
+checkpoints (the averaged weights), adapters of any known layout (docs/checkpoints.md). What is written appears whole or
+not at all.
 
 exit status: 0 done; 2 wrong arguments, or an input that cannot be used
 """
@@ -50,18 +53,18 @@ def build_parser() -> argparse.ArgumentParser:
 
     add = kind("weights", "a transformer in diffusers' or ICVE's layout", _weights)
     add("--input", type=Path, required=True, help="folder or file with the weights")
-    add("--format", default="diffusers", choices=("diffusers", "icve"), help="layout to write")
+    add("--format", default="diffusers", choices=export_formats(), help="layout to write")
     add("--dtype", choices=DTYPES, help="what the weights become (default: what is stored)")
     add("--max-shard-size", metavar="SIZE", help="of a file, as 5GB (default: 10GB, ICVE one file)")
     add("--ema", action="store_true", help="averaged weights of a .pt file that holds both")
-    add = kind("vae", "Tencent's video autoencoder in diffusers' layout", _vae)
+    add = kind("vae", "a published video autoencoder in diffusers' layout", _vae)
     add("--input", type=Path, required=True, help="its folder or weights file, or a folder with vae/ in it")
     add("--dtype", choices=DTYPES, help="what the weights become (default: what is stored)")
     add("--max-shard-size", metavar="SIZE", help="of a file, as 5GB (default: 10GB)")
     add = kind("merge", "an adapter added to the weights it was trained on, as one transformer", _merge)
     add("--model", type=Path, required=True, help="transformer in any known layout")
     add("--lora", type=Path, required=True, help="adapter file or folder")
-    add("--format", default="diffusers", choices=("diffusers", "icve"), help="layout to write")
+    add("--format", default="diffusers", choices=export_formats(), help="layout to write")
     add("--scale", type=float, default=1.0, help="of the adapter's change (1)")
     add = kind("lora", "an adapter in ComfyUI's layout: three times the rank, as q, k and v are one there", _lora, True)
     add("--input", type=Path, required=True, help="adapter file or folder")
@@ -103,15 +106,18 @@ def _weights(arguments: argparse.Namespace) -> str:
 
 
 def _vae(arguments: argparse.Namespace) -> str:
-    from icve.models.hunyuan_video.codec_checkpoint import export_vae, load_vae
+    from icve.models.families import FAMILIES
+    from icve.models.family import located
     from icve.models.loading import byte_count
 
     _refuse_full(arguments.output)
     limit = None if arguments.max_shard_size is None else byte_count(arguments.max_shard_size)
-    inside = arguments.input / "vae"  # of a repository, or of Tencent's folder of both models
-    model = load_vae(inside if inside.is_dir() else arguments.input, dtype=_dtype(arguments.dtype))
-    export_vae(model, arguments.output, limit)
-    return _written(arguments.output, model)
+    *others, last = [family.convert_codec for family in FAMILIES if family.convert_codec is not None]
+    options = arguments.input, arguments.output, _dtype(arguments.dtype), limit
+    for convert in others:
+        with contextlib.suppress(ValueError):  # another family's
+            return _written(arguments.output, located(convert)(*options))
+    return _written(arguments.output, located(last)(*options))
 
 
 def _merge(arguments: argparse.Namespace) -> str:

@@ -58,8 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", metavar="YAML", help="options by name, as in 'steps: 20'; those of the command line come first")
     add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
-    add("--transformer", metavar="ICVE", help="instead of --model: published weights, with --base")
-    add("--base", metavar="HUNYUAN", help="HunyuanVideo's folder, diffusers' or Tencent's: autoencoder, text encoders")
+    add("--transformer", metavar="WEIGHTS", help="instead of --model: published weights, with --base")
+    add("--base", metavar="FOLDER", help="of the model it was made from, as published: autoencoder, text encoders")
     add("--input", help="video, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)")
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
     add("--output", help="folder for the results")
@@ -223,10 +223,10 @@ def _edit(
     from rich.console import Console
 
     from icve.editing.batch import edit_items
-    from icve.editing.editors import fingerprint
     from icve.editing.jobs import Outcome, plan
     from icve.editing.jobs import Progress as Seconds
     from icve.editing.results import ResultLog, is_done, item_key, result_row
+    from icve.models.weight_files import fingerprint
     from icve.runtime.process_pools import counting_bar
 
     began = time.perf_counter()

@@ -2,21 +2,21 @@
 
 from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
-from diffusers.loaders import HunyuanVideoLoraLoaderMixin
+from diffusers.loaders.lora_base import LoraBaseMixin
 from torch import nn
 
 from icve.models.adapters.downloads import local_adapter
 from icve.models.adapters.files import AdapterSource, check_fits, read_adapter
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import peft_adapter
 
 
-class AdapterLoaderMixin(HunyuanVideoLoraLoaderMixin):
+class AdapterLoaderMixin(LoraBaseMixin):
     """diffusers' loader of a pipeline with a `transformer`, which reads every layout that `adapter_files` knows."""
 
-    transformer: HunyuanVideoInContextTransformer3DModel
+    transformer: Any
+    _lora_loadable_modules: ClassVar = ["transformer"]  # type: ignore[misc]  # diffusers gives it no type but []
 
     def load_lora_weights(  # type: ignore[override]  # as diffusers' other loaders differ from their base class
         self,
@@ -49,12 +49,19 @@ class AdapterLoaderMixin(HunyuanVideoLoraLoaderMixin):
         adapter = read_adapter(source)
         check_fits(adapter, self.transformer, source)
         state, config = peft_adapter(adapter)
-        self.load_lora_into_transformer(
+        self.transformer.load_lora_adapter(
             state,
-            transformer=self.transformer,
             adapter_name=adapter_name,
             metadata={f"transformer.{name}": value for name, value in config.items()},
             _pipeline=self,
             low_cpu_mem_usage=low_memory,
             hotswap=hotswap,
         )
+
+    def fuse_lora(self, components: list[str] | None = None, *args: Any, **kwargs: Any) -> None:
+        """As in diffusers; components: ["transformer"] unless given."""
+        super().fuse_lora(components or ["transformer"], *args, **kwargs)
+
+    def unfuse_lora(self, components: list[str] | None = None, **kwargs: Any) -> None:
+        """As in diffusers; components: ["transformer"] unless given."""
+        super().unfuse_lora(components=components or ["transformer"], **kwargs)

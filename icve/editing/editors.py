@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -14,7 +13,6 @@ if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known 
     from icve.editing.pipeline import EditPipeline
 
 log = logging.getLogger(__name__)
-_SAMPLED = 1 << 20  # bytes at each end of a large file that its fingerprint reads
 
 
 def shipped_editor() -> Path:
@@ -137,22 +135,6 @@ def checked_device(name: str | None) -> str:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"There is no device {name!r} here: {first_sentence(error)}") from error
     return name
-
-
-def fingerprint(*paths: str | os.PathLike) -> str:
-    """Hash of the content of model folders or files (of large ones: length and both ends), wherever they lie."""
-    digest = hashlib.blake2b(digest_size=8)
-    found = [(file, path) for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*"))]
-    for file, path in sorted(found):
-        if file.suffix not in (".json", ".safetensors", ".pt") or not file.is_file():
-            continue
-        size = file.stat().st_size
-        digest.update(f"{file.relative_to(path).as_posix()}/{size}/".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLED))
-            stream.seek(max(0, size - _SAMPLED))
-            digest.update(stream.read(_SAMPLED))
-    return digest.hexdigest()
 
 
 def first_sentence(error: BaseException) -> str:

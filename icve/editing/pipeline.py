@@ -18,12 +18,6 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-# diffusers resolves the components named in a folder only among modules that are imported already.
-import icve.models.hunyuan_video.codec
-import icve.models.hunyuan_video.text
-import icve.models.hunyuan_video.transformer
-import icve.models.weightless.dct
-import icve.models.weightless.hashed  # noqa: F401
 from icve.data.latent_grid import LatentGrid
 from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
@@ -32,9 +26,12 @@ from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import Prediction
 from icve.models.denoiser import Denoiser, Latents
+from icve.models.families import import_parts
 from icve.models.frozen import FrozenComponent
 from icve.models.protocols import Codec, TextEncoder
 from icve.models.sequence_parallel import sequence_parallel_group
+
+import_parts()  # diffusers resolves the components named in a folder only among modules that are imported already
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
@@ -51,10 +48,10 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
     """Instruction-based video editing in context: the transformer sees the source's clean latents while it denoises.
 
     Args:
-        codec: `encode`/`decode` between pixels and latents, see `icve.models.weightless.dct.DCTCodec`.
-        text_encoder: `encode(list[str])`, see `icve.models.weightless.hashed.HashedTextEncoder`.
+        codec: `encode`/`decode` between pixels and latents, see `icve.models.protocols.Codec`.
+        text_encoder: `encode(list[str])`, see `icve.models.protocols.TextEncoder`.
         scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
-        transformer: in-context DiT, called as `icve.models.hunyuan_video.transformer` says.
+        transformer: in-context DiT of any family, called through `icve.models.denoiser`.
         prediction: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
             steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
@@ -129,14 +126,14 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         """As in diffusers; parts without weights (the DCT, hashed words) stay on the accelerator."""
         self._read_frozen_parts()
         # accelerate's hooks ask a module's first parameter where the module is.
-        weightless = [
+        without_weights = [
             name
             for name, part in self.components.items()
             if isinstance(part, torch.nn.Module) and next(part.parameters(), None) is None
         ]
-        self._exclude_from_cpu_offload = [*type(self)._exclude_from_cpu_offload, *weightless]
+        self._exclude_from_cpu_offload = [*type(self)._exclude_from_cpu_offload, *without_weights]
         order = type(self).model_cpu_offload_seq.split("->")
-        self.model_cpu_offload_seq = "->".join(name for name in order if name not in weightless)
+        self.model_cpu_offload_seq = "->".join(name for name in order if name not in without_weights)
         super().enable_model_cpu_offload(*args, **kwargs)
 
     def enable_sequential_cpu_offload(self, *args: Any, **kwargs: Any) -> None:

@@ -1,23 +1,19 @@
-"""An editor made of published weights: an ICVE transformer, HunyuanVideo's autoencoder and text encoders."""
+"""An editor made of published weights: a transformer, and the codec and text encoders of the model it comes from."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icve.editing.editors import fingerprint, transformer_width
+from icve.editing.editors import transformer_width
 
 if TYPE_CHECKING:
     from icve.editing.pipeline import EditPipeline
 
 log = logging.getLogger(__name__)
-
-# The clips of the release; its other settings are the pipeline's own defaults.
-CLIP = {"num_frames": 77, "height": 480, "width": 768}
 
 
 def released_editor(
@@ -31,8 +27,8 @@ def released_editor(
     """Build the editor with the release's settings.
 
     Args:
-        transformer: ICVE weights in any layout that `load_transformer` knows.
-        base: HunyuanVideo in diffusers' or in Tencent's layout (see `icve.models.base_folders.resolve_base`).
+        transformer: weights in any layout that `load_transformer` knows.
+        base: folder of the model they were made from, as it was published (`Family.open_base`).
         device: where it will run.
         precision: of the transformer, see `icve.runtime.precision.editing_dtype`; "auto" is bfloat16 on an accelerator.
         processes: that edit together.
@@ -47,34 +43,20 @@ def released_editor(
 
     from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import DEFAULTS, EditPipeline
-    from icve.models.base_folders import resolve_base
-    from icve.models.hunyuan_video.codec import HunyuanVideoCodec
-    from icve.models.hunyuan_video.text import HunyuanTextEncoder
-    from icve.models.loading import load_transformer
+    from icve.models.family import located
+    from icve.models.loading import load_transformer, weights_family
     from icve.runtime.precision import editing_dtype
 
-    paths = resolve_base(base, ("vae", "llama", "clip"))
-    codec = HunyuanVideoCodec(pretrained=str(diffusers_vae(paths.folder("vae"))))
-    text_encoder = HunyuanTextEncoder(llama=str(paths.folder("llama")), clip=str(paths.folder("clip")))
-    tokens = 2 * LatentGrid().tokens(CLIP["height"], CLIP["width"], CLIP["num_frames"])
+    family = weights_family(transformer)
+    if family.open_base is None:
+        raise ValueError(f"{family.name} has no published base model: give the editor's folder with --model.")
+    codec, text_encoder = located(family.open_base)(base)
+    clip = family.sampling
+    tokens = 2 * LatentGrid().tokens(clip["height"], clip["width"], clip["num_frames"])
     width = transformer_width(Path(transformer))
     dtype, measured = editing_dtype(precision, torch.device(device).type, processes, tokens, width, torch.bfloat16)
     if measured:
         say(measured)
     dit = load_transformer(transformer, device=device, dtype=dtype)
     scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
-    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | CLIP).to(device)
-
-
-def diffusers_vae(folder: Path) -> Path:
-    """An autoencoder's folder in diffusers' layout: itself, or a copy converted once into the user's cache."""
-    if any(folder.glob("*.safetensors")):
-        return folder
-    from icve.models.hunyuan_video.codec_checkpoint import export_vae, load_vae
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    converted = cache / "icve" / f"vae-{fingerprint(folder)}"
-    if not converted.is_dir():
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            export_vae(load_vae(folder), converted)
-    return converted
+    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | dict(clip)).to(device)

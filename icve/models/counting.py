@@ -15,16 +15,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.families import arguments_of, family_of_class
+from icve.models.family import located
 from icve.models.sequence_parallel import sequence_parallel
-
-Model = HunyuanVideoInContextTransformer3DModel
 
 
 @dataclass(frozen=True)
@@ -96,40 +95,54 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def build_on_meta(config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> Model:
-    """The transformer with shapes only."""
+def build_on_meta(kind: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A transformer of this class with shapes only."""
     with torch.device("meta"):
-        model = Model(**config)
+        model = kind(**config)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
 
 
-def count(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+def block_depths(kind: type[nn.Module], config: Mapping[str, Any]) -> dict[str, int]:
+    """How many blocks of each kind a transformer has, by the argument that says so, in the order they run.
+
+    Raises:
+        ValueError: the class is of no family.
+    """
+    family = family_of_class(f"{kind.__module__}.{kind.__qualname__}")
+    if family is None:
+        raise ValueError(f"{kind.__name__} is of no model family, so that its blocks cannot be counted.")
+    complete = arguments_of(kind) | dict(config)
+    return {name: complete[name] for name in family.blocks}
+
+
+def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
     """Counts of a transformer for one sample, without and with checkpointing (every block keeps its input only).
 
     Args:
-        config: arguments of the transformer.
+        kind: the transformer's class, of a family's.
+        config: its arguments.
         sample: its sizes.
         dtype: of parameters and activations.
     """
     hashable = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(config.items()))
-    return _count(hashable, sample, dtype)
+    return _count(f"{kind.__module__}.{kind.__qualname__}", hashable, sample, dtype)
 
 
 @lru_cache
-def _count(arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+def _count(path: str, arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+    kind: type[nn.Module] = located(path)
     config = dict(arguments)
-    depths = {"num_layers": 20, "num_single_layers": 40} | {k: config[k] for k in _KINDS if k in config}
-    kinds = [kind for kind in _KINDS if depths[kind]]
-    none = dict.fromkeys(_KINDS, 0)
-    one = {kind: run(config | none | {kind: 1}, sample, dtype) for kind in kinds}
-    two = {kind: run(config | none | {kind: 2}, sample, dtype) for kind in kinds}
+    depths = {name: depth for name, depth in block_depths(kind, config).items() if depth}
+    none = dict.fromkeys(block_depths(kind, config), 0)
+    one = {name: run(kind, config | none | {name: 1}, sample, dtype) for name in depths}
+    two = {name: run(kind, config | none | {name: 2}, sample, dtype) for name in depths}
     return {
         on: _extrapolated(
-            {kind: depths[kind] for kind in kinds},
-            {kind: counts[on] for kind, counts in one.items()},
-            {kind: counts[on] for kind, counts in two.items()},
+            depths,
+            {name: counts[on] for name, counts in one.items()},
+            {name: counts[on] for name, counts in two.items()},
         )
         for on in (False, True)
     }
@@ -157,12 +170,9 @@ def _extrapolated(depths: Mapping[str, int], one: Mapping[str, Counts], two: Map
     return Counts(**sums, peak=max(peaks))
 
 
-_KINDS = ("num_layers", "num_single_layers")  # in the order the blocks run
-
-
-def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+def run(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
     """The same counts from running exactly this model."""
-    model = build_on_meta(config, dtype)
+    model: Any = build_on_meta(kind, config, dtype)
     inputs = _inputs(model, sample, dtype)
     for parameter in model.parameters():  # a finished gradient is counted with the parameters
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
@@ -173,7 +183,7 @@ def run(config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[b
     return {False: plain, True: replace(kept, backward=plain.backward, recompute=again)}
 
 
-def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
+def _pass(model: nn.Module, inputs: Mapping[str, Any]) -> Counts:
     """A pass forward and back; what is computed again is in `backward`."""
     known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
     saved: dict[int, tuple[int, Tensor]] = {}  # by storage, kept alive so that its address is not used again
@@ -198,22 +208,24 @@ def _pass(model: Model, inputs: Mapping[str, Tensor | None]) -> Counts:
     return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
 
 
-def training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+def training_flops(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample) -> int:
     """FLOPs of one sample's forward and backward pass, where nothing is computed again.
 
     Args:
-        config: all arguments of the transformer.
+        kind: the transformer's class, of a family's.
+        config: all its arguments.
         sample: its sizes.
     """
-    one = dict.fromkeys(_KINDS, 1)
-    first = _training_flops({**config, **one}, sample)
-    further = {kind: _training_flops({**config, **one, kind: 2}, sample) - first for kind in _KINDS}
-    return first + sum((config[kind] - 1) * flops for kind, flops in further.items())
+    depths = block_depths(kind, config)
+    one = dict.fromkeys(depths, 1)
+    first = _training_flops(kind, {**config, **one}, sample)
+    further = {name: _training_flops(kind, {**config, **one, name: 2}, sample) - first for name in depths}
+    return first + sum((depths[name] - 1) * flops for name, flops in further.items())
 
 
-def _training_flops(config: Mapping[str, Any], sample: Sample) -> int:
+def _training_flops(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample) -> int:
     """The same from running exactly this model."""
-    model = build_on_meta(config)
+    model = build_on_meta(kind, config)
     # All of a sample's tokens, also where a run counts that shares them among processes.
     with sequence_parallel(None), torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
         model(**_inputs(model, sample, torch.float32)).sum().backward()
@@ -224,20 +236,14 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _inputs(model: Model, sample: Sample, dtype: torch.dtype) -> dict[str, Tensor | None]:
-    """Inputs of one sample, whose text tokens are all valid."""
-    config = model.config
-    with torch.device("meta"):
-        latents = torch.empty(1, config.in_channels, sample.frames, sample.height, sample.width, dtype=dtype)
-        return {
-            "hidden_states": latents,
-            "source_hidden_states": torch.empty_like(latents),
-            "timestep": torch.empty(1),
-            "encoder_hidden_states": torch.empty(1, sample.text, config.text_embed_dim, dtype=dtype),
-            "pooled_projections": torch.empty(1, config.pooled_projection_dim, dtype=dtype),
-            "guidance": torch.empty(1) if config.guidance_embeds else None,
-        }
+def _inputs(model: Any, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of the forward pass for one sample, whose text tokens are all valid."""
+    size = (1, model.config.in_channels, sample.frames, sample.height, sample.width)
+    latents = torch.empty(size, dtype=dtype, device="meta")
+    text = model.blank_text(sample.text).to("meta", dtype)
+    context = {"source": torch.empty_like(latents)}
+    return model.arguments({"video": latents}, torch.empty(1, device="meta"), text, context, 1.0)
 
 
-def _tensors(inputs: Mapping[str, Tensor | None]) -> list[Tensor]:
-    return [tensor for tensor in inputs.values() if tensor is not None]
+def _tensors(inputs: Mapping[str, Any]) -> list[Tensor]:
+    return [tensor for tensor in inputs.values() if isinstance(tensor, Tensor)]

@@ -5,36 +5,45 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from icve.data.text_condition import TextCondition
+from icve.models.protocols import ConfiguredModel
 
 Latents = Mapping[str, Tensor]  # by name, (B, C, T, h, w) each: {"video"} for ICVE; as context "source", "prefix", ...
 
 
-class DenoisingTransformer(Protocol):
-    """What a family's transformer offers beside its forward pass, whose arguments are its own.
+class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheMixin):
+    """What every family's transformer is: a model of diffusers' that takes adapters and caches, asked by `Denoiser`.
 
     Attributes:
         patch: latents per token along (time, height, width).
+        config: its constructor's arguments; `in_channels`, `num_attention_heads` and `attention_head_dim` among them.
     """
 
+    config: Any
     patch: tuple[int, int, int]
+    gradient_checkpointing: bool
 
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
     ) -> dict[str, Any]:
         """The arguments of the forward pass; see `Denoiser.denoise`. Tensors have the transformer's dtype already."""
-        ...
+        raise NotImplementedError
 
     def named(self, output: Any) -> dict[str, Tensor]:
         """What the forward pass returns, by the names of `x`."""
-        ...
+        raise NotImplementedError
 
-    def __call__(self, **arguments: Any) -> Any: ...
+    def blank_text(self, length: int) -> TextCondition:
+        """One text of so many tokens, all zero, of the shapes that it takes: for counting."""
+        raise NotImplementedError
 
 
 class Denoiser:
@@ -45,7 +54,7 @@ class Denoiser:
     """
 
     def __init__(self, transformer: nn.Module) -> None:
-        self.transformer = cast(DenoisingTransformer, transformer)
+        self.transformer = cast(InContextTransformer, transformer)
         self.dtype: torch.dtype = getattr(transformer, "dtype", None) or next(transformer.parameters()).dtype
 
     def denoise(

@@ -204,7 +204,7 @@ def check_folder(folder: str | os.PathLike, owner: str, models: Sequence[str], h
 
     Args:
         folder: the folder.
-        owner: what needs it, to begin an error with ("HunyuanVideoCodec.pretrained").
+        owner: what needs it, to begin an error with ("CLASS.OPTION").
         models: the models that may be in it, as their `_class_name` or `model_type`.
         hint: which folder to give, to end an error with.
 

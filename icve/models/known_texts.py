@@ -25,7 +25,7 @@ class KnownTexts(nn.Module):
         self.encoder = (encoder,)  # not a part of this module: nothing moves it
 
     def encode(self, texts: list[str]) -> TextCondition:
-        """As `icve.models.weightless.hashed.HashedTextEncoder.encode`; the mask is on the host."""
+        """As every text encoder's; the mask is on the host."""
         for text in texts:
             if text not in self.known:
                 condition = self.encoder[0].encode([text]).alone(0)

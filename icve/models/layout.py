@@ -223,7 +223,7 @@ def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:
             f"Sample {empty[0]} of the batch has no valid text token: encode an empty instruction as at least one "
             "(null) token."
         )
-    if not torch.equal(mask, torch.arange(mask.shape[1]) < lengths[:, None]):
+    if not torch.equal(mask, torch.arange(mask.shape[1], device="cpu") < lengths[:, None]):
         raise ValueError("encoder_attention_mask must be right-padded: valid tokens first, padding after them.")
     return tuple(lengths.tolist())
 

@@ -1,25 +1,21 @@
 """Load and export transformer weights: diffusers and ICVE / Tencent folders, single files, training checkpoints."""
 
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from icve.models.base_folders import tencent_transformer
-from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors, write_shards
-from icve.models.hunyuan_video.configs import PARAMETERS, config_from, mismatch, original_config
-from icve.models.hunyuan_video.key_names import is_original, sources, to_diffusers, to_original, wrapper_prefix
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors
+from icve.models.families import arguments_of, export_formats, family_of, recognised, with_transformers
+from icve.models.family import Family, Rename
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
 from icve.models.run_folders import inside_run
 from icve.models.weight_files import read_json
 from icve.runtime.atomic import new_folder
-
-Model = HunyuanVideoInContextTransformer3DModel
 
 
 def load_transformer(
@@ -31,7 +27,7 @@ def load_transformer(
     progress: bool = False,
     mapped: bool = False,
     **overrides: Any,
-) -> Model:
+) -> Any:
     """Build the in-context transformer from a checkpoint of any known layout.
 
     Known are: a diffusers folder (`config.json` and one or several safetensors files), an ICVE / Tencent folder
@@ -58,8 +54,6 @@ def load_transformer(
         ValueError: a damaged file, a DeepSpeed checkpoint, tensors that are not finite or no floating point numbers,
             or weights that do not fit the configuration: the first mismatching keys are named, and the likely cause.
     """
-    if unknown := sorted(overrides.keys() - PARAMETERS):
-        raise ValueError(f"The transformer has no setting '{unknown[0]}': it has {', '.join(sorted(PARAMETERS))}.")
     path = _locate(Path(folder_or_file))
     if (weights := adapted_weights(path)) is not None:
         model = load_transformer(weights, device=device, dtype=dtype, ema=ema, progress=progress, **overrides)
@@ -67,41 +61,54 @@ def load_transformer(
         return model
     shards = open_shards(path, ema)
     stored = shard_tensors(shards)
-    prefix = wrapper_prefix(stored)
-    stored = {key.removeprefix(prefix): value for key, value in stored.items()}
-    original = is_original(stored)
-    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
-    config = read_json(file) if file.is_file() else {}
-    try:
-        config = config_from(config, stored) | overrides
-        # The tensors' width, not the configured one, which may not fit them.
-        width = stored["img_in.proj.weight"].shape[0] if "img_in.proj.weight" in stored else 0
-
-        def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-            return to_diffusers(tensors, width) if original else tensors
-
-        given = rename(stored)
-        if config.get("in_channels", 16) != config.get("out_channels", 16):
-            raise ValueError(
-                f"These weights take {config['in_channels']} channels where text-to-video (T2V) ones take "
-                f"{config['out_channels']}: they are likely an image-to-video (I2V) model's."
-            )
-        with torch.device("meta"):
-            model = Model.from_config(config)
-    except (ValueError, KeyError) as error:
-        reason = f"its config.json lacks {error}." if isinstance(error, KeyError) else error
-        raise ValueError(f"'{path}' cannot be loaded: {reason}") from error
-    if problem := mismatch(model.state_dict(), given):
+    family, config, rename = _understood(path, stored, overrides)
+    with torch.device("meta"):
+        kind: Any = family.transformer_class()
+        model = kind.from_config(config)
+    if problem := family.layouts().mismatch(model.state_dict(), rename(stored)):
         raise ValueError(f"The weights of '{path}' do not fit their configuration: {problem}.")
     model.load_state_dict(read_tensors(shards, rename, device, dtype, progress, mapped), assign=True)
     return model.eval()
 
 
+def _understood(
+    path: Path, stored: dict[str, Tensor], overrides: dict[str, Any]
+) -> tuple[Family, dict[str, Any], Rename]:
+    """The family of stored tensors, its transformer's configuration, and what gives them their names in it."""
+    config = _read_config(path)
+    try:
+        family = recognised(config, stored)
+        settings = arguments_of(family.transformer_class())
+        if unknown := sorted(overrides.keys() - settings.keys()):
+            raise ValueError(f"the transformer has no setting '{unknown[0]}': it has {', '.join(sorted(settings))}.")
+        config, rename = family.layouts().read(config, stored, overrides)
+    except (ValueError, KeyError) as error:
+        reason = f"its config.json lacks {error}." if isinstance(error, KeyError) else error
+        raise ValueError(f"'{path}' cannot be loaded: {reason}") from error
+    return family, config, rename
+
+
+def weights_family(folder_or_file: str | os.PathLike[str]) -> Family:
+    """The family of the transformer at a place that `load_transformer` knows; no tensor is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_transformer`.
+    """
+    path = _locate(Path(folder_or_file))
+    if (weights := adapted_weights(path)) is not None:
+        return weights_family(weights)
+    return _understood(path, shard_tensors(open_shards(path)), {})[0]
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
+    return read_json(file) if file.is_file() else {}
+
+
 def export_transformer(
-    model: Model,
+    model: ModelMixin,
     folder: str | Path,
-    format: Literal["diffusers", "icve"] = "diffusers",
+    format: str = "diffusers",
     max_shard_size: int | str | None = None,
 ) -> None:
     """Write `config.json` and safetensors to `folder`, whole or not at all.
@@ -109,7 +116,7 @@ def export_transformer(
     Args:
         model: the transformer.
         folder: must not exist yet, or be empty.
-        format: "diffusers", or "icve" with the original names and configuration.
+        format: "diffusers", or one of the family's own, as "icve": the original names and configuration.
         max_shard_size: bytes per file, or as "5GB"; more go to several files with an index. None leaves it to the
             layout: 10 GB for diffusers, one file for ICVE, as it was released.
 
@@ -117,16 +124,18 @@ def export_transformer(
         FileExistsError: `folder` holds something.
         ValueError: unknown format or size.
     """
-    if format not in ("diffusers", "icve"):
-        raise ValueError(f"Unknown export format '{format}': choose 'diffusers' or 'icve'.")
     limit = None if max_shard_size is None else byte_count(max_shard_size)
+    family = family_of(model)
+    exports = {} if family is None else family.layouts().EXPORTS
+    if format != "diffusers" and format not in exports:
+        known = " or ".join(f"'{name}'" for name in export_formats())
+        raise ValueError(f"Unknown export format '{format}': choose {known}.")
     with new_folder(folder) as partial:
         if format == "diffusers":
             sizes: dict[str, Any] = {} if limit is None else {"max_shard_size": limit}
             model.save_pretrained(partial, **sizes)
         else:
-            _save_original(model.state_dict(), partial, limit)
-            (partial / "config.json").write_text(json.dumps(original_config(model), indent=2) + "\n", encoding="utf-8")
+            exports[format](model, partial, limit)
 
 
 def byte_count(size: int | str) -> int:
@@ -142,16 +151,6 @@ def byte_count(size: int | str) -> int:
     return count
 
 
-def _save_original(state: dict[str, Tensor], folder: Path, limit: int | None) -> None:
-    """Write a state dict of diffusers' naming in the original one; one shard at a time is put together."""
-    meta = to_original({key: torch.empty_like(value, device="meta") for key, value in state.items()})
-
-    def read(keys: list[str]) -> dict[str, Tensor]:
-        return to_original({part: state[part].detach().cpu() for key in keys for part in sources(key)})
-
-    write_shards(folder, {key: value.nbytes for key, value in meta.items()}, read, limit)
-
-
 def _locate(path: Path) -> Path:
     """The folder or file with the transformer itself, inside what a user names."""
     if path.name == "trainer.ckpt":  # what resumes a run; the weights to read are beside it
@@ -165,4 +164,5 @@ def _locate(path: Path) -> Path:
         return folder / "transformer"
     if (folder / ADAPTED).is_file():
         return folder
-    return tencent_transformer(path) or path
+    inside = (family.layouts().locate(path) for family in with_transformers())
+    return next(filter(None, inside), path)

@@ -12,25 +12,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from icve.models.adapters.files import LORA_FILE, AdapterSource, LowRank, check_fits, read_adapter
+from icve.models.adapters.key_layouts import known_layer
 from icve.models.checkpoint_files import all_finite
-from icve.models.hunyuan_video.key_names import has_swapped_halves, original_parts
-
-if TYPE_CHECKING:
-    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.families import family_of
 
 ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."
-# Every projection of attention and MLP in the transformer's blocks; not modulation, embeddings, refiner and output.
-ATTENTION_AND_MLP = (
-    r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
-    r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
-)
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,8 @@ class LoRA:
         rank: of every layer's update.
         alpha: the update is scaled by alpha/rank; None takes the rank (a scale of 1).
         dropout: of the adapter's input, in [0, 1). What is dropped is drawn anew when a run is resumed.
-        targets: regular expression that a layer's whole name must match.
+        targets: regular expression that a layer's whole name must match; None for the family's own, every projection
+            of attention and MLP.
         weights_dtype: of the frozen weights; the adapter is float32. "auto" is settled by `icve fit`: bfloat16 on CUDA
             and where the run computes in it, else float32, and as before where a run is resumed.
 
@@ -52,7 +46,7 @@ class LoRA:
     rank: int = 32
     alpha: float | None = None
     dropout: float = 0.0
-    targets: str = ATTENTION_AND_MLP
+    targets: str | None = None
     weights_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
     def __post_init__(self) -> None:
@@ -62,7 +56,7 @@ class LoRA:
             )
 
 
-def add_lora(transformer: "HunyuanVideoInContextTransformer3DModel", lora: LoRA) -> int:
+def add_lora(transformer: Any, lora: LoRA) -> int:
     """Freeze the transformer and add a trainable adapter (starting as no change); returns its number of parameters.
 
     Raises:
@@ -73,9 +67,11 @@ def add_lora(transformer: "HunyuanVideoInContextTransformer3DModel", lora: LoRA)
         from peft import LoraConfig
     except ImportError as error:
         raise ImportError("LoRA needs peft: pip install 'icve[lora]'.") from error
-    names = [n for n, m in transformer.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(lora.targets, n)]
+    family = family_of(transformer)
+    targets = lora.targets or (family.lora_targets if family is not None else ".*")
+    names = [n for n, m in transformer.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(targets, n)]
     if not names:
-        raise ValueError(f"No linear layer of the transformer matches the LoRA targets {lora.targets!r}.")
+        raise ValueError(f"No linear layer of the transformer matches the LoRA targets {targets!r}.")
     transformer.requires_grad_(False)
     alpha = lora.rank if lora.alpha is None else lora.alpha
     config = LoraConfig(
@@ -105,14 +101,19 @@ def save_lora(
         weights: path of the transformer it belongs to; the folder can then be loaded like a transformer's.
         state: the adapter's parameters by name; None takes the transformer's.
     """
-    from diffusers.loaders import HunyuanVideoLoraLoaderMixin
+    from diffusers.loaders.lora_base import LoraBaseMixin
     from diffusers.training_utils import _collate_lora_metadata
     from peft import get_peft_model_state_dict
 
-    HunyuanVideoLoraLoaderMixin.save_lora_weights(
-        folder,
-        transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=state),
-        **_collate_lora_metadata({"transformer": transformer}),
+    metadata = _collate_lora_metadata({"transformer": transformer})["transformer_lora_adapter_metadata"]
+    LoraBaseMixin._save_lora_weights(
+        save_directory=folder,
+        lora_layers={"transformer": get_peft_model_state_dict(transformer, state_dict=state)},
+        lora_metadata={"transformer": metadata},
+        is_main_process=True,
+        weight_name=LORA_FILE,
+        save_function=None,  # type: ignore[arg-type]  # diffusers' own default
+        safe_serialization=True,
     )
     if weights is not None:
         (Path(folder) / ADAPTED).write_text(json.dumps({"transformer": str(weights)}) + "\n", encoding="utf-8")
@@ -215,7 +216,9 @@ def to_comfyui(source: AdapterSource) -> dict[str, Tensor]:
     adapter = read_adapter(source)
     out: dict[str, Tensor] = {}
     for name in adapter:
-        original, parts = original_parts(name)
+        family, _ = known_layer(name)
+        names = family.adapter_names()
+        original, parts = names.stacked(name)
         target = f"diffusion_model.{original}"
         if f"{target}.lora_A.weight" in out:
             continue
@@ -226,8 +229,7 @@ def to_comfyui(source: AdapterSource) -> dict[str, Tensor]:
         if all(matrix is down[0] or torch.equal(matrix, down[0]) for matrix in down):
             down, up = down[:1], [torch.cat(up)]
         a, b = torch.cat(down), torch.block_diag(*up)
-        if has_swapped_halves(original):
-            b = torch.cat(b.chunk(2)[::-1])
+        b = names.original_rows(original, b)
         out[f"{target}.lora_A.weight"] = a.clone()
         out[f"{target}.lora_B.weight"] = b.reshape(*b.shape, *[1] * (a.ndim - 2)).clone()
     return out

@@ -1,6 +1,8 @@
 """Safetensors folders as others publish them: checked before anything is allocated, then read into a model."""
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -174,3 +176,22 @@ def _checked(tensor: Tensor, shape: torch.Size, name: str, file: Path, dtype: to
     if not torch.isfinite(copy).all():
         raise ValueError(f"'{name}' in '{file}' holds values that are not finite in {dtype}: the file is damaged.")
     return copy
+
+
+_SAMPLED = 1 << 20  # bytes at each end of a large file that its fingerprint reads
+
+
+def fingerprint(*paths: str | os.PathLike) -> str:
+    """Hash of the content of model folders or files (of large ones: length and both ends), wherever they lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    found = [(file, path) for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*"))]
+    for file, path in sorted(found):
+        if file.suffix not in (".json", ".safetensors", ".pt") or not file.is_file():
+            continue
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path).as_posix()}/{size}/".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_SAMPLED))
+            stream.seek(max(0, size - _SAMPLED))
+            digest.update(stream.read(_SAMPLED))
+    return digest.hexdigest()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import pydoc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from icve.data.buckets import Bucket
 from icve.data.latent_grid import LatentGrid
-from icve.models.closed_forms import deviation, tokens
-from icve.models.counting import Sample, build_on_meta, count
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.counting import Sample, block_depths, build_on_meta, count
+from icve.models.families import arguments_of, family_of_class
 from icve.preflight.fits import Run, Sized
 from icve.preflight.frozen_bytes import frozen_bytes
 from icve.preflight.layouts import Model
@@ -36,7 +35,9 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         ValueError: the configuration cannot be used, or not be planned.
     """
     config = parse_configuration([*(word for path in configs for word in ("-c", path)), *overrides])
-    transformer = transformer_arguments(config.model.transformer)
+    kind, transformer = configured_transformer(config.model.transformer)
+    empty: Any = build_on_meta(kind, transformer)
+    grid = LatentGrid(**(dict(config.data.init_args.get("grid") or {}) | {"patch": empty.patch}))
     data = config.data.init_args
     if not data.get("buckets"):
         raise ValueError("The configuration's data module names no buckets: give --data.init_args.buckets.")
@@ -47,10 +48,10 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     precision = "bf16-mixed" if precision == AUTO else precision  # on the GPUs that are planned for
     weight = 2 if precision.startswith(("16", "bf16")) else 4
     model = Model(
-        **_parameters(transformer, config.model.optimizer),
+        **_parameters(empty, config.model.optimizer),
         frozen=0 if cached else sum(map(frozen_bytes, config.model.frozen.values())),
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
-        blocks=transformer["num_layers"] + transformer["num_single_layers"],
+        blocks=sum(block_depths(kind, transformer).values()),
         heads=transformer["num_attention_heads"],
         weight=weight,
         mixed=precision.endswith("mixed"),
@@ -60,40 +61,36 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     ratios = data.get("bucket_ratios") or [1.0] * len(buckets)
     sized, counted = [], {}
     for bucket, ratio in zip(buckets, ratios, strict=True):
-        sample = latents(bucket, transformer, text)
-        number = sum(tokens(transformer, sample))
+        sample = latents(bucket, grid, text)
+        number = 2 * grid.tokens(*bucket) + text
         if number not in counted:  # which side of the picture is the longer makes no difference
-            counted[number] = count(transformer, sample, _DTYPES[weight])
-        differs = deviation(transformer, sample, weight, counted[number])
-        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], differs))
+            counted[number] = count(kind, transformer, sample, _DTYPES[weight])
+        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     return Run(
         config.model.stage, model, sized, batch, config.trainer.max_steps, config.model.checkpointing.mode != "none"
     )
 
 
-def transformer_arguments(part: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of the configured transformer, defaults included.
+def configured_transformer(part: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:
+    """Class and all arguments of the configured transformer, defaults included.
 
     Raises:
-        ValueError: it is of another class than what can be counted.
+        ValueError: it is of no model family.
     """
-    kind = pydoc.locate(part["class_path"])
-    if kind is not HunyuanVideoInContextTransformer3DModel:
-        raise ValueError(f"Only HunyuanVideoInContextTransformer3DModel can be planned, not {part['class_path']}.")
-    signature = inspect.signature(kind.__init__).parameters
-    known = {name: parameter.default for name, parameter in signature.items() if name != "self"}
-    return known | dict(part.get("init_args") or {})
+    family = family_of_class(part["class_path"])
+    if family is None or part["class_path"] != family.transformer:
+        raise ValueError(f"Only transformers of a model family can be planned, not {part['class_path']}.")
+    kind = family.transformer_class()
+    return kind, arguments_of(kind) | dict(part.get("init_args") or {})
 
 
-def latents(bucket: Bucket, transformer: Mapping[str, Any], text: int) -> Sample:
+def latents(bucket: Bucket, grid: LatentGrid, text: int) -> Sample:
     """Sizes of a bucket's latents.
 
     Raises:
         ValueError: the bucket does not consist of whole patches and latent frames.
     """
-    patch, patch_t = transformer["patch_size"], transformer["patch_size_t"]
-    grid = LatentGrid(patch=(patch_t, patch, patch))
     try:
         grid.check(*bucket)
     except ValueError as error:
@@ -101,10 +98,9 @@ def latents(bucket: Bucket, transformer: Mapping[str, Any], text: int) -> Sample
     return Sample(*grid.latents(*bucket), text)
 
 
-def _parameters(transformer: Mapping[str, Any], optimizer: Mapping[str, Any]) -> dict[str, Any]:
+def _parameters(model: Any, optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters, the largest block's, and bytes of optimizer state per parameter, by a step on the meta device."""
-    model = build_on_meta(transformer)
-    blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
+    blocks = [module for module in model.modules() if type(module).__name__ in model._repeated_blocks]
     total = sum(parameter.numel() for parameter in model.parameters())
     kind: Any = pydoc.locate(optimizer["class_path"])
     made = kind(model.named_parameters(), **(optimizer.get("init_args") or {}))

@@ -32,14 +32,12 @@ class Sized:
         tokens: of one sample, text included.
         share: of the run's steps.
         counts: without and with checkpointing.
-        deviation: largest relative difference between the counts and their closed forms.
     """
 
     bucket: Bucket
     tokens: int
     share: float
     counts: Mapping[bool, Counts]
-    deviation: float
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,6 @@ def tables(result: Result) -> str:
         f"GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
         "One sample (PFLOP; GiB that wait for the backward pass, without and with checkpointing):",
         _samples(run),
-        f"Closed forms give the same within {max(sized.deviation for sized in run.buckets):.1%}.",
         "GiB per GPU in the bucket that needs most, with as many samples at once as fit; +x is x GiB too many:",
         _matrix(result),
         verdict(result),

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import EditPipeline
-    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+    from icve.models.denoiser import InContextTransformer
     from icve.models.lora import LoRA
 
 
 class EditingModule(LightningModule):
     """What others may use of :class:`icve.training.module.InContextEditingModule`, which uses some of them."""
 
-    transformer: HunyuanVideoInContextTransformer3DModel  # or what is used like it
+    transformer: InContextTransformer  # or what is used like it
     lora: LoRA | None
     stage: str
     samples: int

@@ -23,8 +23,7 @@ from icve.data.share import data_share
 from icve.data.text_condition import TextCondition
 from icve.editing.pipeline import EditPipeline
 from icve.editing.sampling import Sampling
-from icve.models.denoiser import Denoiser
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.denoiser import Denoiser, InContextTransformer
 from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
 from icve.models.protocols import Codec, TextEncoder
@@ -87,7 +86,7 @@ class InContextEditingModule(EditingModule):
             raise ValueError("A training stage needs a name: set model.stage.")
         if missing := [name for name in ("codec", "text_encoder") if name not in frozen]:
             raise ValueError(f"model.frozen lacks {missing[0]!r}: it needs a codec and a text_encoder.")
-        self.transformer = cast(HunyuanVideoInContextTransformer3DModel, transformer)
+        self.transformer = cast(InContextTransformer, transformer)
         self.lora = start.lora
         if self.lora is not None:
             dtype = torch.float32 if self.lora.weights_dtype == "auto" else getattr(torch, self.lora.weights_dtype)

@@ -53,7 +53,6 @@ def test_tables_say_what_fits_and_how_to_run_it(plan):
     assert status == 0
     assert "Stage tiny" in out
     assert "| 32x32x5 |" in out
-    assert re.search(r"Closed forms give the same within \d+\.\d%", out)
     assert "is the fastest that fits" in out
     (settings,) = [line for line in out.splitlines() if line.startswith("Settings: ")]
     assert "--data.init_args.batch_size 8 --trainer.accumulate_grad_batches 1" in settings
@@ -121,7 +120,7 @@ def test_strategies_and_precision_are_respected(plan):
         (["--data.init_args.bucketts", "3"], "did you mean 'buckets'?"),
         (["--data.init_args.buckets", "[[30, 32, 5]]"], "multiples of 16"),
         (["--trainer.max_steps", "-1"], "set trainer.max_steps"),
-        (["--model.transformer", "torch.nn.Identity"], "Only HunyuanVideoInContextTransformer3DModel"),
+        (["--model.transformer", "torch.nn.Identity"], "Only transformers of a model family"),
     ],
 )
 def test_mistakes_are_one_sentence(plan, arguments, told):

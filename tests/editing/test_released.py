@@ -8,8 +8,9 @@ import torch
 
 from icve.cli import edit
 from icve.data.media.video import probe
-from icve.editing.released import diffusers_vae, released_editor
+from icve.editing.released import released_editor
 from icve.editing.sampling import NEGATIVE_PROMPT
+from icve.models.hunyuan_video.base import diffusers_vae
 from icve.models.hunyuan_video.codec_checkpoint import load_vae
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.loading import export_transformer

@@ -7,8 +7,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.models import closed_forms as formulas
-from icve.models.counting import LiveBytes, Sample, _inputs, build_on_meta, count, run
+from icve.models.counting import LiveBytes, Sample, _inputs, block_depths, build_on_meta, count, run
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
+from tests.models import closed_forms as formulas
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
 TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}
@@ -17,13 +18,13 @@ SMALL = Sample(5, 16, 24, 20)
 
 
 def complete(config):
-    return dict(build_on_meta(config).config)
+    return dict(build_on_meta(Model, config).config)
 
 
 @pytest.mark.parametrize("depths", [(2, 3), (3, 0), (0, 4)])
 def test_few_blocks_tell_about_many(depths):
     config = TINY | dict(zip(("num_layers", "num_single_layers"), depths, strict=True))
-    few, whole = count(config, SMALL, torch.bfloat16), run(config, SMALL, torch.bfloat16)
+    few, whole = count(Model, config, SMALL, torch.bfloat16), run(Model, config, SMALL, torch.bfloat16)
     for checkpointing in (False, True):
         for name in ("forward", "backward", "recompute", "saved", "peak"):
             values = (getattr(counts[checkpointing], name) for counts in (few, whole))
@@ -32,11 +33,11 @@ def test_few_blocks_tell_about_many(depths):
 
 @pytest.mark.parametrize(("config", "sample"), [(TINY, SMALL), (WIDE, Sample(3, 32, 48, 40))], ids=["tiny", "wide"])
 def test_closed_forms_agree_within_a_tenth(config, sample):
-    parameters = sum(parameter.numel() for parameter in build_on_meta(config).parameters())
+    parameters = sum(parameter.numel() for parameter in build_on_meta(Model, config).parameters())
     assert formulas.parameters(complete(config)) == pytest.approx(parameters, rel=0.1)
-    assert formulas.deviation(complete(config), sample, 2, count(config, sample, torch.bfloat16)) < 0.1
+    assert formulas.deviation(complete(config), sample, 2, count(Model, config, sample, torch.bfloat16)) < 0.1
     for checkpointing in (False, True):
-        counted = count(config, sample, torch.bfloat16)[checkpointing]
+        counted = count(Model, config, sample, torch.bfloat16)[checkpointing]
         assert formulas.forward_flops(complete(config), sample) == pytest.approx(counted.forward, rel=0.1)
         saved = formulas.saved_bytes(complete(config), sample, 2, checkpointing)
         assert saved == pytest.approx(counted.saved, rel=0.1)
@@ -49,7 +50,7 @@ def test_closed_forms_agree_within_a_tenth(config, sample):
 def real(config, checkpointing):
     """The same model and inputs with memory, on the CPU."""
     torch.manual_seed(0)
-    model = build_on_meta(config).to_empty(device="cpu")
+    model = build_on_meta(Model, config).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     if checkpointing:
@@ -60,7 +61,7 @@ def real(config, checkpointing):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_real_training_keeps_computes_and_needs_what_was_counted(checkpointing):
-    counted = count(TINY, SMALL, torch.float32)[checkpointing]
+    counted = count(Model, TINY, SMALL, torch.float32)[checkpointing]
     model, inputs = real(TINY, checkpointing)
     known = {x.untyped_storage()._cdata for x in (*model.parameters(), *filter(torch.is_tensor, inputs.values()))}
     kept = {}
@@ -88,18 +89,23 @@ def test_real_training_keeps_computes_and_needs_what_was_counted(checkpointing):
 
 
 def test_checkpointing_trades_computing_for_memory():
-    plain, kept = count(TINY, SMALL, torch.bfloat16).values()
+    plain, kept = count(Model, TINY, SMALL, torch.bfloat16).values()
     assert kept.saved < 0.2 * plain.saved
     assert kept.peak < plain.peak
     assert kept.forward == plain.forward
     assert kept.backward == plain.backward
 
 
+def test_blocks_of_classes_of_others_are_not_counted():
+    with pytest.raises(ValueError, match="Linear is of no model family"):
+        block_depths(torch.nn.Linear, {})
+
+
 def test_counting_leaves_the_model_as_it_was():
     attention = F.scaled_dot_product_attention
     model, inputs = real(TINY, False)
     before = model(**inputs)
-    run(TINY, SMALL, torch.float32)
+    run(Model, TINY, SMALL, torch.float32)
     assert F.scaled_dot_product_attention is attention
     assert torch.equal(model(**inputs), before)
 
@@ -107,7 +113,7 @@ def test_counting_leaves_the_model_as_it_was():
 @pytest.mark.slow
 def test_thirteen_billion_parameters_are_counted_in_seconds():
     config, sample = complete({}), Sample(20, 60, 96, 256)
-    counted = count(config, sample, torch.bfloat16)[True]
+    counted = count(Model, config, sample, torch.bfloat16)[True]
     assert sum(formulas.tokens(config, sample)) == 57_856
     assert formulas.parameters(config) == pytest.approx(12_821_012_544, rel=0.01)
     assert formulas.forward_flops(config, sample) == pytest.approx(counted.forward, rel=0.01)
@@ -119,8 +125,8 @@ def test_thirteen_billion_parameters_are_counted_in_seconds():
 def test_the_allocator_of_a_gpu_agrees_within_a_tenth(checkpointing):
     config = WIDE | {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 12}
     sample, dtype = Sample(9, 32, 48, 64), torch.bfloat16
-    counted = count(config, sample, dtype)[checkpointing]
-    model = build_on_meta(config, dtype).to_empty(device="cuda")
+    counted = count(Model, config, sample, dtype)[checkpointing]
+    model = build_on_meta(Model, config, dtype).to_empty(device="cuda")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
@@ -128,6 +134,7 @@ def test_the_allocator_of_a_gpu_agrees_within_a_tenth(checkpointing):
         model.enable_gradient_checkpointing()
     shapes = _inputs(model, sample, dtype)
     inputs = {k: None if x is None else torch.rand(x.shape, device="cuda").to(x.dtype) for k, x in shapes.items()}
+    inputs["encoder_attention_mask"] = shapes["encoder_attention_mask"]
     model(**inputs).sum().backward()  # libraries allocate their workspaces
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -7,7 +7,7 @@ from diffusers import HunyuanVideoTransformer3DModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from icve.models.base_folders import resolve_base
+from icve.models.hunyuan_video.base_folders import resolve_base
 from icve.models.hunyuan_video.key_names import to_diffusers, to_original
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.loading import byte_count, export_transformer, load_transformer
@@ -275,5 +275,5 @@ def test_bad_checkpoints_are_named(model, config, tmp_path):
     (tmp_path / "other").mkdir()
     save_file({"weight": torch.zeros(1)}, tmp_path / "other" / "a.safetensors")
     (tmp_path / "other" / "config.json").write_text(json.dumps({}))
-    with pytest.raises(ValueError, match="no HunyuanVideo transformer"):
+    with pytest.raises(ValueError, match="no transformer of a known family"):
         load_transformer(tmp_path / "other")

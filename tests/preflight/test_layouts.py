@@ -77,7 +77,8 @@ def test_layouts_divide_heads_gpus_and_batch():
 
 @pytest.mark.parametrize("path", ["torch.optim.AdamW", "icve.training.optimization.optimizers.MuonAdamW"])
 def test_state_of_an_optimizer_is_counted(path):
-    from icve.preflight.configured_run import _parameters, transformer_arguments
+    from icve.models.counting import build_on_meta
+    from icve.preflight.configured_run import _parameters, configured_transformer
     from tests.training.conftest import tiny_transformer
 
     real = tiny_transformer()
@@ -86,7 +87,7 @@ def test_state_of_an_optimizer_is_counted(path):
         "init_args": dict(real.config),
     }
     part["init_args"] = {k: v for k, v in part["init_args"].items() if not k.startswith("_")}
-    counted = _parameters(transformer_arguments(part), {"class_path": path, "init_args": {"lr": 1e-3}})
+    counted = _parameters(build_on_meta(*configured_transformer(part)), {"class_path": path, "init_args": {"lr": 1e-3}})
     optimizer = pydoc.locate(path)(real.named_parameters(), lr=1e-3)
     for parameter in real.parameters():
         parameter.grad = torch.ones_like(parameter)

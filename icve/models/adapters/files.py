@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from icve.models.adapters.key_layouts import bare_names, known_layer, parse
+from icve.models.adapters.key_layouts import known_layer, parse
 from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
 from icve.models.checkpoint_files import all_finite, is_torch_file, torch_contents, unnest
-from icve.models.hunyuan_video.key_names import to_diffusers
+from icve.models.layer_prefixes import bare_names
 from icve.models.run_folders import inside_run
 from icve.models.weight_files import damaged, foreign_format, visible
 
@@ -69,7 +69,7 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
 
     Raises:
         FileNotFoundError: there is no adapter.
-        ValueError: a damaged file; another kind of adapter (DoRA, LoHa ...); names that HunyuanVideo does not have, or
+        ValueError: a damaged file; another kind of adapter (DoRA, LoHa ...); names that no transformer here has, or
             without their other half; shapes that contradict each other; values that are not finite. The file and the
             first key are named.
     """
@@ -314,18 +314,18 @@ def _split(layer: str, whole: LowRank, where: str) -> dict[str, LowRank]:
     """diffusers' layers of one of the file's: each has the whole A and its own rows of B."""
     another = f"The adapter {where} belongs to another model: "
     try:
-        key = known_layer(layer) + ".weight"
+        family, name = known_layer(layer)
     except KeyError:
         name = list(bare_names(layer))[-1]
         raise ValueError(f"{another}there is no layer {name!r} here, of {whole.keys[0]!r}.") from None
     width = whole.down.shape[1]
     try:
-        rows = to_diffusers({key: whole.up}, width)  # query, key and value are as wide as their input
+        rows = family.adapter_names().split(name, whole.up, width)
     except ValueError:
         raise ValueError(
             f"{another}{whole.keys[1]!r} has {len(whole.up)} rows, which does not fit layers of {width} inputs."
         ) from None
-    return {name.removesuffix(".weight"): replace(whole, up=piece) for name, piece in rows.items()}
+    return {name: replace(whole, up=piece) for name, piece in rows.items()}
 
 
 def _peft_key(tensors: Mapping[str, Any]) -> str | None:

@@ -5,18 +5,15 @@ original one, that as ComfyUI or OneTrainer spell it, or either of the first two
 part: the matrix from the inputs (lora_A, lora_down), that to the outputs (lora_B, lora_up), or alpha.
 """
 
+import contextlib
 import re
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from icve.models.hunyuan_video.key_names import layer_patterns, numbered, original_parts
+from icve.models.families import with_transformers
+from icve.models.family import Family
 
-# What stands before a layer's name: diffusers, ComfyUI, PEFT, and DDP.
-_PREFIXES = ("base_model.model.", "diffusion_model.", "transformer.", "model.", "module.")
 # What torch puts before the name of every module that it compiles, shards or recomputes.
 _WRAPPERS = re.compile(r"(?:(?<=\.)|^)_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
-# Kohya's and musubi's, OneTrainer's, LyCORIS' and HunyuanVideo-I2V's, before a name with underscores for dots.
-_FLAT_PREFIX = re.compile(r"lora_(?:unet_|transformer_)?|lycoris_|hunyuan_video_(?:[a-z0-9]+_)?lora_", re.IGNORECASE)
 _TEXT_ENCODER = re.compile(
     r"(?:base_model\.model\.)?(?:text_encoders?(?:_\d)?|text_model|te\d?|clip(?:_[lg])?|llama|llm|llava|t5xxl)\."
     r"|lora_(?:te\d?|text_encoder(?:_?\d)?|llama|clip_[lg])_"
@@ -37,28 +34,6 @@ _OTHER_KINDS = {
     "a LoRA with a bias": re.compile(r".+\.lora_(?:[AB]|up|down)(?:\.\w+)?\.bias$"),
     "an adapter that stores a weight's whole change": re.compile(r".+\.(?:diff|diff_b|set_weight)$"),
 }
-# The original names as ComfyUI's own model has them. Not read with underscores for dots: there they are Flux's.
-_COMFYUI = (
-    ("_attn_qkv.", "_attn.qkv."),
-    ("_attn_proj.", "_attn.proj."),
-    ("_mod.linear.", "_mod.lin."),
-    (".modulation.linear.", ".modulation.lin."),
-    ("mlp.fc1.", "mlp.0."),
-    ("mlp.fc2.", "mlp.2."),
-    ("_in.mlp.0.", "_in.in_layer."),
-    ("_in.mlp.2.", "_in.out_layer."),
-    ("t_embedder.mlp.0.", "t_embedder.in_layer."),
-    ("t_embedder.mlp.2.", "t_embedder.out_layer."),
-    ("c_embedder.linear_1.", "c_embedder.in_layer."),
-    ("c_embedder.linear_2.", "c_embedder.out_layer."),
-)
-
-# The same as OneTrainer has them (OMI), which numbers the parts of a stacked layer: `linear1.0` to `linear1.3`.
-_OMI = (
-    ("mlp.fc1.", "mlp.fc0."),
-    ("t_embedder.mlp.0.", "t_embedder.linear_1."),
-    ("t_embedder.mlp.2.", "t_embedder.linear_2."),
-)
 
 
 class Key(NamedTuple):
@@ -86,53 +61,13 @@ def parse(key: str) -> Key:
     return Key("unknown")
 
 
-def bare_names(layer: str) -> Iterator[str]:
-    """A layer's name as it stands in a file, then without one prefix after the other."""
-    yield layer
-    while prefix := next((prefix for prefix in _PREFIXES if layer.startswith(prefix)), None):
-        layer = layer.removeprefix(prefix)
-        yield layer
-
-
-def known_layer(layer: str) -> str:
-    """A layer named in a file, as diffusers or the original naming has it.
+def known_layer(layer: str) -> tuple[Family, str]:
+    """The family that a layer named in a file belongs to, and its name as the family's layouts have it.
 
     Raises:
-        KeyError: a layer that no HunyuanVideo transformer has.
+        KeyError: a layer that no family's transformer has.
     """
-    for name in bare_names(layer):
-        pattern, number = numbered(name)
-        pattern = _SPELLINGS.get(pattern, pattern)
-        if pattern in _PATTERNS:
-            return pattern.replace("#", number)
-    for start in {match.end() for match in [_FLAT_PREFIX.match(layer), re.match("lora_", layer)] if match}:
-        for flat, pattern in _FLAT.items():
-            if match := flat.fullmatch(layer, start):
-                return pattern.replace("#", match[1] if match.groups() else "")
+    for family in with_transformers():
+        with contextlib.suppress(KeyError):
+            return family, family.adapter_names().known_layer(layer)
     raise KeyError(layer)
-
-
-def _respelled(pattern: str, spellings: tuple[tuple[str, str], ...]) -> str:
-    pattern += "."
-    for original, spelling in spellings:
-        pattern = pattern.replace(original, spelling)
-    return pattern.removesuffix(".")
-
-
-def _spellings() -> Iterator[tuple[str, str]]:
-    """Other spellings of layers' patterns, and what they are in the original or in diffusers' naming."""
-    for layer in layer_patterns("diffusers"):
-        original, parts = original_parts(layer)
-        yield _respelled(original, _COMFYUI), original
-        if len(parts) > 1:
-            yield f"{original}.{parts.index(layer)}", layer
-        else:
-            yield _respelled(original, _OMI), original
-
-
-_SPELLINGS = dict(_spellings())
-_PATTERNS = (*layer_patterns("original"), *layer_patterns("diffusers"))
-_FLAT = {
-    re.compile(r"(\d+)".join(re.escape(piece.replace(".", "_")) for piece in pattern.split("#"))): pattern
-    for pattern in _PATTERNS
-}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from icve.models.families import FAMILIES
 from icve.models.weight_files import read_json
 
 CONFIG = "adapter_config.json"
@@ -29,7 +30,7 @@ _NOT_PLAIN = (
     "trainable_token_indices",
     "modules_to_save",
 )
-# Other models whose layers have HunyuanVideo's names, some of them its sizes as well.
+# Other models whose layers have the names of a family's here, some of them its sizes as well.
 _OTHER_MODELS = ("flux", "wan", "qwen", "ltx", "stable-diffusion", "lumina", "chroma", "cogvideo", "hidream", "z-image")
 
 Default = TypeVar("Default", bound=float | None)
@@ -144,7 +145,7 @@ def _settings(values: Any, where: str) -> AdapterSettings:
             "save the adapter as a plain LoRA (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
         )
     base = str(values.get("base_model_name_or_path") or "")
-    if _other_model(base.rpartition("/")[2]) and "hunyuan" not in base.lower():
+    if _other_model(base.rpartition("/")[2]) and not _ours(base):
         raise ValueError(f"The adapter belongs to another model: {where} says that it was trained on {base!r}.")
     alpha, rank = (
         next((values[name] for name in names if values.get(name) is not None), None)
@@ -167,7 +168,12 @@ def _settings(values: Any, where: str) -> AdapterSettings:
 def _other_model(name: str) -> str | None:
     """The kind of another model that a name begins with."""
     name = name.lower()
-    return None if "hunyuan" in name else next((other for other in _OTHER_MODELS if name.startswith(other)), None)
+    return None if _ours(name) else next((other for other in _OTHER_MODELS if name.startswith(other)), None)
+
+
+def _ours(name: str) -> bool:
+    """Whether a model's name is that of a family's."""
+    return any(alias in name.lower() for family in FAMILIES for alias in family.aliases)
 
 
 def _patterns(values: dict[str, Any], name: str, where: str) -> tuple[tuple[re.Pattern[str], float], ...]:

@@ -3,8 +3,9 @@
 Shapes: B batch, C = 16 latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -87,6 +88,13 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
                 )
         if chunk_frames < 1:
             raise ValueError(f"chunk_frames of HunyuanVideoCodec must be at least 1, got {chunk_frames}.")
+
+    @classmethod
+    def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
+        """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
+        file = Path(arguments["pretrained"]).expanduser() / "config.json"
+        vae = AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
+        return sum(parameter.numel() for parameter in vae.parameters())
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`vae`, tiled as configured."""

@@ -3,8 +3,9 @@
 Shapes: B batch, L tokens of the longest text in the batch, Dt width of the LLaMA, Dp width of CLIP.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
@@ -25,10 +26,15 @@ from transformers import (
 
 from icve.data.text_condition import TextCondition
 from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
-from icve.models.weight_files import fill, model_files
+from icve.models.weight_files import fill, model_files, read_json
 
 SKIPPED_LAYERS = 2  # of the LLaMA: hidden_states[-3] is what the third last layer puts out
 CLIP_TOKENS = 77
+# The released models, for counting where they are not there: LLaVA-LLaMA-3-8B's language model and CLIP-L.
+LLAMA: dict[str, Any] = {"vocab_size": 128320, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+LLAMA |= {"num_attention_heads": 32, "num_key_value_heads": 8}
+CLIP: dict[str, Any] = {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+CLIP |= {"num_attention_heads": 12}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 
@@ -84,6 +90,15 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
         check_folder(clip, "HunyuanTextEncoder.clip", ["clip_text_model", "clip"], hint)
         self.begin(dtype, llama=llama, clip=clip)
         self._tokenizers = {name: self._read_tokenizer(name) for name in self.FOLDERS}
+
+    @classmethod
+    def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
+        """Of the weights that these arguments name, from their configurations; the release's where there are none."""
+        llama = LlamaConfig(**_stored_config(arguments["llama"], LLAMA))
+        llama.num_hidden_layers -= SKIPPED_LAYERS
+        clip = CLIPTextConfig(**_stored_config(arguments["clip"], CLIP))
+        models = LlamaModel(llama), CLIPTextModel(clip)
+        return sum(parameter.numel() for model in models for parameter in model.parameters())
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`language_model`, the LLaMA without its last layers and norm, and `pooled_model`, CLIP's."""
@@ -166,6 +181,12 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
         ids = torch.tensor([row + row[-1:] * (length - len(row)) for row in rows])
         mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
         return ids.to(device), mask.to(device)
+
+
+def _stored_config(folder: str, released: dict[str, Any]) -> dict[str, Any]:
+    file = Path(folder).expanduser() / "config.json"
+    config = read_json(file) if file.is_file() else released
+    return dict(config.get("text_config", config))  # of a whole LLaVA or CLIP, the part that reads text
 
 
 def _text_config(folder: Path) -> PretrainedConfig:

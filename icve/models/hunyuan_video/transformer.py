@@ -17,19 +17,16 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import FrozenDict, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import FeedForward
-from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import PixArtAlphaTextProjection, TimestepEmbedding, Timesteps
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from torch import Tensor, nn
 
 from icve.data.text_condition import TextCondition
 from icve.models.attention import Projections, joint_attention, packed_attention
-from icve.models.denoiser import Latents
+from icve.models.denoiser import InContextTransformer, Latents
 from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
-from icve.models.protocols import ConfiguredModel
 from icve.models.rope import RotaryRMSNorm
 
 
@@ -284,7 +281,7 @@ class TransformerConfig(FrozenDict):
     rope_axes_dim: Sequence[int]
 
 
-class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheMixin):
+class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
     """Velocity of the noised target, given the clean source and the instruction (ICVE, methods §1.1–1.2).
 
     The arguments are diffusers' `HunyuanVideoTransformer3DModel`'s; the defaults are HunyuanVideo's 13B. A freshly
@@ -437,7 +434,7 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
     ) -> dict[str, Any]:
-        """As `icve.models.denoiser.DenoisingTransformer` says: x has "video"; the context "source", or nothing."""
+        """x has "video"; the context "source", or nothing."""
         return {
             "hidden_states": x["video"],
             "source_hidden_states": context.get("source"),
@@ -447,6 +444,12 @@ class HunyuanVideoInContextTransformer3DModel(ConfiguredModel, ModelMixin, PeftA
             "pooled_projections": text.extras["pooled"],
             "guidance": torch.full_like(sigma, guidance) if self.config.guidance_embeds else None,
         }
+
+    def blank_text(self, length: int) -> TextCondition:
+        """One text of so many tokens, all zero."""
+        pooled = torch.zeros(1, self.config.pooled_projection_dim)
+        mask = torch.ones(1, length, dtype=torch.bool, device="cpu")  # it is read
+        return TextCondition(torch.zeros(1, length, self.config.text_embed_dim), mask, {"pooled": pooled})
 
     def named(self, output: Tensor) -> dict[str, Tensor]:
         return {"video": output}

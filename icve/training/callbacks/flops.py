@@ -1,25 +1,32 @@
 """FLOPs of training steps, counted by running the transformer on the meta device (see icve.models.counting)."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from icve.models.closed_forms import forward_flops, tokens
+from torch import nn
+
 from icve.models.counting import Sample, training_flops
+
+_TEXTS = (1, 65, 129)  # text tokens that are counted with
 
 
 class TrainingFlops:
     """FLOPs of one sample's forward and backward pass; a multiplication with an addition is two.
 
-    They are counted for the first sample of a size. How those of other text lengths differ, a closed form tells: text
-    is a small part of the tokens.
+    In the number of text tokens they are a polynomial of degree two (attention), which three counts determine; they are
+    made when a size is met first.
 
     Args:
-        config: all arguments of the transformer.
+        kind: the transformer's class, of a family's.
+        config: all its arguments.
+        patch: latents per token along (time, height, width).
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, kind: type[nn.Module], config: Mapping[str, Any], patch: tuple[int, int, int]) -> None:
+        self._kind, self._visual = kind, 2 / math.prod(patch)
         self._config = {name: value for name, value in config.items() if not name.startswith("_")}
-        self._ratios: dict[tuple[int, int, int], float] = {}  # of counted FLOPs to the closed form's
+        self._counts: dict[tuple[int, int, int], list[int]] = {}
 
     def __call__(self, latents: tuple[int, int, int], attended: float) -> float:
         """FLOPs.
@@ -28,8 +35,14 @@ class TrainingFlops:
             latents: frames, height and width of the source's and of the target's.
             attended: tokens of source, target and text.
         """
-        visual, _ = tokens(self._config, Sample(*latents, 0))
-        sample = Sample(*latents, round(attended - visual))
-        if latents not in self._ratios:
-            self._ratios[latents] = training_flops(self._config, sample) / forward_flops(self._config, sample)
-        return self._ratios[latents] * forward_flops(self._config, sample)
+        if latents not in self._counts:
+            samples = [Sample(*latents, text) for text in _TEXTS]
+            self._counts[latents] = [training_flops(self._kind, self._config, sample) for sample in samples]
+        text = attended - self._visual * math.prod(latents)
+        a, b, c = _TEXTS
+        weights = (
+            (text - b) * (text - c) / ((a - b) * (a - c)),
+            (text - a) * (text - c) / ((b - a) * (b - c)),
+            (text - a) * (text - b) / ((c - a) * (c - b)),
+        )
+        return sum(weight * flops for weight, flops in zip(weights, self._counts[latents], strict=True))

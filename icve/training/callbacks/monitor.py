@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from torch.optim import Optimizer
 
 from icve.data.share import batches_done, data_share
+from icve.models.families import transformer_class
 from icve.runtime.atomic import write_text
 from icve.runtime.together import gather
 from icve.training.callbacks.flops import TrainingFlops
@@ -65,7 +66,8 @@ class TrainingMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = editing(pl_module)
         if self.peak_tflops is not None and module.lora is None:
-            self._flops = TrainingFlops(module.transformer.config)
+            kind = transformer_class(module.transformer)
+            self._flops = TrainingFlops(kind, module.transformer.config, module.grid.patch)
         self._reset()
         self._step = trainer.global_step
         if trainer.is_global_zero:

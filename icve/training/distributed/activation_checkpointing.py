@@ -17,7 +17,7 @@ import torch
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 if TYPE_CHECKING:
-    from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+    from icve.models.denoiser import InContextTransformer
 
 # Attention of every backend, and the exchanges of sequence parallelism.
 KEPT = [
@@ -53,7 +53,7 @@ class Checkpointing:
         if self.every < 1:
             raise ValueError(f"checkpointing.every must be at least 1, got {self.every}.")
 
-    def apply(self, transformer: HunyuanVideoInContextTransformer3DModel) -> None:
+    def apply(self, transformer: InContextTransformer) -> None:
         """Let a transformer train this way; it replaces what was applied before."""
         if self.mode == "none":
             transformer.gradient_checkpointing = False

@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.families import with_transformers
 from icve.models.lora import adapted_weights
 from icve.models.run_folders import names_itself, resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
@@ -164,7 +164,8 @@ class TrainingCommand(LightningCLI):
         if not self._trains_a_curriculum():
             self._choose_precision(config)
         if self._get(self.config, "model.start.pretrained") is not None:
-            self.parser.add_instantiator(_on_meta, HunyuanVideoInContextTransformer3DModel)
+            for family in with_transformers():
+                self.parser.add_instantiator(_on_meta, family.transformer_class())
 
     def instantiate_classes(self) -> None:
         if self._trains_a_curriculum():

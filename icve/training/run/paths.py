@@ -1,22 +1,19 @@
 """Files that a configuration names and that are not there: said at once, before anything large is loaded."""
 
-from collections.abc import Iterator, Mapping
+import pydoc
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from icve.data.media.media_paths import foreign_path
+from icve.models.families import family_of_class
 
-WEIGHTS = (
-    "put HunyuanVideo's text-to-video weights there, in the layout of their diffusers repository (transformer, vae, "
-    "text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
-)
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
-ADAPTED = "put the transformer to adapt there, an editor's in diffusers' or ICVE's layout"
-# Options of a part's init_args that name files.
-_FROZEN = dict.fromkeys(("pretrained", "llama", "clip"), WEIGHTS)
+ADAPTED = "put the transformer to adapt there, in a layout of docs/checkpoints.md"
+# Options of the data module's init_args that name files.
 _DATA = {"manifest": MANIFEST, "val_manifest": MANIFEST, "latents": LATENTS}
 
 
@@ -52,10 +49,25 @@ def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) ->
     model = config.get("model") or {}
     start = model.get("start") or {}
     if start.get("pretrained") is not None and not has_checkpoint:
-        yield "model.start.pretrained", start["pretrained"], ADAPTED if start.get("lora") else WEIGHTS
-    parts = [(f"model.frozen.{name}", part, _FROZEN) for name, part in (model.get("frozen") or {}).items()]
+        advice = ADAPTED if start.get("lora") else _advice(model.get("transformer") or {})
+        yield "model.start.pretrained", start["pretrained"], advice
+    parts = [
+        (f"model.frozen.{name}", part, dict.fromkeys(_folders(part), _advice(part)))
+        for name, part in (model.get("frozen") or {}).items()
+    ]
     for key, part, options in [*parts, ("data", config.get("data"), _DATA)]:
         arguments = (part or {}).get("init_args") or {}
         for name, advice in options.items():
             if isinstance(arguments.get(name), str):
                 yield f"{key}.init_args.{name}", arguments[name], advice
+
+
+def _advice(part: Mapping[str, Any] | Namespace) -> str:
+    """What to put where weights of a part are missing."""
+    family = family_of_class(part.get("class_path") or "")
+    return family.advice if family is not None and family.advice else "put its weights there"
+
+
+def _folders(part: Mapping[str, Any] | Namespace) -> Sequence[str]:
+    """Options of a frozen part that name folders of weights."""
+    return getattr(pydoc.locate(part.get("class_path") or ""), "FOLDERS", ())

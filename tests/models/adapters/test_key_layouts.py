@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from icve.models.adapters.files import read_adapter
-from icve.models.adapters.key_layouts import known_layer
+from icve.models.hunyuan_video.adapter_names import known_layer
 from icve.models.hunyuan_video.key_names import layer_patterns
 from icve.models.lora import fuse_adapter, to_comfyui
 from tests.models.adapters.adapter_cases import (

@@ -1,4 +1,4 @@
-"""Closed forms of what `counting` counts: a check on the counts, and the reason behind them.
+"""Closed forms of what `icve.models.counting` counts of HunyuanVideo's transformer: a check on the counts.
 
 D width, r MLP ratio, V visual tokens (source and target), L text tokens, N = V + L. Biases, norms and everything that
 is not proportional to D² or N are left out where they are small.

@@ -1,6 +1,6 @@
 import pytest
 
-from icve.models.base_folders import resolve_base
+from icve.models.hunyuan_video.base_folders import resolve_base
 
 
 def folders(root, *names):

@@ -1,0 +1,44 @@
+"""HunyuanVideo and ICVE, the editor made of it."""
+
+from icve.models.family import Base, Family
+
+_HERE = "icve.models.hunyuan_video"
+
+FAMILY = Family(
+    name="hunyuan_video",
+    transformer=f"{_HERE}.transformer.HunyuanVideoInContextTransformer3DModel",
+    codecs=(f"{_HERE}.codec.HunyuanVideoCodec",),
+    text_encoders=(f"{_HERE}.text.HunyuanTextEncoder",),
+    weights=f"{_HERE}.weights",
+    adapters=f"{_HERE}.adapter_names",
+    open_base=f"{_HERE}.base.open_base",
+    convert_codec=f"{_HERE}.base.convert_codec",
+    exports=("icve",),
+    blocks={"num_layers": "transformer_blocks", "num_single_layers": "single_transformer_blocks"},
+    # Every projection of attention and MLP in the blocks; not modulation, embeddings, refiner and output.
+    lora_targets=(
+        r"(single_)?transformer_blocks\.\d+\.(attn\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
+        r"|ff(_context)?\.net\.(0\.proj|2)|proj_mlp|proj_out)"
+    ),
+    sampling={"num_frames": 77, "height": 480, "width": 768},
+    bases=(
+        Base(
+            "HunyuanVideo",
+            "https://huggingface.co/tencent/HunyuanVideo/blob/main/LICENSE",
+            "Tencent Hunyuan Community License: not for the European Union, the United Kingdom and South Korea; more "
+            "than 100 million monthly users need a licence of their own; what is made with it must say so.",
+        ),
+        Base(
+            "LLaVA-LLaMA-3-8B",
+            "https://llama.meta.com/llama3/license/",
+            "Meta Llama 3 Community License: more than 700 million monthly users need a licence of their own; say that "
+            "it is built with Meta Llama 3.",
+        ),
+        Base("CLIP ViT-L/14", "https://github.com/openai/CLIP/blob/main/LICENSE", "MIT License."),
+    ),
+    aliases=("hunyuan",),
+    advice=(
+        "put HunyuanVideo's text-to-video weights there, in the layout of their diffusers repository (transformer, "
+        "vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2)"
+    ),
+)
