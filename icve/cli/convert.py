@@ -95,13 +95,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _weights(arguments: argparse.Namespace) -> str:
-    from icve.models.loading import byte_count, export_transformer, load_transformer
+    from icve.models.loading import byte_count, export_transformer, load_transformer, recorded_bases
 
     _refuse_full(arguments.output)
     if arguments.max_shard_size is not None:
         byte_count(arguments.max_shard_size)  # refused before minutes of reading
     model = load_transformer(arguments.input, dtype=_dtype(arguments.dtype), ema=arguments.ema, progress=True)
-    export_transformer(model, arguments.output, arguments.format, arguments.max_shard_size)
+    bases = recorded_bases(arguments.input)
+    export_transformer(model, arguments.output, arguments.format, arguments.max_shard_size, bases)
     return _written(arguments.output, model)
 
 
@@ -122,14 +123,14 @@ def _vae(arguments: argparse.Namespace) -> str:
 
 def _merge(arguments: argparse.Namespace) -> str:
     from icve.models.adapters.files import read_adapter
-    from icve.models.loading import export_transformer, load_transformer
+    from icve.models.loading import export_transformer, load_transformer, recorded_bases
     from icve.models.lora import fuse_layers
 
     _refuse_full(arguments.output)
     adapter = read_adapter(arguments.lora)  # a bad one is refused before the model is read
     transformer = load_transformer(arguments.model)
     fuse_layers(transformer, adapter, arguments.lora, arguments.scale)
-    export_transformer(transformer, arguments.output, arguments.format)
+    export_transformer(transformer, arguments.output, arguments.format, bases=recorded_bases(arguments.model))
     return _written(arguments.output, transformer)
 
 
@@ -149,6 +150,7 @@ def _editor(arguments: argparse.Namespace) -> str:
     import torch
 
     from icve.editing.editors import load_editor
+    from icve.models.licences import card
     from icve.runtime.atomic import new_folder
 
     _refuse_full(arguments.output)
@@ -162,8 +164,10 @@ def _editor(arguments: argparse.Namespace) -> str:
         editor.save_pretrained(folder)
         for file in folder.rglob("*.json"):  # where it was made is nobody's business
             values = json.loads(file.read_text(encoding="utf-8"))
-            values.pop("_name_or_path", None)
+            if isinstance(values, dict):
+                values.pop("_name_or_path", None)
             file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card(arguments.output.name, editor.bases), encoding="utf-8")
     return _written(arguments.output, editor.transformer)
 
 

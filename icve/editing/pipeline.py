@@ -27,7 +27,9 @@ from icve.editing.video_inputs import VideoInput, as_video
 from icve.flow import Prediction
 from icve.models.denoiser import Denoiser, Latents
 from icve.models.families import import_parts
+from icve.models.family import Base
 from icve.models.frozen import FrozenComponent
+from icve.models.licences import bases_of, write_bases
 from icve.models.protocols import Codec, TextEncoder
 from icve.models.sequence_parallel import sequence_parallel_group
 
@@ -117,6 +119,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             *args, **kwargs: as in diffusers.
         """
         super().save_pretrained(save_directory, *args, **kwargs)
+        write_bases(save_directory, self.bases)
         if embed:
             for name, component in self.components.items():
                 if isinstance(component, FrozenComponent):
@@ -146,6 +149,11 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         for component in self.components.values():
             if isinstance(component, FrozenComponent):
                 component.load_to_offload()
+
+    @property
+    def bases(self) -> list[Base]:
+        """Published weights that the codec and the text encoder contain; the transformer was trained on theirs."""
+        return bases_of([self.components["codec"], self.components["text_encoder"]])
 
     @property
     def grid(self) -> LatentGrid:

@@ -93,6 +93,9 @@ class Family:
         open_base: function: folder of the published base model -> (codec, text encoder).
         convert_codec: function: (folder or file, output folder, dtype, bytes per file) -> the codec, which it wrote in
             diffusers' layout.
+        start_from: function of the name of a tensor of its transformer: the name of the one that it starts from in a
+            base model's, or None for one that keeps its initial value. Needed only where training starts from another
+            model's weights; several tensors may start from one (mixtures).
         exports: formats other than diffusers' that it can be written as, the names in `Weights.EXPORTS`.
         blocks: the transformer's lists of blocks, by the argument that counts them, in the order they run.
         lora_targets: regular expression of the layers that an adapter changes unless told otherwise.
@@ -111,6 +114,7 @@ class Family:
     adapters: str | None = None
     open_base: str | None = None
     convert_codec: str | None = None
+    start_from: str | None = None
     exports: tuple[str, ...] = ()
     blocks: Mapping[str, str] = field(default_factory=dict)
     lora_targets: str = ""

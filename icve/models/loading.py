@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors
 from icve.models.families import arguments_of, export_formats, family_of, recognised, with_transformers
-from icve.models.family import Family, Rename
+from icve.models.family import Base, Family, Rename
+from icve.models.licences import bases_of, read_bases, write_bases
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
 from icve.models.run_folders import inside_run
 from icve.models.weight_files import read_json
@@ -100,6 +102,16 @@ def weights_family(folder_or_file: str | os.PathLike[str]) -> Family:
     return _understood(path, shard_tensors(open_shards(path)), {})[0]
 
 
+def recorded_bases(folder_or_file: str | os.PathLike[str]) -> list[Base] | None:
+    """Published weights recorded beside the transformer at a place that `load_transformer` knows; None where none are.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    path = _locate(Path(folder_or_file))
+    return read_bases(path if path.is_dir() else path.parent)
+
+
 def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json" if path.is_dir() else path.with_name("config.json")
     return read_json(file) if file.is_file() else {}
@@ -110,8 +122,9 @@ def export_transformer(
     folder: str | Path,
     format: str = "diffusers",
     max_shard_size: int | str | None = None,
+    bases: Sequence[Base] | None = None,
 ) -> None:
-    """Write `config.json` and safetensors to `folder`, whole or not at all.
+    """Write `config.json`, safetensors and the licences of base weights to `folder`, whole or not at all.
 
     Args:
         model: the transformer.
@@ -119,6 +132,7 @@ def export_transformer(
         format: "diffusers", or one of the family's own, as "icve": the original names and configuration.
         max_shard_size: bytes per file, or as "5GB"; more go to several files with an index. None leaves it to the
             layout: 10 GB for diffusers, one file for ICVE, as it was released.
+        bases: published weights that the transformer was made from; None for its family's.
 
     Raises:
         FileExistsError: `folder` holds something.
@@ -136,6 +150,7 @@ def export_transformer(
             model.save_pretrained(partial, **sizes)
         else:
             exports[format](model, partial, limit)
+        write_bases(partial, bases_of([model]) if bases is None else bases)
 
 
 def byte_count(size: int | str) -> int:

@@ -42,7 +42,7 @@ class EventPairs(ClipPairs):
         self.events = events
         self._logs: dict[str, Any] | None = None
 
-    def _pair(self, row: Row, work: Workspace) -> list[Row] | Rejected:
+    def outcome(self, row: Row, work: Workspace) -> list[Row] | Rejected:
         if self._logs is None:
             self._logs = read_events(Path(work.input, self.events))
         (seconds,) = read_signals(work, row, "seconds")

@@ -263,7 +263,7 @@ class InContextEditingModule(EditingModule):
         self.adapted = Path(weights).resolve()
         add_lora(self.transformer, self.lora)
 
-    def load_weights(self, path: str | Path, shared: bool = False) -> None:
+    def load_weights(self, path: str | Path, shared: bool = False) -> str:
         """Take the transformer's weights from a checkpoint or model folder or a weights file: a warm start.
 
         Args:
@@ -271,10 +271,13 @@ class InContextEditingModule(EditingModule):
             shared: every process is to train a part of them, in full precision. In place of weights on the meta device
                 they then stay in their file and its dtype, of which the processes of a machine hold one copy.
 
+        Returns:
+            what came from where, see `take_weights`; "" where the weights are the transformer's own.
+
         Raises:
             ValueError: if they belong to a transformer of another shape.
         """
-        take_weights(self.transformer, path, as_stored=shared and self.lora is None)
+        return take_weights(self.transformer, path, as_stored=shared and self.lora is None)
 
     @property
     def on_meta(self) -> bool:

@@ -5,33 +5,53 @@ from typing import Any
 
 from torch import nn
 
+from icve.models.families import family_of
+from icve.models.family import located
 from icve.models.loading import load_transformer
 from icve.training.checkpoints.state_dicts import PREFIX, SHAPES
 
 
-def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = False) -> None:
+def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = False) -> str:
     """Set a transformer's weights from what `load_transformer` knows, cast to the dtype of its own.
+
+    A base model's weights, of other names, are taken as the family says (`Family.start_from`).
 
     Args:
         transformer: may be on the meta device.
         path: where the weights are.
         as_stored: in place of those on the meta device, leave them in their file and its dtype.
 
+    Returns:
+        what came from where, as the end of a sentence; "" where the weights are the transformer's own.
+
     Raises:
         ValueError: they belong to a transformer of another shape.
     """
     replaced = on_meta(transformer)
     state, own = load_transformer(path, mapped=replaced).state_dict(), transformer.state_dict()
-    for name in sorted(own.keys() | state.keys()):
-        there, here = (tuple(s[name].shape) if name in s else "absent" for s in (state, own))
+    family = family_of(transformer)
+    rule = located(family.start_from) if family and family.start_from and own.keys() != state.keys() else None
+    sources = {name: name if rule is None else rule(name) for name in own}
+    wanted = {name: source for name, source in sources.items() if source is not None}
+    unused = {} if rule is not None else {name: name for name in state if name not in own}
+    for name, source in sorted((wanted | unused).items()):
+        there, here = (tuple(s[n].shape) if n in s else "absent" for s, n in ((state, source), (own, name)))
         if there != here:
             raise ValueError(
-                f"The weights in {path} do not fit the configured transformer: {name} is {there} there and "
-                f"{here} here; give model.transformer the checkpoint's settings."
+                f"The weights in {path} do not fit the configured transformer: {source} is {there} there and "
+                f"{name} {here} here; give model.transformer the checkpoint's settings."
             )
+    new = sorted(own.keys() - wanted.keys())
+    if new and any(own[name].is_meta for name in new):
+        raise ValueError(f"{new[0]} starts from no weights, so that the transformer cannot be on the meta device.")
+    taken = {name: state[source] for name, source in wanted.items()}
     if replaced and not as_stored:
-        state = {name: state[name].to(tensor.dtype, copy=True) for name, tensor in own.items()}
-    transformer.load_state_dict(state, assign=replaced)
+        taken = {name: tensor.to(own[name].dtype, copy=True) for name, tensor in taken.items()}
+    transformer.load_state_dict(taken | {name: own[name] for name in new}, assign=replaced)
+    if rule is None:
+        return ""
+    copies = len(taken) - len(set(wanted.values()))
+    return f"{len(taken)} tensors are taken, {copies} of them as further copies, {len(new)} keep their initial values"
 
 
 def on_meta(transformer: nn.Module) -> bool:

@@ -16,13 +16,13 @@ from icve.data.edit_batch import EditBatch
 from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Prediction, TimestepDensity, flow_loss, interpolate
 from icve.models.denoiser import Denoiser
-from icve.training.objectives.objective import Losses
+from icve.training.objectives.objective import Losses, Objective
 from icve.training.randomness import Draws
 
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-class InContext:
+class InContext(Objective):
     """Predict the flow from noise to the edited video, given the source video and the text.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -29,27 +28,26 @@ class Losses:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective(Protocol):
+class Objective:
     """Turns batches into losses. One object serves training and validation; its settings are its constructor's.
 
     Attributes:
         predicts: what the transformer learns to predict, which sampling must know.
     """
 
-    predicts: Prediction
+    predicts: Prediction = "velocity"
 
     def use(self, frozen: Mapping[str, nn.Module]) -> None:
         """Called once, with the frozen parts by name. Raises ValueError where they lack what the objective needs."""
-        ...
 
     def instructions(self, batch: EditBatch, draws: Draws) -> list[str]:
-        """What every sample's transformer is told: its instruction, or another text."""
-        ...
+        """What every sample's transformer is told: its instruction, unless an objective says otherwise."""
+        return batch["instruction"]
 
     def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
         """Of a batch with latents (`source`, `target`) and `condition`."""
-        ...
+        raise NotImplementedError
 
     def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
         """Validation losses (B,) by name, e.g. "sigma_0.5"; the draws depend on the samples' ids only."""
-        ...
+        raise NotImplementedError

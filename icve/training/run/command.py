@@ -164,7 +164,7 @@ class TrainingCommand(LightningCLI):
         if not self._trains_a_curriculum():
             self._choose_precision(config)
         if self._get(self.config, "model.start.pretrained") is not None:
-            for family in with_transformers():
+            for family in [family for family in with_transformers() if family.start_from is None]:
                 self.parser.add_instantiator(_on_meta, family.transformer_class())
 
     def instantiate_classes(self) -> None:
@@ -298,8 +298,11 @@ class TrainingCommand(LightningCLI):
             if model.start.pretrained is None:
                 rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
             else:
-                model.load_weights(model.start.pretrained, shared=shared)
-                rank_zero_info(f"Stage '{model.stage}' starts from the weights in {model.start.pretrained}.")
+                taken = model.load_weights(model.start.pretrained, shared=shared)
+                rank_zero_info(
+                    f"Stage '{model.stage}' starts from the weights in {model.start.pretrained}"
+                    f"{taken and f': {taken}'}."
+                )
             model.add_adapter(model.start.pretrained)
             return None, 0
         checkpoint = self._resolved(ckpt_path)

@@ -99,10 +99,11 @@ def test_the_share_of_the_peak_counts_all_tokens_of_a_shared_sample(monkeypatch)
         def rank(self):
             return 0
 
-    config = dict(tiny_transformer().config)
-    alone = TrainingFlops(config)((2, 4, 4), 40)
+    model = tiny_transformer()
+    parts = type(model), model.config, model.patch
+    alone = TrainingFlops(*parts)((2, 4, 4), 40)
     monkeypatch.setattr(sequence_parallel, "_group", Two())
-    assert TrainingFlops(config)((2, 4, 4), 40) == alone
+    assert TrainingFlops(*parts)((2, 4, 4), 40) == alone
 
 
 def test_a_peak_must_be_positive():

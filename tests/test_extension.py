@@ -1,0 +1,149 @@
+"""A new family and a new objective fit, plan, encode, edit, are exported and reloaded: nothing else is touched."""
+
+import json
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import load_file
+
+from icve.cli.main import main
+from icve.data.media.video import read_frames
+from icve.models import families
+from icve.models.loading import load_transformer, weights_family
+from icve.models.lora import LoRA, add_lora
+from icve.models.sequence_parallel import sequence_parallel
+from icve.training.checkpoints.starting_weights import take_weights
+from tests import toy_family
+from tests.toy_family import ToyTransformer
+from tests.training.conftest import TINY_YAML, write_pairs
+from tests.training.runs import steps
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    families.FAMILIES.append(toy_family.FAMILY)
+    yield toy_family.FAMILY
+    families.FAMILIES.remove(toy_family.FAMILY)
+
+
+def toy_yaml(folder, run):
+    values = yaml.safe_load(TINY_YAML.format(run=run, manifest=write_pairs(folder, 4, 5, 32)))
+    values["model"]["transformer"] = {"class_path": "tests.toy_family.ToyTransformer"}
+    values["model"]["objective"] = {"class_path": "tests.toy_family.NoisedSource", "init_args": {"amount": 0.2}}
+    (folder / "toy.yaml").write_text(yaml.safe_dump(values))
+    return folder / "toy.yaml"
+
+
+def test_a_family_and_an_objective_go_through_every_command(tmp_path, capsys):
+    run = tmp_path / "run"
+    config = toy_yaml(tmp_path, run)
+    assert main(["plan", "-c", str(config), "--gpus", "1", "--gpu_memory", "8"]) == 0
+    assert "Stage tiny" in capsys.readouterr().out
+    assert main(["encode", "-c", str(config), "--output", str(tmp_path / "cache")]) == 0
+    cached = [
+        "--data.init_args.latents",
+        str(tmp_path / "cache"),
+        "--trainer.default_root_dir",
+        str(tmp_path / "cached"),
+    ]
+    assert main(["fit", "-c", str(config)]) == main(["fit", "-c", str(config), *cached]) == 0
+    losses = [[line["loss"] for line in steps(folder)] for folder in (run, tmp_path / "cached")]
+    assert len(losses[0]) == 4
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # the cache holds 16 bits
+
+    edit = ["edit", "--model", str(run), "--input", str(tmp_path / "source0.mp4"), "--instruction", "make it red"]
+    assert main([*edit, "--output", str(tmp_path / "out")]) == 0
+    assert read_frames(next((tmp_path / "out").glob("*.mp4"))).shape == (5, 32, 32, 3)
+
+    exported = tmp_path / "exported"
+    assert main(["convert", "weights", "--input", str(run), "--output", str(exported)]) == 0
+    trained, again = load_transformer(run), load_transformer(exported)
+    assert isinstance(again, ToyTransformer)
+    assert weights_family(exported) is toy_family.FAMILY
+    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert main(["convert", "editor", "--input", str(run), "--output", str(tmp_path / "editor")]) == 0
+    assert main([*edit[:2], str(tmp_path / "editor"), *edit[3:], "--output", str(tmp_path / "again")]) == 0
+
+
+def test_licences_of_base_weights_follow_them(tmp_path, toy):
+    from icve.models.loading import export_transformer
+
+    export_transformer(ToyTransformer(), tmp_path / "weights")
+    recorded = json.loads((tmp_path / "weights" / "base_weights.json").read_text())
+    assert recorded == [{"name": "Toy weights", "link": "https://example.org/toy", "terms": "Toys for all."}]
+    # What is known of a checkpoint is handed on: the demonstration's is made from nobody's weights.
+    export_transformer(ToyTransformer(), tmp_path / "own", bases=[])
+    assert main(["convert", "weights", "--input", str(tmp_path / "own"), "--output", str(tmp_path / "copy")]) == 0
+    assert json.loads((tmp_path / "copy" / "base_weights.json").read_text()) == []
+
+
+def test_new_parameters_keep_their_values_where_training_starts_from_a_base(tmp_path):
+    base, later = ToyTransformer(), ToyTransformer(later=True)
+    base.save_pretrained(tmp_path / "base")
+    kept = later.extra.weight.clone()
+    told = take_weights(later, tmp_path / "base")
+    assert (
+        told == f"{len(base.state_dict())} tensors are taken, 0 of them as further copies, 2 keep their initial values"
+    )
+    assert torch.equal(later.extra.weight, kept)
+    assert torch.equal(later.patchify.weight, base.patchify.weight)
+    with pytest.raises(ValueError, match="do not fit the configured transformer"):
+        take_weights(ToyTransformer(num_layers=3, later=True), tmp_path / "base")
+
+
+def test_adapters_change_what_the_family_says():
+    transformer = ToyTransformer()
+    add_lora(transformer, LoRA(rank=2))
+    trained = {name.split(".lora_")[0] for name, p in transformer.named_parameters() if p.requires_grad}
+    assert trained == {f"blocks.{block}.to_{part}" for block in (0, 1) for part in ("qkv", "out")}
+
+
+def fit_shared(rank: int, folder: str, port: int) -> None:
+    families.FAMILIES.append(toy_family.FAMILY)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    strategy = "icve.training.distributed.strategies.DDPUlyssesStrategy"
+    options = ["--trainer.strategy", strategy, "--trainer.strategy.init_args.sequence_parallel_size", "2"]
+    options += ["--trainer.strategy.init_args.process_group_backend", "gloo", "--trainer.devices", "2"]
+    config, run = os.path.join(folder, "toy.yaml"), os.path.join(folder, "shared")
+    assert main(["fit", "-c", config, "--trainer.default_root_dir", run, *options]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(240)
+def test_processes_that_share_tokens_train_the_same_model(tmp_path):
+    config = toy_yaml(tmp_path, tmp_path / "alone")
+    assert main(["fit", "-c", str(config)]) == 0
+    with __import__("socket").socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(fit_shared, args=(str(tmp_path), port), nprocs=2)
+    alone, shared = (steps(tmp_path / name) for name in ("alone", "shared"))
+    assert [line["ids"] for line in alone] == [line["ids"] for line in shared]
+    assert [line["loss"] for line in alone] == pytest.approx([line["loss"] for line in shared], rel=1e-4)
+    where = "checkpoints/last/transformer/diffusion_pytorch_model.safetensors"
+    ours, theirs = (load_file(tmp_path / name / where) for name in ("alone", "shared"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(theirs[name], tensor, atol=2e-3, rtol=1e-2)
+
+
+def compare(rank: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    transformer = ToyTransformer().double()
+    video, sigma = torch.randn(2, 16, 3, 6, 10).double(), torch.rand(2).double()
+    text = transformer.blank_text(5).to(dtype=torch.double).rows([0, 0])
+    alone = transformer(video, video + 1, sigma, text)
+    with sequence_parallel(dist.group.WORLD):
+        torch.testing.assert_close(transformer(video, video + 1, sigma, text), alone, atol=1e-12, rtol=0)
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_a_family_shares_tokens_through_the_layout(tmp_path):
+    torch.multiprocessing.spawn(compare, args=(str(tmp_path / "store"),), nprocs=2)
