@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from icve.cli.main import main
+from icve.curation.stage import Workspace
 from icve.data.media.video import read_frames
 from icve.models import families
 from icve.models.loading import load_transformer, weights_family
@@ -147,3 +150,36 @@ def compare(rank: int, store: str) -> None:
 @pytest.mark.timeout(120)
 def test_a_family_shares_tokens_through_the_layout(tmp_path):
     torch.multiprocessing.spawn(compare, args=(str(tmp_path / "store"),), nprocs=2)
+
+
+@pytest.fixture(scope="module")
+def documented():
+    """What the code blocks of docs/extend.md define, each block run by itself."""
+    text = (Path(__file__).parents[2] / "docs" / "extend.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        assert len(block.splitlines()) <= 22
+        exec(block, names)
+    return names
+
+
+def test_the_documented_family_and_layout_are_what_the_house_takes(documented):
+    assert documented["FAMILY"].classes[0] == "my_package.transformer.MyTransformer"
+    layout = documented["layout"]
+    assert layout.counts == (1800, 1800, 64)
+    assert layout.key_bias.isinf().sum() == 52
+    assert documented["rotations"].shape == (3664, 64)
+
+
+def test_the_documented_objective_trains(documented, make_module, make_trainer, make_data):
+    module = make_module(objective=documented["UniformFlow"]())
+    trainer = make_trainer(2, val_check_interval=2)
+    trainer.fit(module, datamodule=make_data(validation=1))
+    assert trainer.callback_metrics["val/loss_uniform"] == trainer.callback_metrics["val/loss"] > 0
+
+
+def test_the_documented_stage_decides_on_rows(documented, tmp_path):
+    rows = [{"key": "wide", "width": 64, "height": 32}, {"key": "tall", "width": 32, "height": 64}]
+    wide, tall = documented["Landscape"](least=1.5)(rows, Workspace(tmp_path, tmp_path, tmp_path))
+    assert wide["aspect"] == 2
+    assert (tall.reason, tall.detail) == ("portrait", "its aspect is 0.50")
