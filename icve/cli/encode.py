@@ -86,6 +86,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
     from icve.data.cache.latents import LatentCache, ShardWriter
     from icve.data.encoding import Encoders, encode_pairs, find_work
     from icve.data.pairs import PairsDataModule
+    from icve.data.transforms import given_texts, on_latents
     from icve.runtime.precision import default_device
     from icve.runtime.process_pools import counting_bar
     from icve.training.run.configured_parts import configured_parts
@@ -98,6 +99,8 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise ValueError("--output is missing: name the folder of the cache, or data.init_args.latents in the YAML.")
     if not isinstance(parts.data, PairsDataModule):
         raise ValueError(f"icve encode takes data modules of icve.data, not {type(parts.data).__name__}.")
+    for transform in parts.data.transforms:  # what training would refuse, before any work
+        on_latents(transform)
     device = arguments.device or default_device()
     try:
         encoders = Encoders(parts.codec, parts.text_encoder, device)
@@ -109,6 +112,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         output, encoders.codec, encoders.text_encoder, arguments.dtype, lambda: encoders.text("")
     )
 
+    cache.add_texts(given_texts(parts.data.transforms), encoders.text)
     console = Console(stderr=True)
     with ShardWriter(cache, part) as writer:
         work = find_work(parts.data, cache, part)

@@ -286,5 +286,14 @@ def replacement(members: Sequence[int], seed: int, draw: Draw, attempt: int) -> 
     return int(members[_digest(seed, "replacement", draw.batch, draw.position, attempt) % len(members)])
 
 
+def draw_generator(seed: int, draw: Draw, purpose: str, per_step: bool = False) -> np.random.Generator:
+    """Random numbers of one sample: a pure function of the seed, the place and the purpose, whatever row stands there.
+
+    Args:
+        per_step: the same for all positions of a step's global batch.
+    """
+    return np.random.default_rng(_digest(seed, purpose, draw.batch, "all" if per_step else draw.position))
+
+
 def _digest(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")

@@ -15,7 +15,8 @@ class EditBatch(TypedDict, total=False):
     Attributes:
         source, target: pixels, uint8 (B, 3, F, H, W); or latents (B, C, T, h, w), from a cache or once encoded.
         instruction, id: of every pair.
-        text: from a cache, every instruction's condition; `no_text`: that of "".
+        text: from a cache, every instruction's condition, None where it has to be encoded (a transform changed the
+            instruction). `no_text`: that of "".
         condition: what the transformer is told, once the texts are encoded.
         mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
         weight: of the batch's loss in the step's.
@@ -27,7 +28,7 @@ class EditBatch(TypedDict, total=False):
     target: Tensor
     instruction: list[str]
     id: list[str]
-    text: list[TextCondition]
+    text: list[TextCondition | None]
     no_text: TextCondition
     condition: TextCondition
     mask: Tensor

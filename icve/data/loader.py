@@ -4,9 +4,10 @@ import atexit
 import functools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import BucketBatchSampler
@@ -29,6 +30,23 @@ class PairLoader(DataLoader):
                 sampler.start_batch += 1
             self.report(batch.pop("dropped"))
             yield batch
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Samples of :class:`PairDataset` → one batch; ``dropped`` is the concatenation of theirs."""
+    batch: dict[str, Any] = {}
+    for name, first in samples[0].items():
+        values = [sample[name] for sample in samples]
+        batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+    batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
+    return batch
+
+
+def collate_any(
+    samples: Sequence[dict[str, Any]], collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Samples → one batch, also where there are none: an empty micro-batch."""
+    return collate(samples) if samples else {"instruction": [], "id": [], "dropped": []}
 
 
 def leave_signals_to_the_reader(worker: int) -> None:

@@ -18,12 +18,14 @@ from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, repla
 from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
 from icve.data.latent_grid import LatentGrid
-from icve.data.loader import PairLoader
+from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
 from icve.data.share import batches_done, data_share
+from icve.data.text_condition import TextCondition
+from icve.data.transforms import SourceTransform, given_texts, on_latents, transformed
 from icve.data.validation_batches import validation_batches
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     (id, reason) of pairs found unreadable on the way), ``counted`` (whether it is the pair that was asked for, to be
     counted in a validation), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
     True for a row without one: its edit may be anywhere). With ``cached`` rows they hold what
-    :meth:`icve.data.cache.cached_rows.CachedRows.load` returns instead of pixels.
+    :meth:`icve.data.cache.cached_rows.CachedRows.load` returns instead of pixels. ``transforms`` change what was read,
+    see :func:`icve.data.transforms.transformed`; what is kept in memory is unchanged.
     """
 
     def __init__(
@@ -124,8 +127,9 @@ class PairDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         cache_in_memory: bool = False,
         cached: CachedRows | None = None,
+        transforms: Sequence[SourceTransform] = (),
     ) -> None:
-        self.cached = cached
+        self.cached, self.transforms = cached, transforms
         self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
         self.members = selection.members(len(self.buckets))
         self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
@@ -144,11 +148,14 @@ class PairDataset(Dataset[dict[str, Any]]):
         for attempt in range(1, _ATTEMPTS + 1):
             if index not in self._unreadable:
                 try:
-                    counted = draw.counted and index == draw.row
-                    return {**self._load(index), "dropped": dropped, "counted": counted}
+                    sample = self._load(index)
                 except (VideoError, ManifestError, LatentsError) as error:
                     self._unreadable[index] = str(error)
                     dropped.append((self.selection.pairs[index].id, str(error)))
+                else:
+                    counted = draw.counted and index == draw.row
+                    sample = transformed(sample, self.transforms, self.seed, draw)
+                    return {**sample, "dropped": dropped, "counted": counted}
             index = replacement(members, self.seed, draw, attempt)
         raise ValueError(
             f"{_ATTEMPTS} pairs in a row cannot be read; check the manifest and its root. The first: "
@@ -213,10 +220,12 @@ class PairsDataModule(LightningDataModule):
             accumulate_grad_batches, and skips the others. None makes all passes, with as few samples each as that
             gives.
         grid: strides of the codec and patch of the transformer, with which tokens are counted.
+        transforms: of training samples, in their order (:mod:`icve.data.transforms`); validation samples stay as they
+            are.
 
     Raises:
-        ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for (raised
-            by ``setup``).
+        ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for, or a
+            transform cannot be used with a cache (raised by ``setup``).
         FileNotFoundError: there is no latent cache (raised by ``setup``).
     """
 
@@ -240,6 +249,7 @@ class PairsDataModule(LightningDataModule):
         tokens_per_batch: int | None = None,
         tokens_per_micro_batch: int | None = None,
         grid: LatentGrid = LatentGrid(),  # noqa: B008 (frozen)
+        transforms: list[SourceTransform] | None = None,
     ) -> None:
         super().__init__()
         if not buckets:
@@ -250,11 +260,12 @@ class PairsDataModule(LightningDataModule):
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
         self.latents = latents
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
-        self.grid = grid
+        self.grid, self.transforms = grid, transforms or []
         self.latent_cache: LatentCache | None = None
         self.train: Selection | None = None
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
+        self._given_texts: dict[str, TextCondition] = {}
         self.dropped: dict[str, str] = {}
 
     def setup(self, stage: str | None = None) -> None:
@@ -262,9 +273,14 @@ class PairsDataModule(LightningDataModule):
         train = self.train is None and stage in (None, "fit")
         val_manifest = self.val_manifest if self.val is None and stage in (None, "fit", "validate") else None
         index = None
+        if train and self.latents is not None:
+            for transform in self.transforms:
+                on_latents(transform)
         if self.latents is not None and (train or val_manifest is not None):
             self.latent_cache = self.latent_cache or LatentCache(self.latents)
             index = RecordIndex(self.latent_cache.records())
+        if train and self.latent_cache is not None:
+            self._given_texts = self.latent_cache.texts(given_texts(self.transforms))
         if train:
             self.train = self._select(self.manifest, index)
         if val_manifest is not None:
@@ -293,7 +309,7 @@ class PairsDataModule(LightningDataModule):
         members = self.train.members(len(self.buckets))
         sampler = BucketBatchSampler(members, sizes, self.seed, rank, batches_done(self.trainer), self.bucket_ratios)
         log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))
-        return self._loader(self.train, self.manifest, sampler)
+        return self._loader(self.train, self.manifest, sampler, self.transforms)
 
     def val_dataloader(self) -> PairLoader | list:
         """Fixed order, see :func:`icve.data.validation_batches.validation_batches`; as many batches for every process.
@@ -337,12 +353,18 @@ class PairsDataModule(LightningDataModule):
         return selection
 
     def _loader(
-        self, selection: Selection, manifest: str, batches: BucketBatchSampler | list[list[Draw]]
+        self,
+        selection: Selection,
+        manifest: str,
+        batches: BucketBatchSampler | list[list[Draw]],
+        transforms: Sequence[SourceTransform] = (),
     ) -> PairLoader:
         workers, cached, read = self.num_workers, self._cached.get(manifest), type(self).read
-        join = collate if cached is None else partial(collate_cached, empty=cached.cache.no_instruction())
+        join = collate
+        if cached is not None:
+            join = partial(collate_cached, empty=cached.cache.no_instruction(), texts=self._given_texts)
         return PairLoader(
-            PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached),
+            PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached, transforms),
             batch_sampler=batches,
             collate_fn=partial(collate_any, collate=join),
             num_workers=workers,
@@ -359,23 +381,6 @@ class PairsDataModule(LightningDataModule):
             log.warning("Dropped %s: %s", name, reason)
         if len(new) > _REPORTED:
             log.warning("Dropped %d more.", len(new) - _REPORTED)
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Samples of :class:`PairDataset` → one batch; ``dropped`` is the concatenation of theirs."""
-    batch: dict[str, Any] = {}
-    for name, first in samples[0].items():
-        values = [sample[name] for sample in samples]
-        batch[name] = torch.stack(values) if isinstance(first, torch.Tensor) else values
-    batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
-    return batch
-
-
-def collate_any(
-    samples: Sequence[dict[str, Any]], collate: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]
-) -> dict[str, Any]:
-    """Samples → one batch, also where there are none: an empty micro-batch."""
-    return collate(samples) if samples else {"instruction": [], "id": [], "dropped": []}
 
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:

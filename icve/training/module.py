@@ -178,10 +178,12 @@ class InContextEditingModule(EditingModule):
     def condition(self, batch: EditBatch, instructions: Sequence[str]) -> TextCondition:
         """What the transformer is told: B texts, those that the batch brings from a cache not encoded again."""
         encoder: TextEncoder = self.text_encoder
+        known = {}
         if "text" in batch:
-            known = {"": batch["no_text"], **dict(zip(batch["instruction"], batch["text"], strict=True))}
+            pairs = zip(batch["instruction"], batch["text"], strict=True)
+            known = {"": batch["no_text"], **{words: text for words, text in pairs if text is not None}}
             encoder = KnownTexts(known, encoder)
-        else:
+        if not known.keys() >= set(instructions):
             self._place("text_encoder", self.device)
         with torch.autocast(self.device.type, enabled=False):
             return encoder.encode(list(instructions))

@@ -20,6 +20,7 @@ from icve.data.cache.latents import LatentCache
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.paired_edits import PairedEditsDataModule
+from icve.models.weightless.hashed import HashedTextEncoder
 from icve.runtime.locks import locked
 from tests.training import conftest as training
 from tests.training.runs import steps
@@ -148,6 +149,45 @@ def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, 
     )
     weights = "checkpoints/last/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "pixels" / weights).read_bytes() == (tmp_path / "cached" / weights).read_bytes()
+
+
+def with_transforms(folder, *transforms):
+    """Words that add a configuration with these transforms (name, settings)."""
+    listed = [{"class_path": f"icve.data.transforms.{name}", "init_args": settings} for name, settings in transforms]
+    (folder / "transforms.json").write_text(json.dumps({"data": {"init_args": {"transforms": listed}}}))
+    return ["-c", folder / "transforms.json"]
+
+
+def test_a_transform_that_is_exact_on_latents_gives_the_same_losses(
+    encode, tiny_yaml, tmp_path, own_data, capsys, monkeypatch
+):
+    keep = with_transforms(tmp_path, ("KeepSource", {"share": 0.4, "instructions": ["change nothing", "keep it"]}))
+    data, latents = with_data(own_data), ["--data.init_args.latents", encode.output]
+    assert encode("--dtype", "float32", *data)[0] == 0
+    assert icve(["fit", "-c", str(tiny_yaml), *map(str, [*keep, *data, *latents])]) == 2
+    assert "lacks the instruction 'change nothing' of a transform; add it with: icve encode" in capsys.readouterr().err
+    status, summary, _ = encode("--dtype", "float32", *keep, *data)
+    assert (status, summary["encoded"], summary["reused"]) == (0, 0, 5)
+    encoder, told = "icve.models.weightless.hashed.HashedTextEncoder.encode", []
+    encode_texts = HashedTextEncoder.encode
+    monkeypatch.setattr(encoder, lambda self, texts: (told.extend(texts), encode_texts(self, texts))[1])
+    pixels = fit(tiny_yaml, tmp_path / "pixels", *keep, *data)
+    assert {"change nothing", "keep it"} & set(told)
+    monkeypatch.setattr(encoder, None)  # what is cached is enough
+    assert fit(tiny_yaml, tmp_path / "cached", *keep, *data, *latents) == pixels
+
+
+def test_a_transform_of_pixels_is_refused(encode, tiny_yaml, tmp_path, capsys):
+    noise = with_transforms(tmp_path, ("SourceNoise", {"share": 0.5}))
+    status, _, err = encode(*noise)
+    assert status == 2
+    assert err.startswith("icve encode: SourceNoise changes pixels, and a latent cache has none: take it out of")
+    assert len(err.splitlines()) == 1
+    assert not encode.output.exists()
+    assert encode()[0] == 0
+    arguments = ["--data.init_args.latents", encode.output, *noise]
+    assert icve(["fit", "-c", str(tiny_yaml), *map(str, arguments)]) == 2
+    assert "SourceNoise changes pixels" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_training_from_a_bfloat16_cache_is_close(encoded, tiny_yaml, tmp_path):

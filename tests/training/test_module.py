@@ -165,6 +165,20 @@ def test_cached_texts_are_the_text_encoders(make_module, make_data, dropped):
     assert_same_text(module.condition(cached_texts(make_module(), batch), told), expected)
 
 
+@pytest.mark.parametrize("changed", [[0], [1], [0, 1]])
+def test_instructions_without_a_cached_text_are_encoded(make_module, make_data, changed):
+    """As a transform leaves them: with None in place of the embedding of what they were."""
+    module, encoder = make_module(), make_module().text_encoder
+    batch = cached_texts(module, make_data().batch(0))
+    for number in changed:
+        batch["instruction"][number], batch["text"][number] = "keep the video as it is", None
+    encoded = []
+    module.text_encoder.encode = lambda texts: (encoded.extend(texts), encoder.encode(texts))[1]
+    assert_same_text(module.condition(batch, batch["instruction"]), encoder.encode(batch["instruction"]))
+    assert encoded == ["keep the video as it is"]
+    assert module._places.keys() == {"text_encoder"}
+
+
 def test_a_cached_region_counts_as_its_mask(make_module, make_data):
     module = make_module(edit_weight=5.0, pixel_weight=1.0)
     mask = make_data(mask=True).batch(0)["mask"]

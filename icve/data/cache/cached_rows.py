@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,17 +114,25 @@ class CachedRows:
         return sample
 
 
-def collate_cached(samples: Sequence[dict[str, Any]], empty: TextCondition) -> dict[str, Any]:
+def collate_cached(
+    samples: Sequence[dict[str, Any]], empty: TextCondition, texts: Mapping[str, TextCondition]
+) -> dict[str, Any]:
     """Samples of :meth:`CachedRows.load` → one batch.
+
+    Args:
+        empty: condition of the empty instruction.
+        texts: conditions of instructions that transforms give.
 
     Returns:
         ``source``, ``target`` (B, C, T, h, w), ``region`` (B, 1, T, h, w) if there is one; lists of B: ``text`` each of
-        its own length, ``instruction``, ``id``; ``no_text`` of the empty instruction; ``dropped``, the concatenation of
-        theirs.
+        its own length, or None for an instruction that was not encoded, ``instruction``, ``id``; ``no_text``
+        of the empty instruction; ``dropped``, the concatenation of theirs.
     """
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
     for name in ("source", "target", "region"):
         if name in batch:
             batch[name] = torch.stack(batch[name])
+    conditions = zip(batch["text"], batch["instruction"], strict=True)
+    batch["text"] = [texts.get(words) if text is None else text for text, words in conditions]
     batch["dropped"] = [entry for dropped in batch["dropped"] for entry in dropped]
     return batch | {"no_text": empty}

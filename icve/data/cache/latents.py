@@ -4,6 +4,7 @@ A cache is a folder:
 
     latents.json                    format, precision, and which codec and text encoder made it
     no_instruction.safetensors      embedding of "", which takes the place of a dropped instruction
+    text-<hash>.safetensors         embedding of an instruction that a transform gives, whatever the pair
     240x384x77/1of8-<hash>.safetensors    shards of one bucket: latents and texts of some dozens of pairs
     rejected/1of8.jsonl             rows that could not be encoded, with their reasons
 
@@ -24,7 +25,7 @@ import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -157,10 +158,7 @@ class LatentCache:
         """
         folder = Path(folder)
         if not (folder / _INFO).exists():
-            nothing = no_instruction().to(dtype=getattr(torch, precision))
-            tensors = {name: tensor.contiguous() for name, tensor in nothing.tensors("text").items()}
-            with whole_file(folder / _NO_INSTRUCTION) as file:
-                save_file(tensors, file)
+            tensors = _save_text(folder / _NO_INSTRUCTION, no_instruction(), getattr(torch, precision))
             # The last file of a new cache. Of several processes the last one rules, and the check below follows.
             with whole_file(folder / _INFO) as file:
                 info = _describe(codec, text_encoder) | {"precision": precision, "text": list(tensors)}
@@ -196,10 +194,28 @@ class LatentCache:
 
     def no_instruction(self) -> TextCondition:
         """Of an empty instruction, B = 1."""
-        try:
-            return TextCondition.from_tensors(load_file(self.folder / _NO_INSTRUCTION), "text")
-        except (OSError, SafetensorError, KeyError) as error:
-            raise _damaged(self.folder / _NO_INSTRUCTION, error) from error
+        return _load_text(self.folder / _NO_INSTRUCTION)
+
+    def add_texts(self, texts: Iterable[str], encode: Callable[[str], TextCondition]) -> None:
+        """Encode instructions that no pair needs to have, unless they are there."""
+        for text in texts:
+            if not (file := self._text_file(text)).exists():
+                _save_text(file, encode(text), self.dtype)
+
+    def texts(self, texts: Iterable[str]) -> dict[str, TextCondition]:
+        """Conditions of such instructions, B = 1. Raises ValueError where one is not there, or damaged."""
+        known = {}
+        for text in texts:
+            if not (file := self._text_file(text)).exists():
+                raise ValueError(
+                    f"The latent cache {self.folder} lacks the instruction {text!r} of a transform; add it with: "
+                    f"icve encode -c CONFIG.yaml --output {self.folder}"
+                )
+            known[text] = _load_text(file)
+        return known
+
+    def _text_file(self, text: str) -> Path:
+        return self.folder / f"text-{json_digest(text)}.safetensors"
 
     def records(self) -> Iterator[Record]:
         """Every pair in the cache and every rejected row, in no particular order.
@@ -339,6 +355,21 @@ class ShardWriter:
 
 def _describe(codec: nn.Module, text_encoder: nn.Module) -> dict[str, Any]:
     return {"format": FORMAT, "codec": describe_encoder(codec), "text_encoder": describe_encoder(text_encoder)}
+
+
+def _save_text(file: Path, text: TextCondition, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Write a condition, B = 1, in a precision; returns its tensors by name."""
+    tensors = {name: tensor.contiguous() for name, tensor in text.to(dtype=dtype).tensors("text").items()}
+    with whole_file(file) as temporary:
+        save_file(tensors, temporary)
+    return tensors
+
+
+def _load_text(file: Path) -> TextCondition:
+    try:
+        return TextCondition.from_tensors(load_file(file), "text")
+    except (OSError, SafetensorError, KeyError) as error:
+        raise _damaged(file, error) from error
 
 
 def _damaged(file: Path, error: Exception) -> ValueError:
