@@ -25,7 +25,7 @@ def frame_pattern(folder: Path) -> str:
 def refuse_other_files(folder: Path) -> None:
     """Raise FileExistsError where a folder is to give way to new frames, but is none or holds more than frames."""
     if folder.exists() and not (folder.is_dir() and all(_NAME.fullmatch(file.name) for file in folder.iterdir())):
-        raise FileExistsError(f"'{folder}' is there and is not a folder of frames alone: move it away.")
+        raise FileExistsError(f"'{folder}' is not a folder of frames alone: move it away.")
 
 
 def remove_frames(folder: Path) -> None:
