@@ -426,25 +426,26 @@ def test_sigkill_costs_at_most_the_running_batch(tiny_model, make_clip, tmp_path
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on file sizes, which this system has not")
-def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path):
+@pytest.mark.parametrize(("name", "limit"), [("mp4", 60_000), ("png", 20_000)])
+def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path, name, limit):
     """A limit on the size of files stands for a full disk: the large result fails, the small one is made."""
     make_clip("small.mp4")
     rng = np.random.default_rng(0)
     with VideoWriter(tmp_path / "large.mp4", 10, crf=30) as writer:
         writer.write(rng.integers(0, 256, (40, 160, 160, 3), dtype=np.uint8))
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         "from icve.cli.edit import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "--model", tiny_model, "--input", tmp_path, "--output", tmp_path / "out"]
-    command += ["--instruction", "x", "--steps", 1, "--side-by-side"]
+    command += ["--instruction", "x", "--steps", 1, "--side-by-side", "--format", name]
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 3, ended.stderr
     assert "Traceback" not in ended.stderr
     rows = results(tmp_path / "out")
     assert rows["small"]["status"] == "ok"
     assert "cannot be written: File too large." in rows["large"]["error"]
-    assert visible(tmp_path / "out") == ["results.jsonl", "side_by_side", "small.mp4"]
+    assert visible(tmp_path / "out") == ["results.jsonl", "side_by_side", f"small{FORMATS[name].suffix}"]
 
 
 PLAY = """
