@@ -239,6 +239,16 @@ def test_python_shown_runs(demo_folder):
     assert (info.frames, info.height, info.width) == (9, 64, 64)
 
 
+def test_python_of_the_formats_runs(demo_folder):
+    import av
+
+    (block,) = [block for name, block in blocks("python") if name == "formats.md"]
+    exec(compile(block, "formats.md", "exec"), {})
+    with av.open("faded.webm") as file:
+        assert file.streams.video[0].metadata["alpha_mode"] == "1"
+        assert sum(packet.size > 0 for packet in file.demux(video=0)) == 9
+
+
 @pytest.mark.slow
 def test_editing_commands_shown_run(demo_folder):
     shown = [block for name, block in blocks("bash") if name == "README.md" and "icve edit" in block]

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icve.data.media.video_formats import FORMATS
 from icve.editing.options import parse_options, settings_of
 from icve.runtime.orphans import end_with_launcher
 from icve.runtime.printable import forgive_output
@@ -31,11 +32,19 @@ EPILOG = """examples:
   icve edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
   icve edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
   icve edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
+  icve edit --input clip.mp4 --instruction "apply the sepia style" --output out --format prores4444
   torchrun --nproc_per_node 8 -m icve edit --input edits.jsonl --output out --sequence_parallel_size 4
 
 A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
 Every item becomes OUTPUT/<id>.mp4 and a line of OUTPUT/results.jsonl. The same command again edits what is missing,
 failed or changed; several processes may share a manifest and an output folder with --shard 1/n ... n/n.
+
+--format says what an item becomes. All but mp4 hold alpha, from editors that make it:
+  mp4         <id>.mp4: H.264, plays everywhere; the source's sound
+  prores4444  <id>.mov: ProRes 4444, for editing programs; the source's sound
+  vp9         <id>.webm: VP9, for web pages; the source's sound as Opus
+  png         <id>.frames/000000.png ...: a picture per frame without loss; no sound and no times
+Reports and side-by-side copies are made of all of them, and are MP4.
 
 Under torchrun, the processes of a machine share the tokens of every edit. With --sequence_parallel_size S, groups of S
 do, and groups take different edits; 1 gives every process its own.
@@ -73,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", choices=("source", "model"), default="source", help="of the result (default: the source's)")
     add("--window", type=int, help="frames edited together, 4k+1; longer clips overlap (default: the model's)")
     add("--pixels", type=int, help="of a frame as it is edited, about: height times width (default: the model's)")
+    add("--format", choices=tuple(FORMATS), default="mp4", help="of the results, see below (default: mp4)")
     add("--side-by-side", action="store_true", help="also write OUTPUT/side_by_side/<id>.mp4: source and result")
     add("--batch-size", type=int, help="windows edited together (default: by their number of tokens)")
     add("--shard", default="1/1", metavar="I/N", help="only part I of N; a source's items stay together")
@@ -183,7 +193,7 @@ def _read_input(arguments: argparse.Namespace, output: Path) -> tuple[list[Item]
     )
     items = shard(found, arguments.shard)
     if not arguments.dry_run:
-        _prepare_output(output, items)
+        _prepare_output(output, items, FORMATS[arguments.format].suffix)
     return items, found.left_out
 
 
@@ -225,7 +235,7 @@ def _edit(
     from icve.editing.batch import edit_items
     from icve.editing.jobs import Outcome, plan
     from icve.editing.jobs import Progress as Seconds
-    from icve.editing.results import ResultLog, is_done, item_key, result_row
+    from icve.editing.results import ResultLog, is_done, item_key, remove_result, result_row
     from icve.models.weight_files import fingerprint
     from icve.runtime.process_pools import counting_bar
 
@@ -240,7 +250,7 @@ def _edit(
     def record(outcome: Outcome) -> None:
         if outcome.error is not None:
             failed.append(outcome)
-            (output / f"{outcome.item.name}.mp4").unlink(missing_ok=True)  # what an earlier run made is out of date
+            remove_result(output / settings.file_name(outcome.item))  # what an earlier run made is out of date
         log.add(result_row(outcome, settings, parts, keys[outcome.item.id]))
 
     def report(item: Item, text: str, kind: str = "failed") -> None:
@@ -260,7 +270,8 @@ def _edit(
         with bar:
             task = bar.add_task("", total=total)
             outcomes = edit_items(
-                pipeline, work, settings, lambda item: output / f"{item.name}.mp4", seconds, lambda: bar.advance(task)
+                *(pipeline, work, settings, lambda item: output / settings.file_name(item)),
+                *(seconds, lambda: bar.advance(task)),
             )
             with closing(outcomes):  # its threads end with it, whatever happens here
                 for outcome in outcomes:
@@ -297,7 +308,7 @@ def _merged(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _prepare_output(folder: Path, items: Sequence[Item]) -> None:
+def _prepare_output(folder: Path, items: Sequence[Item], suffix: str) -> None:
     """Make sure, before minutes are spent on editing, that results can be written and replace no source."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -305,7 +316,7 @@ def _prepare_output(folder: Path, items: Sequence[Item]) -> None:
             pass
     except OSError as error:
         raise ValueError(f"The output folder {folder} cannot be written to: {error.strerror or error}.") from error
-    outputs = {(folder / f"{item.name}.mp4").resolve() for item in items}
+    outputs = {(folder / f"{item.name}{suffix}").resolve() for item in items}
     for item in items:
         if item.source.resolve() in outputs:
             raise ValueError(f"A result would replace the input {item.shown_source}: choose another --output folder.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from icve.data.latent_grid import LatentGrid
 from icve.data.media.video import VideoError
+from icve.data.media.video_formats import FORMATS
 from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.items import Item
 from icve.editing.windows import model_size, windows
@@ -41,7 +42,8 @@ class Settings:
     """How everything is edited. Sampling arguments are those of ``EditPipeline.edit_latents``.
 
     ``size``: "source" for the source's displayed size, "model" for the size it is edited at. ``window``: frames per
-    window. ``side_by_side``: also write source and result in one picture. ``grid``: the model's.
+    window. ``side_by_side``: also write source and result in one picture. ``format``: of the results, a key
+    of :data:`icve.data.media.video_formats.FORMATS`. ``grid``: the model's.
     """
 
     sampling: dict[str, Any]
@@ -52,6 +54,11 @@ class Settings:
     crf: int = 16
     batch_size: int | None = None
     grid: LatentGrid = field(default_factory=LatentGrid)
+    format: str = "mp4"
+
+    def file_name(self, item: Item) -> str:
+        """Name of an item's result, a file or a folder of frames, in the folder of results."""
+        return f"{item.name}{FORMATS[self.format].suffix}"
 
 
 @dataclass

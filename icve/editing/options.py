@@ -109,4 +109,5 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
         side_by_side=arguments.side_by_side,
         batch_size=arguments.batch_size,
         grid=pipeline.grid,
+        format=arguments.format,
     )

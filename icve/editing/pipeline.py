@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from icve.data.latent_grid import LatentGrid
 from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
+from icve.editing.edit_result import EditResult
 from icve.editing.samplers import EulerSampler, SamplerSettings
 from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
@@ -180,7 +181,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         embedded_guidance_scale: float = 1.0,
         callback_on_step_end: StepCallback | None = None,
         output_type: Literal["pt", "uint8", "latent"] = "pt",
-    ) -> Tensor:
+    ) -> EditResult:
         """Edit B videos of one size.
 
         Args:
@@ -203,7 +204,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             output_type: "pt" for floating point in [-1, 1], "uint8" for pixels in 0..255, "latent" for (B, C, T, h, w).
 
         Returns:
-            (B, 3, F, H, W) float32 or uint8, or float32 latents.
+            an EditResult, whose ``video`` is (B, 3, F, H, W) float32 or uint8, or float32 latents (B, C, T, h, w).
 
         Raises:
             ValueError: if the numbers of videos, instructions and generators disagree or a setting is out of range.
@@ -230,8 +231,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         )
         self.maybe_free_model_hooks()
         if output_type == "latent":
-            return latents
-        return self.decode_latents(latents, output_type)[:, :, :frames]
+            return EditResult(latents)
+        return EditResult(self.decode_latents(latents, output_type)[:, :, :frames])
 
     @torch.no_grad()
     def edit_latents(

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from icve.data.media.png_frames import remove_frames
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Settings
 from icve.runtime.atomic import fsync, write_text
@@ -62,16 +63,22 @@ def item_key(item: Item, settings: Settings, model: str) -> str:
         source = [str(item.source.resolve()), stat.st_size, stat.st_mtime_ns]
     except OSError:
         source = [str(item.source), None, None]
-    window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf]
+    window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf, settings.format]
     content = [source, item.start, item.count, item.instruction, item.seed, settings.sampling, window, model]
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Path) -> bool:
     """Whether a result of this key is recorded in ``known`` and its files are there."""
-    row, name = known.get(item.id, {}), f"{item.name}.mp4"
-    files = [output / name, *([output / "side_by_side" / name] if settings.side_by_side else [])]
-    return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.is_file() for file in files)
+    row = known.get(item.id, {})
+    files = [output / settings.file_name(item)]
+    files += [output / "side_by_side" / f"{item.name}.mp4"] if settings.side_by_side else []
+    return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.exists() for file in files)
+
+
+def remove_result(path: Path) -> None:
+    """Remove an item's file or folder of frames, if it is there."""
+    remove_frames(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str) -> dict[str, Any]:
@@ -82,7 +89,7 @@ def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str
         "id": item.id,
         "source": item.shown_source,
         "instruction": item.instruction,
-        "output": None if outcome.error else f"{item.name}.mp4",
+        "output": None if outcome.error else settings.file_name(item),
         "seed": item.seed,
         "settings": used,
         "seconds": round(outcome.seconds, 3),

@@ -55,7 +55,7 @@ class CrossFade:
         self._tail: np.ndarray | None = None  # frames from the next window's start on, still to be faded
 
     def add(self, frames: np.ndarray) -> np.ndarray:
-        """The next window (count, H, W, 3) uint8 -> the frames that are finished with it, (n, H, W, 3) uint8."""
+        """The next window (count, H, W, C) uint8 -> the frames that are finished with it, (n, H, W, C) uint8."""
         start, count = self._spans[self._next]
         frames = frames[:count]
         if self._tail is not None and len(self._tail):

@@ -15,6 +15,7 @@ import numpy as np
 
 from icve.data.media.prepared_sound import PreparedSound
 from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
+from icve.data.media.video_formats import FORMATS
 from icve.data.media.video_index import VideoInfo, index_packets
 from icve.editing.editors import first_sentence
 from icve.editing.items import Item
@@ -45,7 +46,8 @@ class Entry:
             self._fail(error)
 
     def write(self, window: np.ndarray) -> None:
-        """Append a window; on any error the item fails and its unfinished files disappear."""
+        """Append a window (F, H, W, 3), or with alpha (F, H, W, 4), uint8; on any error the item fails and its
+        unfinished files disappear."""
         if self.outcome.error is not None:
             return
         started = time.perf_counter()
@@ -89,7 +91,8 @@ class Entry:
             origin = float(int(first) * index.time_base)
             after = clip.start + clip.frames
             end = None if after == clip.info.frames else float(int(index.pts[after]) * index.time_base)
-        self._sound = PreparedSound(clip.path, temporary_name(self.path), origin, end)
+        kind = FORMATS[self.settings.format].sound or ("mp4" if self.settings.side_by_side else None)
+        self._sound = PreparedSound(clip.path, temporary_name(self.path), origin, end, kind)
 
     def _open(self) -> None:
         clip = self.clip
@@ -98,14 +101,14 @@ class Entry:
             self._size = clip.size
             height, width = clip.info.displayed
             aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
-        paths = [(self.path, aspect)]
+        paths = [(self.path, self.settings.format)]
         if self.settings.side_by_side:
-            paths.append((self.path.parent / "side_by_side" / self.path.name, aspect))
+            paths.append((self.path.parent / "side_by_side" / f"{self.outcome.item.name}.mp4", "mp4"))
             self._beside = itertools.chain.from_iterable(iterate_frames(clip.path, clip.start, clip.frames, self._size))
-        for path, sample_aspect in paths:
+        for path, kind in paths:
             remove_abandoned(path)
             writer = VideoWriter(
-                path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", sample_aspect, self._sound
+                path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", aspect, self._sound, kind
             )
             self._writers.append(writer.__enter__())
 
@@ -118,7 +121,7 @@ class Entry:
             self._writers[0].write(part, times)
             if self._beside is not None:
                 sources = np.stack([next(self._beside) for _ in range(len(part))])
-                self._writers[1].write(np.concatenate([sources, part], axis=2), times)
+                self._writers[1].write(np.concatenate([sources, _over_black(part)], axis=2), times)
         if self._position > clip.frames:
             raise RuntimeError("More frames came out than went in.")
 
@@ -130,6 +133,13 @@ class Entry:
         if self._sound is not None:
             self._sound.close()
         self.outcome.note = " ".join([*_differences(self.clip.info), *result.notes]) or None
+
+
+def _over_black(frames: np.ndarray) -> np.ndarray:
+    """Frames (F, H, W, 3 or 4) uint8 without alpha, (F, H, W, 3): what is transparent is black."""
+    if frames.shape[-1] == 3:
+        return frames
+    return (frames[..., :3].astype(np.uint16) * frames[..., 3:] // 255).astype(np.uint8)
 
 
 def _differences(info: VideoInfo) -> Iterator[str]:

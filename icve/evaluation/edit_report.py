@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icve.data.media.video import VideoError, iterate_frames, probe
+from icve.data.media.png_frames import iterate_png_frames
+from icve.data.media.video import VideoError, iterate_frames, probe, resize_crop
 from icve.evaluation.report import Example, write_report
 
 if TYPE_CHECKING:
@@ -70,7 +71,13 @@ def thumbnail(path: Path, start: int = 0, count: int | None = None, size: tuple[
 
 def _example(item: Item, row: Mapping[str, Any], folder: Path) -> Example:
     source = thumbnail(item.source, item.start, item.count)
-    clips = {"source": source, "edited": thumbnail(folder / row["output"], size=source.shape[1:3])}
+    edited, size = folder / row["output"], source.shape[1:3]
+    if edited.is_dir():
+        frames = iterate_png_frames(edited, _FRAMES)
+        clips = {"edited": np.concatenate([resize_crop(frame[None, ..., :3], size, size) for frame in frames])}
+    else:
+        clips = {"edited": thumbnail(edited, size=size)}
+    clips = {"source": source} | clips
     facts = {
         "id": item.id,
         "frames": str(row["frames"]),

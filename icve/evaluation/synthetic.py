@@ -166,8 +166,8 @@ def evaluate(
     Args:
         editor: an :class:`icve.editing.pipeline.EditPipeline`, another callable, or results made elsewhere:
             a mapping from edit id to a uint8 (F,H,W,3) clip or to the path of a video. An edit without result failed.
-            A callable gets source uint8 (B,3,F,H,W), instructions, and one torch.Generator per edit, and returns float
-            (B,3,F,H,W) in [-1,1].
+            A callable gets source uint8 (B,3,F,H,W), instructions, and one torch.Generator per edit, and returns an
+            :class:`icve.editing.edit_result.EditResult` with a float video in [-1,1].
         manifest: test manifest with masks and distractors; its paths are relative to its root.
         batch_size: edits sampled together (of equal shape). Noise depends on (seed, edit id) only, so the batch size
             and the order of the rows change nothing but rounding.
@@ -297,7 +297,7 @@ def _edit_batch(editor: Any, batch: list[HeldOutEdit], seed: int, sampling: dict
             generator=[noise_generator(seed, edit.id) for edit in batch],
             **sampling,
         )
-    return tensor_to_clips(edited)
+    return tensor_to_clips(edited.video)
 
 
 def _reconstruct(codec: Any, batch: list[HeldOutEdit]) -> list[Clip]:

@@ -44,22 +44,26 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """Give an empty folder to fill; it becomes `path` at the end, and vanishes where filling it fails.
 
+    With ``replace``, a folder that is there stays until then and gives way.
+
     Raises:
-        FileExistsError: `path` holds something, or did so when it was to become this folder.
+        FileExistsError: without ``replace``, `path` holds something, or did so when it was to become this folder.
     """
     path = Path(path)
     occupied = FileExistsError(f"'{path}' is not empty: choose another folder.")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if not replace and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise occupied
     temporary = temporary_name(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
         try:
-            if path.exists():
+            if replace:
+                remove_folder(path)
+            elif path.exists():
                 path.rmdir()
             os.replace(temporary, path)
         except OSError as error:
@@ -94,13 +98,16 @@ def temporary_name(path: Path) -> Path:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove the temporary files of a file whose processes no longer run on this machine."""
+    """Remove what processes that no longer run on this machine left of a file or folder under temporary names."""
     start = f".{path.name}."
     for temporary in path.parent.glob(f"{glob.escape(start)}*.tmp"):
         try:
             os.kill(int(temporary.name.removeprefix(start).split(".")[0]), 0)
         except (ValueError, ProcessLookupError, OverflowError):
-            temporary.unlink(missing_ok=True)
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
         except PermissionError:
             pass  # a living process of another user
 

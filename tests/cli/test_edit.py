@@ -14,7 +14,9 @@ import pytest
 
 from icve.cli import edit
 from icve.data.media import sound
+from icve.data.media.png_frames import iterate_png_frames
 from icve.data.media.video import VideoWriter, probe, read_frames, timestamps, write_video
+from icve.data.media.video_formats import FORMATS
 from icve.editing.results import ResultLog
 from tests.browser import probe_page
 from tests.data.media.test_sound import process, tones, with_sound
@@ -170,6 +172,63 @@ def test_report_page_shows_what_was_edited(tiny_model, make_clip, tmp_path, caps
     assert "cannot be decoded" in page
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_a_real_clip_by_the_shipped_editor(name, shared_data, tmp_path, capsys):
+    source = shared_data / "videos" / "pairs" / "replace_swan_cat_source.mp4"
+    row = {"id": "swan", "source_path": source.name, "source_frames": 9, "instruction": "apply the sepia style"}
+    out, path = tmp_path / "out", manifest(tmp_path, [row])
+    arguments = ["--input", path, "--root", source.parent, "--output", out, "--format", name]
+    arguments = [str(argument) for argument in [*arguments, "--side-by-side", "--report", 1]]
+    assert edit.main(arguments) == 0
+    result = out / results(out)["swan"]["output"]
+    assert result.name == f"swan{FORMATS[name].suffix}"
+    assert visible(out) == sorted(["report.html", "results.jsonl", "side_by_side", result.name])
+    assert [file.name for file in (out / "side_by_side").iterdir()] == ["swan.mp4"]
+    edited = np.stack(list(iterate_png_frames(result))) if result.is_dir() else read_frames(result)
+    before = read_frames(source, count=9)
+    assert edited.shape == before.shape
+    # Sepia: red over green over blue everywhere, whatever the picture was.
+    red, green, blue = edited.mean((0, 1, 2))
+    assert red > green + 5 > blue + 10
+    beside = read_frames(out / "side_by_side" / "swan.mp4")[:, :, before.shape[2] :]
+    assert np.abs(beside.astype(int) - edited).mean() < 4
+    page = (out / "report.html").read_text()
+    assert (page.count("<article"), "swan" in page) == (1, True)
+    capsys.readouterr()
+    assert edit.main(arguments) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["edited"], summary["kept"], summary["with_notes"]) == (0, 1, 0)
+
+
+def test_another_format_is_edited_again_and_leaves_what_is_there(tiny_model, make_clip, tmp_path, capsys):
+    clip, out = make_clip("a.mp4", frames=5), tmp_path / "out"
+
+    def edited(name) -> int:
+        assert run(tiny_model, clip, out, "--format", name) == 0
+        return json.loads(capsys.readouterr().out)["edited"]
+
+    assert [edited(name) for name in ("mp4", "mp4", "png", "png")] == [1, 0, 1, 0]
+    assert visible(out) == ["a.frames", "a.mp4", "results.jsonl"]
+    shutil.rmtree(out / "a.frames")
+    assert [edited("png"), edited("png")] == [1, 0]
+
+
+def test_frames_of_an_item_that_fails_now_are_removed_and_a_folder_of_the_users_is_not(
+    tiny_model, make_clip, tmp_path, capsys
+):
+    for name in ("a.mp4", "b.mp4"):
+        make_clip(name, frames=5)
+    out = tmp_path / "out"
+    (out / "b.frames").mkdir(parents=True)
+    (out / "b.frames" / "notes.txt").write_text("mine")
+    assert run(tiny_model, tmp_path, out, "--format", "png") == 3
+    assert "b.frames' is not a folder of frames alone: move it away" in results(out)["b"]["error"]
+    (tmp_path / "a.mp4").write_bytes(b"none")
+    assert run(tiny_model, tmp_path, out, "--format", "png") == 3
+    assert visible(out) == ["b.frames", "results.jsonl"]
+    assert (out / "b.frames" / "notes.txt").read_text() == "mine"
+
+
 def test_options_from_yaml(tiny_model, make_clip, tmp_path, capsys):
     config = tmp_path / "edit.yaml"
     clip = make_clip("a.mp4")
@@ -185,6 +244,7 @@ def test_options_from_yaml(tiny_model, make_clip, tmp_path, capsys):
     [
         ("stepps: 3", "has no option 'stepps'; the nearest is 'steps'"),
         ("steps: many", "'many' is no value for 'steps'"),
+        ("format: gif", "'gif' is no value for 'format' (one of mp4, prores4444, vp9, png)"),
         ("size: huge", "'huge' is no value for 'size' (one of source, model)"),
         ("side_by_side: 3", "is no value for 'side_by_side' (true or false)"),
         ("- a", "must hold options by name"),
@@ -268,6 +328,10 @@ def test_output_that_cannot_be_is_found_out_before_editing(tiny_model, make_clip
     assert run(tiny_model, clip, clip.parent) == 2
     assert "would replace the input" in capsys.readouterr().err
     assert clip.read_bytes() == before
+    moved = clip.rename(clip.with_suffix(".webm"))
+    assert run(tiny_model, moved, clip.parent, "--format", "vp9") == 2
+    assert "would replace the input" in capsys.readouterr().err
+    assert moved.read_bytes() == before
 
 
 EDITED = {"odd_dims_351x199", "rotated_metadata_90", "one_frame", "timestamp_gap_60s"}
@@ -362,25 +426,26 @@ def test_sigkill_costs_at_most_the_running_batch(tiny_model, make_clip, tmp_path
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="needs a limit on file sizes, which this system has not")
-def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path):
+@pytest.mark.parametrize(("name", "limit"), [("mp4", 60_000), ("png", 20_000)])
+def test_a_full_disk_fails_items_in_one_sentence(tiny_model, make_clip, tmp_path, name, limit):
     """A limit on the size of files stands for a full disk: the large result fails, the small one is made."""
     make_clip("small.mp4")
     rng = np.random.default_rng(0)
     with VideoWriter(tmp_path / "large.mp4", 10, crf=30) as writer:
         writer.write(rng.integers(0, 256, (40, 160, 160, 3), dtype=np.uint8))
     code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)); "
+        f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
         "from icve.cli.edit import main; sys.exit(main())"
     )
     command = [sys.executable, "-c", code, "--model", tiny_model, "--input", tmp_path, "--output", tmp_path / "out"]
-    command += ["--instruction", "x", "--steps", 1, "--side-by-side"]
+    command += ["--instruction", "x", "--steps", 1, "--side-by-side", "--format", name]
     ended = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=100)
     assert ended.returncode == 3, ended.stderr
     assert "Traceback" not in ended.stderr
     rows = results(tmp_path / "out")
     assert rows["small"]["status"] == "ok"
     assert "cannot be written: File too large." in rows["large"]["error"]
-    assert visible(tmp_path / "out") == ["results.jsonl", "side_by_side", "small.mp4"]
+    assert visible(tmp_path / "out") == ["results.jsonl", "side_by_side", f"small{FORMATS[name].suffix}"]
 
 
 PLAY = """

@@ -99,7 +99,7 @@ def test_sampling_reaches_the_model_s_target(prediction, steps):
     pipeline = oracle_pipeline(prediction)
     source = pipeline.encode_video(video())
     shift = pipeline.text_encoder.encode(INSTRUCTIONS).extras["pooled"].sum(1).reshape(-1, 1, 1, 1, 1)
-    edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent")
+    edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent").video
     torch.testing.assert_close(edited, source + shift, atol=2e-3, rtol=1e-3)
 
 
@@ -108,7 +108,7 @@ def test_guidance_extrapolates_from_the_negative_branch():
     source = pipeline.encode_video(video())
     shifts = pipeline.text_encoder.encode(["ugly", *INSTRUCTIONS]).extras["pooled"].sum(1)
     guided = shifts[0] + 3.0 * (shifts[1:] - shifts[0])
-    edited = pipeline(video(), INSTRUCTIONS, 4, guidance_scale=3.0, negative_prompt="ugly", output_type="latent")
+    edited = pipeline(video(), INSTRUCTIONS, 4, guidance_scale=3.0, negative_prompt="ugly", output_type="latent").video
     torch.testing.assert_close(edited, source + guided.reshape(-1, 1, 1, 1, 1), atol=5e-3, rtol=1e-3)
     assert {call["batch"] for call in pipeline.transformer.calls} == {4}
 
@@ -155,29 +155,29 @@ def test_unknown_or_impossible_defaults_are_refused():
 
 
 def test_an_item_does_not_depend_on_its_batch(pipeline):
-    together = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4))
+    together = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4)).video
     for index in range(2):
-        alone = pipeline(video()[index : index + 1], INSTRUCTIONS[index], generator=generators(3 + index))
+        alone = pipeline(video()[index : index + 1], INSTRUCTIONS[index], generator=generators(3 + index)).video
         torch.testing.assert_close(together[index], alone[0], atol=1e-5, rtol=0)
 
 
 def test_seed_instruction_and_source_all_matter(pipeline):
-    edited = pipeline(video(1), "make it red", generator=generators(0))
-    assert torch.equal(edited, pipeline(video(1), "make it red", generator=generators(0)))
+    edited = pipeline(video(1), "make it red", generator=generators(0)).video
+    assert torch.equal(edited, pipeline(video(1), "make it red", generator=generators(0)).video)
     for other in (
-        pipeline(video(1), "make it red", generator=generators(1)),
-        pipeline(video(1), "make it blue", generator=generators(0)),
-        pipeline(-video(1), "make it red", generator=generators(0)),
+        pipeline(video(1), "make it red", generator=generators(1)).video,
+        pipeline(video(1), "make it blue", generator=generators(0)).video,
+        pipeline(-video(1), "make it red", generator=generators(0)).video,
     ):
         assert (edited - other).abs().max() > 1e-3
 
 
 def test_pixels_in_and_out(pipeline):
     pixels = ((video() + 1) * 127.5).round().to(torch.uint8)
-    edited = pipeline(pixels, "make it red", generator=generators(0, 1), output_type="uint8")
+    edited = pipeline(pixels, "make it red", generator=generators(0, 1), output_type="uint8").video
     assert edited.dtype == torch.uint8
     assert edited.shape == pixels.shape
-    same = pipeline(pixels.float() / 127.5 - 1, "make it red", generator=generators(0, 1))
+    same = pipeline(pixels.float() / 127.5 - 1, "make it red", generator=generators(0, 1)).video
     assert same.abs().max() <= 1
     torch.testing.assert_close(edited.float() / 127.5 - 1, same, atol=0.5 / 127.5 + 1e-4, rtol=0)
 
@@ -186,8 +186,8 @@ def test_half_precision_model_keeps_float32_latents(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     half = quiet(EditPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16))
     assert half.transformer.dtype == torch.bfloat16
-    edited = half(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent")
-    exact = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent")
+    edited = half(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent").video
+    exact = pipeline(video(), INSTRUCTIONS, generator=generators(3, 4), output_type="latent").video
     assert edited.dtype == torch.float32
     assert (edited - exact).abs().max() > 0
     assert (edited - exact).square().mean() < 0.01 * exact.square().mean()
@@ -224,7 +224,7 @@ def test_folder_round_trip(pipeline, tmp_path):
     assert loaded.default("shift") == 5.0
     assert loaded.default("negative_prompt") == DEFAULTS["negative_prompt"]
     assert "blurred" in DEFAULTS["negative_prompt"]
-    edited = [each(video(), INSTRUCTIONS, generator=generators(3, 4)) for each in (pipeline, loaded)]
+    edited = [each(video(), INSTRUCTIONS, generator=generators(3, 4)).video for each in (pipeline, loaded)]
     assert torch.equal(*edited)
 
 
@@ -275,7 +275,7 @@ def test_step_caches_work_and_remember_nothing_of_the_last_edit(make_config, off
 
     def edit(batch: int = 2):
         computed.clear()
-        return pipeline(video(batch), "make it red", generator=generators(*range(batch))), len(computed)
+        return pipeline(video(batch), "make it red", generator=generators(*range(batch))).video, len(computed)
 
     plain, calls = edit()
     assert calls == 6
@@ -302,8 +302,10 @@ def test_a_callback_sees_every_step_and_may_replace_the_latents(pipeline):
         assert values["latents"].shape == (2, 16, 2, 4, 4)
         return {}
 
-    plain = pipeline(video(), "make it red", generator=generators(0, 1))
-    assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1), callback_on_step_end=look), plain)
+    plain = pipeline(video(), "make it red", generator=generators(0, 1)).video
+    assert torch.equal(
+        pipeline(video(), "make it red", generator=generators(0, 1), callback_on_step_end=look).video, plain
+    )
     assert [step for step, _ in steps] == [0, 1, 2]
     assert steps[0][1] == 1000.0
     zeroed = pipeline(
@@ -311,7 +313,7 @@ def test_a_callback_sees_every_step_and_may_replace_the_latents(pipeline):
         "make it red",
         generator=generators(0, 1),
         callback_on_step_end=lambda *_: {"latents": torch.zeros(2, 16, 2, 4, 4)},
-    )
+    ).video
     assert torch.equal(zeroed, pipeline.decode_latents(torch.zeros(2, 16, 2, 4, 4)))
 
 
@@ -320,7 +322,7 @@ def test_every_form_of_a_video_gives_the_same_edit(pipeline, tmp_path):
     tensor = torch.from_numpy(clip).permute(3, 0, 1, 2)
 
     def edit(source):
-        return pipeline(source, "make it red", generator=torch.Generator().manual_seed(0))
+        return pipeline(source, "make it red", generator=torch.Generator().manual_seed(0)).video
 
     expected = edit(tensor[None])
     for form in (tensor, clip, clip[None], [clip], [tensor]):
@@ -335,9 +337,9 @@ def test_every_form_of_a_video_gives_the_same_edit(pipeline, tmp_path):
 
 def test_any_number_of_frames_comes_back(pipeline, tmp_path):
     clip = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    assert pipeline(clip, "make it red").shape == (1, 3, 3, 32, 32)
+    assert pipeline(clip, "make it red").video.shape == (1, 3, 3, 32, 32)
     write_video(tmp_path / "a.mp4", np.zeros((12, 64, 64, 3), np.uint8), 8)
-    assert pipeline(tmp_path / "a.mp4", "make it red").shape == (1, 3, 5, 32, 32)  # the model's frames and size
+    assert pipeline(tmp_path / "a.mp4", "make it red").video.shape == (1, 3, 5, 32, 32)  # the model's frames and size
 
 
 @pytest.mark.parametrize(
@@ -359,18 +361,18 @@ def test_what_is_no_video_is_refused(pipeline, source, message):
 
 def test_group_offloading_changes_nothing():
     pipeline = tiny_editor()
-    plain = pipeline(video(), "make it red", generator=generators(0, 1))
+    plain = pipeline(video(), "make it red", generator=generators(0, 1)).video
     device = torch.device("cpu")
     pipeline.transformer.enable_group_offload(device, device, offload_type="block_level", num_blocks_per_group=1)
-    assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)), plain)
+    assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)).video, plain)
 
 
 def test_model_offloading_of_an_editor_whose_codec_and_text_encoder_have_no_weights_changes_nothing():
     pipeline = tiny_editor()
-    plain = pipeline(video(), "make it red", generator=generators(0, 1))
+    plain = pipeline(video(), "make it red", generator=generators(0, 1)).video
     pipeline.enable_model_cpu_offload(device="cpu")
     for _ in range(2):  # the hooks are put on again after every edit
-        assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)), plain)
+        assert torch.equal(pipeline(video(), "make it red", generator=generators(0, 1)).video, plain)
     assert pipeline.transformer._hf_hook is not None
 
 

@@ -162,7 +162,8 @@ def pair_of_processes(rank: int, folder: str) -> None:
 
     def latents(generator=0) -> torch.Tensor:
         drawn = [torch.Generator().manual_seed(generator + i) for i in range(2)] if generator is not None else None
-        return pipeline(video, ["make it red", "remove the large dog"], generator=drawn, output_type="latent")
+        instructions = ["make it red", "remove the large dog"]
+        return pipeline(video, instructions, generator=drawn, output_type="latent").video
 
     def compare(message: str) -> None:
         set_sequence_parallel(None)

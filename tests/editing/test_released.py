@@ -76,7 +76,7 @@ def test_the_editor_is_saved_with_its_weights_and_loads(weights, tmp_path):
         pipeline.set_progress_bar_config(disable=True)
     video = torch.rand(1, 3, 5, 32, 32) * 2 - 1
     first, second = (
-        pipeline(video, "make it red", num_inference_steps=1, generator=torch.Generator().manual_seed(0))
+        pipeline(video, "make it red", num_inference_steps=1, generator=torch.Generator().manual_seed(0)).video
         for pipeline in (editor, again)
     )
     torch.testing.assert_close(first, second, atol=1e-5, rtol=0)

@@ -1,26 +1,33 @@
 """What stays of the files that an item writes, whatever happens."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
 
 from icve.data.media import sound
+from icve.data.media.video import read_frames
+from icve.data.media.video_formats import FORMATS
 from icve.editing.items import Item
 from icve.editing.jobs import Outcome, Progress, Settings, clip_of
 from icve.editing.writing import Entry
 from tests.data.media.test_sound import tones, with_sound
+from tests.data.media.test_video_formats import with_alpha
 
 
 @pytest.fixture
 def begin(tmp_path):
     """Begin an item with sound and a side-by-side copy."""
-    settings = Settings(sampling={}, window=21, budget=32 * 32, side_by_side=True)
     source = with_sound(tmp_path / "source.mp4", "aac", tones("mono"), "mono")
     item = Item("a", "a", source, "source.mp4", "make it red", 0)
+
+    settings = Settings(sampling={}, window=21, budget=32 * 32, side_by_side=True)
     clip = clip_of(item, settings)
 
-    def make() -> Entry:
-        return Entry(Outcome(item, clip), clip, settings, tmp_path / "out" / "a.mp4", Progress())
+    def make(name: str = "mp4") -> Entry:
+        of_format = replace(settings, format=name)
+        return Entry(Outcome(item, clip), clip, of_format, tmp_path / "out" / of_format.file_name(item), Progress())
 
     return make
 
@@ -93,3 +100,26 @@ def test_a_source_that_is_gone_when_it_is_begun_fails_alone(begin, tmp_path):
     assert entry.outcome.error.startswith(f"{entry.path} cannot be written: ")
     entry.write(window(entry))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_windows_with_alpha_are_joined_and_written_by_formats_that_hold_it(begin, tmp_path, name):
+    entry = begin(name)
+    alpha = np.linspace(0, 255, 20).astype(np.uint8)  # of a frame each
+    colours = window(entry)[:20]
+    entry.write(np.concatenate([colours, np.broadcast_to(alpha[:, None, None, None], (*colours.shape[:3], 1))], -1))
+    if name == "mp4":
+        assert entry.outcome.error.endswith("MP4 holds no alpha: choose one of the formats prores4444, vp9, png.")
+        assert files(tmp_path / "out") == ["side_by_side"]
+        return
+    assert entry.outcome.error is None
+    assert entry.outcome.note == ("PNG files hold no sound." if name == "png" else None)
+    height, width = entry.clip.info.displayed
+    found = with_alpha(entry.path, name)
+    assert found.shape == (20, height, width, 4)
+    assert np.abs(found[..., 3] - alpha[:, None, None]).max() <= 4
+    beside = read_frames(tmp_path / "out" / "side_by_side" / "a.mp4")
+    assert beside.shape == (20, height, 2 * width, 3)
+    assert np.abs(beside[:, :, width + 8 :].mean((1, 2, 3)) - 90 * (alpha / 255)).max() < 4  # over black
+    with av.open(str(tmp_path / "out" / "side_by_side" / "a.mp4")) as file:
+        assert sum(packet.size > 0 for packet in file.demux(audio=0)) > 80

@@ -7,6 +7,7 @@ import torch
 from icve.data.manifest import write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import read_frames, write_video
+from icve.editing.edit_result import EditResult
 from icve.evaluation.synthetic import evaluate, load_evaluation, save_evaluation
 
 SHAPE = (5, 32, 32, 3)
@@ -35,7 +36,7 @@ def manifest(tmp_path_factory):
 
 
 def copying(video, instructions, generator):
-    return video.float() / 127.5 - 1
+    return EditResult(video.float() / 127.5 - 1)
 
 
 def test_copying_the_source_never_succeeds_and_scores_what_copying_scores(manifest):
@@ -78,7 +79,7 @@ def test_the_codec_is_measured_on_the_target(manifest):
 
 def test_noise_does_not_depend_on_batches_or_rows(manifest):
     def noisy(video, instructions, generator):
-        return torch.stack([torch.randn(video.shape[1:], generator=item) for item in generator])
+        return EditResult(torch.stack([torch.randn(video.shape[1:], generator=item) for item in generator]))
 
     together = evaluate(noisy, manifest, batch_size=5, progress=False).results
     alone = evaluate(noisy, manifest, batch_size=1, progress=False, limit=4).results

@@ -35,7 +35,7 @@ def editor(base) -> EditPipeline:
 def edit(editor: EditPipeline) -> torch.Tensor:
     editor.set_progress_bar_config(disable=True)
     video = torch.rand(1, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return editor(video, "remove it", 2, guidance_scale=3.0, generator=torch.Generator().manual_seed(1))
+    return editor(video, "remove it", 2, guidance_scale=3.0, generator=torch.Generator().manual_seed(1)).video
 
 
 def weights_in(folder) -> list[str]:

@@ -29,7 +29,7 @@ def trained(rank: int = 3, alpha: float | None = None):
 
 def edit(editor) -> torch.Tensor:
     video = torch.rand(1, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return editor(video, "make it red", generator=torch.Generator().manual_seed(0))
+    return editor(video, "make it red", generator=torch.Generator().manual_seed(0)).video
 
 
 def test_only_the_adapter_learns_and_it_starts_as_no_change():

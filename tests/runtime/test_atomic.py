@@ -1,8 +1,10 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
-from icve.runtime.atomic import new_folder, whole_file, write_text
+from icve.runtime.atomic import new_folder, remove_abandoned, temporary_name, whole_file, write_text
 
 
 def test_writes_the_text_and_its_folder_and_nothing_else(tmp_path):
@@ -47,6 +49,30 @@ def test_of_two_that_make_a_folder_one_succeeds(tmp_path):
     assert (tmp_path / "both" / "a").read_text() == "first"
     assert (tmp_path / "other" / "a").read_text() == "in its way"
     assert sorted(os.listdir(tmp_path)) == ["both", "other"]
+
+
+def test_a_folder_gives_way_to_a_new_one_when_that_is_whole(tmp_path):
+    path = tmp_path / "folder"
+    for word in ("old", "new"):
+        with new_folder(path, replace=True) as folder:
+            (folder / word).write_text("1")
+            assert not path.exists() or os.listdir(path) == ["old"]
+    assert os.listdir(path) == ["new"]
+    with pytest.raises(UnicodeEncodeError), new_folder(path, replace=True) as folder:
+        (folder / "a").write_text("newer \ud800", encoding="utf-8")
+    assert os.listdir(path) == ["new"]
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_what_ended_processes_left_of_a_folder_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = temporary_name(tmp_path / "a")
+    for folder in (living, tmp_path / f".a.{ended.pid}.0.tmp"):
+        folder.mkdir()
+        (folder / "1").write_text("1")
+    remove_abandoned(tmp_path / "a")
+    assert os.listdir(tmp_path) == [living.name]
 
 
 def test_a_whole_file_appears_when_its_block_ends(tmp_path):

@@ -91,7 +91,7 @@ def test_what_a_run_writes_is_an_editor(module, make_trainer, make_data, tmp_pat
     make_trainer(1, [Checkpoints(every_n_steps=1)]).fit(module, datamodule=make_data())
     editor = EditPipeline.from_pretrained(tmp_path / "checkpoints" / "last")
     editor.set_progress_bar_config(disable=True)
-    edited = editor(make_data().batch(0)["source"], "remove it", generator=torch.Generator().manual_seed(0))
+    edited = editor(make_data().batch(0)["source"], "remove it", generator=torch.Generator().manual_seed(0)).video
     assert edited.shape == (2, 3, 5, SIZE, SIZE)
     assert torch.isfinite(edited).all()
 

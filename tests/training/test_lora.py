@@ -102,7 +102,7 @@ def test_the_run_edits_and_its_weights_are_the_base_plus_the_adapter(run, weight
     editor.set_progress_bar_config(disable=True)
     for name, parameter in editor.transformer.named_parameters():
         assert torch.equal(parameter, adapted.get_parameter(name))
-    assert editor(torch.zeros(1, 3, 5, 32, 32), "make it red").shape == (1, 3, 5, 32, 32)
+    assert editor(torch.zeros(1, 3, 5, 32, 32), "make it red").video.shape == (1, 3, 5, 32, 32)
 
 
 def test_another_stage_starts_from_the_adapted_weights(run, config, tmp_path, capsys):

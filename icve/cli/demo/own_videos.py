@@ -166,7 +166,7 @@ def edit_own(run: Path, manifest: Path, folder: Path, fps: float, seed: int) -> 
         with torch.inference_mode():
             edited = editor(clip_to_tensor([source]), [row["instruction"]], generator=noise)
         path = f"edits/{row['id']}.mp4"
-        write_video(folder / path, tensor_to_clips(edited)[0], fps, crf=_CRF)
+        write_video(folder / path, tensor_to_clips(edited.video)[0], fps, crf=_CRF)
         lines.append(json.dumps({"id": row["id"], "result_path": path}) + "\n")
     write_text(folder / "edits.jsonl", "".join(lines))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -36,8 +36,12 @@ _ORDER = (*LAYOUTS["5.1"], "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "
 _HALF_POWER = 0.5**0.5
 
 
-def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
+def channel_mix(names: Sequence[str], layouts: Collection[str] = LAYOUTS) -> tuple[str, np.ndarray, str]:
     """The smallest layout that holds channels of these FFmpeg names.
+
+    Args:
+        names: of the channels.
+        layouts: keys of :data:`LAYOUTS` to choose from, "mono" and "7.1" among them.
 
     Returns:
         its name in :data:`LAYOUTS`, the matrix (channels of the layout, channels given) float32 that brings samples
@@ -60,14 +64,14 @@ def channel_mix(names: Sequence[str]) -> tuple[str, np.ndarray, str]:
     places: list[tuple[str, ...]] = [(renamed.get(name, name),) for name in names]
     if len(names) == 1 and names[0] in known:
         places = [LAYOUTS["mono"]]
-    layout = _smallest(places)
+    layout = _smallest(places, layouts)
     mixed: list[str] = []
     if layout is None:
         kept = set(LAYOUTS["7.1"])
         mixed = [name for name, (place,) in zip(names, places, strict=True) if place in _NEIGHBOURS]
         dropped = [name for name, (place,) in zip(names, places, strict=True) if place not in {*kept, *_NEIGHBOURS}]
         places = [place if place[0] in kept else _NEIGHBOURS.get(place[0], ()) for place in places]
-        layout = _smallest(places)
+        layout = _smallest(places, layouts)
         if layout is None:
             raise ValueError(f"its channels ({' '.join(names)}) have no known places.")
         differences += (
@@ -87,6 +91,7 @@ def is_custom(names: Sequence[str]) -> bool:
     return set(names) != {"NONE"} and (-1 in places or places != sorted(places))
 
 
-def _smallest(places: Sequence[tuple[str, ...]]) -> str | None:
+def _smallest(places: Sequence[tuple[str, ...]], layouts: Collection[str]) -> str | None:
     wanted = {name for names in places for name in names}
-    return next((layout for layout, held in LAYOUTS.items() if wanted and wanted <= set(held)), None)
+    holding = (layout for layout, held in LAYOUTS.items() if layout in layouts and wanted <= set(held))
+    return next(holding, None) if wanted else None

@@ -30,15 +30,32 @@ class PreparedSound:
         path: of the MP4; its folder is created.
         begin: seconds of the source's timeline that become time 0.
         end: seconds of the source's timeline.
+        kind: of container that the sound is for, a key of :data:`icve.data.media.sound.KINDS`. None is one without
+            sound: it is only seen whether there is any.
+
+    Attributes:
+        path: of the MP4.
+        is_there: whether the source has sound, as far as can be known.
     """
 
-    def __init__(self, source: str | os.PathLike, path: Path, begin: float = 0.0, end: float | None = None) -> None:
-        self.path, self._range = path, (media_path(source), begin, end, media_path(path))
+    def __init__(
+        self,
+        source: str | os.PathLike,
+        path: Path,
+        begin: float = 0.0,
+        end: float | None = None,
+        kind: str | None = "mp4",
+    ) -> None:
+        self.path, self._range = path, (media_path(source), begin, end, media_path(path), kind or "")
+        self.is_there = True
         self._process: subprocess.Popen | None = None
         self._result: tuple[int, list[str]] | None = None
         try:
             with open_media(source) as file:
                 if not file.streams.audio:
+                    self._result, self.is_there = (0, []), False
+                    return
+                if kind is None:
                     self._result = 0, []
                     return
                 length = max((file.duration or 0) / av.time_base, os.path.getsize(source) / 1e6)

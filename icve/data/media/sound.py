@@ -1,12 +1,12 @@
-"""The sound of a source made ready for an MP4, in a process of its own: what it crashes on costs the sound alone.
+"""The sound of a source made ready for its results, in a process of its own: what it crashes on costs the sound alone.
 
 A file's sound can crash FFmpeg or PyAV. One kind is certain: PyAV looks at channel layouts by a flat copy, and with
 every copy frees the map of a *custom* one (PCM whose channels do not stand in FFmpeg's order), also inside
 ``decode()``, which corrupts the heap. Here such a layout is looked at once and never freed; but other kinds will be
 met, hence the process.
 
-Every packet is decoded. A track that MP4 players know and that decodes is copied as it is. Any other is encoded as AAC,
-with silence where packets do not decode, so that what follows keeps its time.
+Every packet is decoded. A track that players of the result know and that decodes is copied as it is. Any other is
+encoded (as AAC, for WebM as Opus), with silence where packets do not decode, so that what follows keeps its time.
 
 :func:`start` begins such a process, which runs this file as a program.
 """
@@ -20,7 +20,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
@@ -30,9 +32,27 @@ from icve.data.media.media_paths import media_path
 from icve.data.media.timeline import JUMP
 from icve.data.media.video_stream import clock_may_jump, open_media
 
-# What MP4 holds and browsers play; other sound is encoded anew.
-_COPIED = frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})
-_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
+
+@dataclass(frozen=True)
+class Kind:
+    """Sound that a container takes: codecs that it holds and players know, and the encoder for other sound, with the
+    sampling rates and the layouts (:data:`icve.data.media.channels.LAYOUTS`) that it takes."""
+
+    copied: frozenset[str]
+    encoder: str = "aac"
+    rates: tuple[int, ...] = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000)
+    layouts: frozenset[str] = frozenset(LAYOUTS)
+
+
+# MP4 holds all of these, so that it serves on the way to the others.
+KINDS = {
+    "mp4": Kind(frozenset({"aac", "mp3", "opus", "flac", "ac3", "eac3", "alac"})),
+    "mov": Kind(frozenset({"aac", "mp3", "ac3", "alac"})),
+    # FFmpeg's encoder refuses 4.0 and swaps speakers of 5.0.
+    "webm": Kind(
+        frozenset({"opus"}), "libopus", (8000, 12000, 16000, 24000, 48000), frozenset(LAYOUTS) - {"4.0", "5.0"}
+    ),
+}
 _PREROLL = 0.25  # seconds decoded before the range: what some decoders need until their sound is right
 _SEEK = 1.0  # seconds read before and after the range, where a file is not read from its beginning to its end
 # Seconds by which times may differ from a count of samples (Matroska rounds them, AVI's jitter); more is a gap. After a
@@ -58,16 +78,19 @@ class _SeekFailed(Exception):
     """Reading did not begin before the range in every track."""
 
 
-def start(source: str, begin: float, end: float | None, target: str, decode: bool, seconds: float) -> subprocess.Popen:
+def start(
+    source: str, begin: float, end: float | None, target: str, kind: str, decode: bool, seconds: float
+) -> subprocess.Popen:
     """Begin to make ``target``, an MP4 with the sound of ``source`` from ``begin`` to ``end`` (seconds), moved to 0.
 
     The process prints one line of JSON, ``{"tracks": number written, "notes": [sentences]}``, and ends with status 0.
 
     Args:
+        kind: a key of :data:`KINDS`.
         decode: False copies what can be copied without a look, and leaves out the rest.
         seconds: after which the process ends itself, in case the one that began it is gone.
     """
-    arguments = json.dumps([media_path(source), begin, end, media_path(target), decode])
+    arguments = json.dumps([media_path(source), begin, end, media_path(target), kind, decode])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "icve.data.media.sound", arguments, str(max(1, round(seconds)))],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -77,9 +100,9 @@ def start(source: str, begin: float, end: float | None, target: str, decode: boo
     )
 
 
-def prepare(source: str, begin: float, end: float | None, target: str, decode: bool = True) -> dict:
+def prepare(source: str, begin: float, end: float | None, target: str, kind: str = "mp4", decode: bool = True) -> dict:
     """What the process does. Raises FFmpegError or OSError where a file cannot be read or written at all."""
-    job = _Job(source, begin, end, target, decode)
+    job = _Job(source, begin, end, target, KINDS[kind], decode)
     while not job.done():
         pass
     return {"tracks": job.tracks, "notes": [*job.left_out.values(), *job.notes]}
@@ -88,8 +111,9 @@ def prepare(source: str, begin: float, end: float | None, target: str, decode: b
 class _Job:
     """A file's sound, written again from its beginning whenever a track turns out to need another treatment."""
 
-    def __init__(self, source: str, begin: float, end: float | None, target: str, decode: bool) -> None:
+    def __init__(self, source: str, begin: float, end: float | None, target: str, kind: Kind, decode: bool) -> None:
         self.source, self.begin, self.end, self.target, self.decode = source, begin, end, target, decode
+        self.kind = kind
         self.encode: set[int] = set()  # streams that cannot be copied after all
         self.left_out: dict[int, str] = {}  # streams, and why
         self.notes: list[str] = []
@@ -156,7 +180,7 @@ class _Job:
     def _track(self, sound: av.AudioStream) -> _Copied | _Encoded:
         if sound.codec_context is None:
             raise _LeftOut("its codec is not known.")
-        if sound.codec_context.codec.canonical_name in _COPIED and sound.index not in self.encode:
+        if sound.codec_context.codec.canonical_name in self.kind.copied and sound.index not in self.encode:
             return _Copied(self, sound)
         if not self.decode:
             raise _LeftOut("FFmpeg crashes or hangs while it decodes it.")
@@ -237,7 +261,7 @@ class _Copied:
 
 
 class _Encoded:
-    """A track decoded, and encoded as AAC at the times of its packets."""
+    """A track decoded, and encoded at the times of its packets."""
 
     def __init__(self, job: _Job, sound: av.AudioStream) -> None:
         self.packets, self.written, self.lost, self.silent, self._job = 0, 0, 0, 0.0, job
@@ -246,7 +270,7 @@ class _Encoded:
         layout = decoder.layout
         _never_freed.append(layout)
         names = [channel.name for channel in layout.channels]
-        self._layout, self._mix, self.note = channel_mix(names)
+        self._layout, self._mix, self.note = channel_mix(names, job.kind.layouts)
         self._rate = decoder.sample_rate
         # What all frames are brought to. Decoders that take their layout from the file are given a plain one in place
         # of a custom one: of a plain one PyAV has nothing to free.
@@ -261,7 +285,9 @@ class _Encoded:
         self._after_loss = False
         self._repeated = 0  # samples to come whose time is past
         self._end = None if job.end is None else round((job.end - job.begin) * self._rate)
-        self._stream = job.out.add_stream("aac", rate=self._rate if self._rate in _RATES else 48000)
+        kind = job.kind
+        rate = self._rate if self._rate in kind.rates else 48000
+        self._stream = cast(av.AudioStream, job.out.add_stream(kind.encoder, rate=rate))
         self._stream.layout = self._layout
         self._stream.bit_rate = max(128_000, 64_000 * len(LAYOUTS[self._layout]))
 

@@ -56,6 +56,16 @@ def test_channels_without_a_place_beside_others_are_left_out_and_told():
     assert "USR40" in note
 
 
+def test_only_layouts_that_are_asked_for_are_chosen():
+    chosen = set(LAYOUTS) - {"4.0", "5.0"}
+    layout, matrix, note = channel_mix(LAYOUTS["5.0"], chosen)
+    assert (layout, note) == ("5.1", "")
+    assert np.array_equal(matrix.T, np.eye(6)[[0, 1, 2, 4, 5]])
+    layout, matrix, note = channel_mix(LAYOUTS["4.0"], chosen)
+    assert (layout, "neighbours: BC" in note) == ("5.1", True)
+    assert np.allclose((matrix**2).sum(0), 1)
+
+
 def test_channels_out_of_order_are_known():
     assert not any(
         is_custom(names) for names in [*LAYOUTS.values(), ["NONE", "NONE"], ["FL", "FR", "FC", "LFE", "SL", "SR"]]

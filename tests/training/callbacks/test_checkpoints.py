@@ -133,7 +133,7 @@ def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, m
     assert pipeline.default("shift") == 1.5
     assert pipeline.config.prediction == "epsilon"
     video = make_data().batch(0)["source"][:1]
-    assert pipeline(video, "make it blue", output_type="uint8").shape == video.shape
+    assert pipeline(video, "make it blue", output_type="uint8").video.shape == video.shape
     saved = CheckpointFolders().load_checkpoint(checkpoint)
     assert all(key.startswith("transformer.") for key in saved["state_dict"])
 
