@@ -82,7 +82,12 @@ def contents(cache):
     """{(id, role): tensor} of a cache, and its records by id."""
     cache = LatentCache(cache)
     records = {record.id: record for record in cache.records() if record.reason is None}
-    return {(name, role): t for name, record in records.items() for role, t in cache.read(record).items()}, records
+    tensors = {}
+    for name, record in records.items():
+        pair = cache.read(record)
+        pair |= pair.pop("text").tensors("text")
+        tensors |= {(name, role): tensor for role, tensor in pair.items()}
+    return tensors, records
 
 
 def same(ours, theirs):
