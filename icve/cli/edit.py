@@ -30,7 +30,7 @@ EPILOG = """examples:
   icve edit --input clip.mp4 --instruction "make the red circle blue" --output out
   icve edit --input clips/ --instruction "apply the sepia style" --output out --report 24
   icve edit --model runs/demo/sft --input edits.jsonl --output out --shard 2/8
-  icve edit --transformer weights/icve --base weights/hunyuanvideo --input edits.jsonl --output out
+  icve edit --transformer weights/icve --base weights/base --input edits.jsonl --output out
   icve edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
   icve edit --input clip.mp4 --instruction "apply the sepia style" --output out --format prores4444
   torchrun --nproc_per_node 8 -m icve edit --input edits.jsonl --output out --sequence_parallel_size 4

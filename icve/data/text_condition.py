@@ -18,7 +18,7 @@ class TextCondition:
         embeddings: (B, L, D), zero where padded.
         mask: (B, L) bool, True on tokens, padded on the right, at least one per text. It may stay on the host, where
             the transformer reads it without waiting for a device.
-        extras: (B, ...) tensors by name, of models that want more: "pooled" (B, Dp) is HunyuanVideo's.
+        extras: (B, ...) tensors by name, of models that want more, as "pooled" (B, Dp).
     """
 
     embeddings: Tensor

@@ -98,7 +98,7 @@ def norm_rotate(
 
     Args:
         x_BNHD: (B, N, H, D), any floating dtype; the arithmetic is float32 or wider.
-        weight: learned scale: (D,) normalises over the head width (HunyuanVideo), (H, D) over all heads (Wan).
+        weight: learned scale: (D,) normalises over the head width, (H, D) over all heads.
         frequencies_ND: complex (N, D/2); 1 for a token that has no position (text); None rotates nothing.
 
     Returns:

@@ -42,7 +42,9 @@ def folder(make_clip, tmp_path) -> Path:
 
 def options(folder: Path, output: str, *more: str) -> list[str]:
     places = ["--model", folder / "model", "--input", folder / "clips", "--output", folder / output]
-    return [str(word) for word in [*places, "--instruction", "make it red", "--batch-size", 2, *more]]
+    return [
+        str(word) for word in [*places, "--instruction", "make it red", "--batch-size", 2, "--precision", 32, *more]
+    ]
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from icve.models.attention import joint_attention
+from icve.models import attention
+from icve.models.attention import joint_attention, packed_attention
 from icve.models.layout import Grid, PackedLayout, Segment, pack
 from icve.models.rope import rotary_frequencies
 from icve.models.sequence_parallel import sequence_parallel
@@ -117,3 +118,17 @@ def compare_shared(rank: int, size: int, store: str) -> None:
 @pytest.mark.timeout(120)
 def test_processes_that_share_tokens_follow_the_same_rule(tmp_path):
     torch.multiprocessing.spawn(compare_shared, args=(2, str(tmp_path / "store")), nprocs=2)
+
+
+@pytest.mark.parametrize("lengths", [(4, 4), (1, 3)])
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_cross_attention_takes_the_layout_of_its_keys(lengths, by_sample, monkeypatch):
+    monkeypatch.setattr(attention, "attends_by_sample", lambda key: by_sample)
+    layout = pack([Segment("text", 4, shared=True)], lengths, dtype=torch.float64)
+    (query, *_), (_, key, value) = projections(2, 7), projections(2, 4)
+    found = packed_attention(query, key, value, layout)
+    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
+    expected = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (query, key, value)), attn_mask=mask[:, None, None]
+    )
+    torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-12, rtol=0)

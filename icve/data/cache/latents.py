@@ -16,7 +16,7 @@ rename, and never change afterwards. A pair that was encoded again is in a newer
 Shapes: C latent channels, T latent frames of h x w, L text tokens of width Dt. Of every pair are kept
 source, target  latents (C, T, h, w)        text    embeddings (1, L, Dt) of the instruction, without padding
 region          bool (1, T, h, w), latent positions that its edit mask touches, if it has one
-text.NAME       (1, ...), what else the text encoder gives (text.pooled of HunyuanVideo's); names are in latents.json
+text.NAME       (1, ...), what else the text encoder gives (text.pooled, for one); names are in latents.json
 """
 
 from __future__ import annotations
