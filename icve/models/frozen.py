@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from icve.data.identity import files_digest
 from icve.models.protocols import ConfiguredModel
 from icve.models.weight_files import index_tensors, read_json
-from icve.runtime.atomic import write_text
+from icve.runtime.atomic import new_folder, write_text
 
 Precision = Literal["float16", "bfloat16", "float32"]
 
@@ -157,16 +157,9 @@ class FrozenComponent(ConfiguredModel, ABC):
         files = self.files(name)
         if all(file.parent == folder for file in files):
             return folder
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir()
+        with new_folder(folder, replace=True) as partial:
             for file in files:
                 shutil.copyfile(file, partial / file.name)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     @classmethod
