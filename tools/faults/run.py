@@ -50,15 +50,18 @@ model:
       text_embed_dim: 12
       pooled_projection_dim: 10
       guidance_embeds: false
-  codec:
-    class_path: icve.models.weightless.dct.DCTCodec
-  text_encoder:
-    class_path: icve.models.weightless.hashed.HashedTextEncoder
-    init_args: {{text_dim: 12, pooled_dim: 10}}
+  frozen:
+    codec:
+      class_path: icve.models.weightless.dct.DCTCodec
+    text_encoder:
+      class_path: icve.models.weightless.hashed.HashedTextEncoder
+      init_args: {{text_dim: 12, pooled_dim: 10}}
   optimizer:
     class_path: torch.optim.AdamW
     init_args: {{lr: 0.001}}
-  instruction_dropout: 0.3
+  objective:
+    class_path: icve.training.objectives.in_context.InContext
+    init_args: {{instruction_dropout: 0.3}}
   sampling: {{steps: 2, guidance_scale: 1.0, shift: 1.0, num_frames: 5, height: 32, width: 32}}
 data:
   class_path: icve.data.paired_edits.PairedEditsDataModule
