@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
@@ -36,21 +35,6 @@ class SamplerSettings:
     guidance_scale: float = 1.0
     guidance_until: float = 0.0
     embedded_guidance: float = 1000.0
-
-
-class Sampler(Protocol):
-    """Brings noise to clean latents."""
-
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        noise: Latents,
-        context: Latents,
-        text: TextCondition,
-        negative: TextCondition | None,
-        settings: SamplerSettings,
-        after_step: AfterStep | None = None,
-    ) -> dict[str, Tensor]: ...
 
 
 class EulerSampler:

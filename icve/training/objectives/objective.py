@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,7 +29,7 @@ class Losses:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-class Objective:
+class Objective(ABC):
     """Turns batches into losses. One object serves training and validation; its settings are its constructor's.
 
     Attributes:
@@ -37,17 +38,17 @@ class Objective:
 
     predicts: Prediction = "velocity"
 
-    def use(self, frozen: Mapping[str, nn.Module]) -> None:
+    def use(self, frozen: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most objectives need nothing of them
         """Called once, with the frozen parts by name. Raises ValueError where they lack what the objective needs."""
 
     def instructions(self, batch: EditBatch, draws: Draws) -> list[str]:
         """What every sample's transformer is told: its instruction, unless an objective says otherwise."""
         return batch["instruction"]
 
+    @abstractmethod
     def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
         """Of a batch with latents (`source`, `target`) and `condition`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
         """Validation losses (B,) by name, e.g. "sigma_0.5"; the draws depend on the samples' ids only."""
-        raise NotImplementedError
