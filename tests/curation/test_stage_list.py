@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icve.curation.stage_list import PipelineError, load_pipeline
+from icve.curation.stage_list import load_pipeline
 
 PIPELINES = sorted((Path(__file__).resolve().parents[2] / "pipelines").glob("*.yaml"))
 
@@ -85,6 +85,6 @@ TOY = "tests.curation.toy_stages."
 def test_what_is_wrong_is_said(tmp_path, content, said):
     file = tmp_path / "pipeline.yaml"
     file.write_text(content)
-    with pytest.raises(PipelineError, match=re.escape(said)) as caught:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
         load_pipeline(file)
     assert "\n" not in str(caught.value)

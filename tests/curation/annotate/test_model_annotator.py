@@ -13,7 +13,7 @@ import yaml
 from icve.curation.annotate.endpoint import EndpointModel
 from icve.curation.annotate.model_annotator import ModelAnnotator
 from icve.curation.stage import Rejected, Workspace
-from icve.curation.stage_list import PipelineError, load_pipeline
+from icve.curation.stage_list import load_pipeline
 from icve.curation.vision_language import Answer, Question, VisionLanguageModel
 from icve.data.manifest import ManifestError
 from icve.data.media.video import write_video
@@ -209,5 +209,5 @@ def test_only_what_decides_an_answer_invalidates_answers(tmp_path):
 
 
 def test_a_wrong_parameter_in_yaml_is_named(tmp_path):
-    with pytest.raises(PipelineError, match="base_url must be an address"):
+    with pytest.raises(ValueError, match="base_url must be an address"):
         pipeline(tmp_path, base_url="localhost")
