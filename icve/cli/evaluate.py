@@ -5,36 +5,45 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from icve.data.media.media_paths import refuse_foreign
-from icve.runtime.printable import forgive_output, json_lines
+from icve.runtime.printable import forgive_output
 
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth
   icve edit --input runs/truth/manifest.parquet --output runs/out
   icve eval synthetic --results runs/out/results.jsonl --truth runs/truth
+  icve eval run preservation --results runs/out/results.jsonl --reference runs/truth
 
-exit status: 0 done; 2 wrong arguments
+exit status: 0 done; 2 wrong arguments; 3 some edits could not be measured
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Arguments of `icve eval`."""
-    parser = argparse.ArgumentParser(
-        prog="icve eval",
-        description="Measure edits. `synthetic` compares with exact targets: prints figures as JSON, writes a page.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    look: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EPILOG}
+    parser = argparse.ArgumentParser(prog="icve eval", description="Measure edits.", **look)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    text = "compare with exact targets: print figures as JSON, write a page"
+    synthetic = commands.add_parser("synthetic", help=text, description=f"{text.capitalize()}.", **look)
+    synthetic.add_argument(
+        "--truth", required=True, help="folder (or manifest) of `icve synthesize pairs --split test`"
     )
-    parser.add_argument("benchmark", choices=("synthetic",), help="what the edits are compared with")
-    parser.add_argument("--results", required=True, help="results.jsonl of icve edit")
-    parser.add_argument("--truth", required=True, help="folder (or manifest) of `icve synthesize pairs --split test`")
-    parser.add_argument("--model", help="model whose codec is the reference (default: the one that edited)")
-    parser.add_argument("--report", help="page to write (default: evaluation.html beside the results)")
-    parser.add_argument("--examples", type=int, default=6, help="edits of every type on the page (default: 6)")
+    synthetic.add_argument("--model", help="model whose codec is the reference (default: the one that edited)")
+    synthetic.add_argument("--report", help="page to write (default: evaluation.html beside the results)")
+    synthetic.add_argument("--examples", type=int, default=6, help="edits of every type on the page (default: 6)")
+
+    text = "run a suite of metrics: print their means, write a row per edit"
+    run = commands.add_parser("run", help=text, description=f"{text.capitalize()}.", **look)
+    run.add_argument("suite", help="YAML file with a list of metrics, or the name of a shipped one (preservation)")
+    run.add_argument("--reference", help="manifest (or its folder) with source, target and mask of the edits")
+    run.add_argument("--output", help="folder for metrics.parquet and metrics.json (default: beside the results)")
+    for command in (synthetic, run):
+        command.add_argument("--results", required=True, help="results.jsonl of icve edit")
     return parser
 
 
@@ -42,21 +51,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve eval`; returns the exit status."""
     forgive_output()
     arguments = build_parser().parse_args(argv)
+    options = {name: value for name, value in vars(arguments).items() if name != "command"}
     try:
-        refuse_foreign([arguments.results, arguments.truth, arguments.model, arguments.report])
-        paths = Path(arguments.results), Path(arguments.truth)
-        figures = evaluate_synthetic(*paths, arguments.model, arguments.report, arguments.examples)
-    except (ValueError, FileNotFoundError) as error:
+        refuse_foreign([value for value in options.values() if isinstance(value, str)])
+        return (run_suite if arguments.command == "run" else evaluate_synthetic)(**options)
+    except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(figures, indent=2, allow_nan=False))
-    return 0
+
+
+def run_suite(suite: str, results: str, reference: str | None = None, output: str | None = None) -> int:
+    """Measure the results of `icve edit` with the metrics of a suite; writes ``metrics.parquet`` and ``metrics.json``.
+
+    Returns:
+        The exit status: 0, or 3 where an edit could not be measured.
+
+    Raises:
+        ValueError, OSError: something is not there, is wrong, or cannot be written.
+    """
+    import pyarrow.parquet as parquet
+
+    from icve.data.cells import to_table
+    from icve.data.manifest import read_manifest
+    from icve.evaluation.edits import find_edits
+    from icve.evaluation.suite import figures_text, load_suite, measure, summarise
+    from icve.runtime.atomic import whole_file, write_text
+
+    metrics = load_suite(suite)
+    edits = find_edits(Path(results), None if reference is None else read_manifest(_manifest_path(reference)))
+    rows = measure(edits, metrics)
+    summary = summarise(rows)
+    folder = Path(results).parent if output is None else Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / "metrics.parquet") as temporary:
+        parquet.write_table(to_table(rows), temporary)
+    write_text(folder / "metrics.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    print(figures_text(summary))
+    broken = [row for row in rows if row["error"]]
+    for row in broken[:5]:
+        print(f"{row['id']}: {row['error']}", file=sys.stderr)
+    if broken:
+        print(f"{len(broken)} of {len(rows)} edits could not be measured in full.", file=sys.stderr)
+    return 3 if broken else 0
 
 
 def evaluate_synthetic(
-    results: Path, truth: Path, model: str | None = None, report: str | None = None, examples: int = 6
-) -> dict[str, Any]:
-    """Compare the results of `icve edit` with the true targets of a synthetic test set.
+    results: str, truth: str, model: str | None = None, report: str | None = None, examples: int = 6
+) -> int:
+    """Compare the results of `icve edit` with the true targets of a synthetic test set; prints the figures of the demo.
 
     An edit is found among the results by its id, else by its source's file name and its instruction; one that failed
     or is missing counts as no success.
@@ -68,33 +110,32 @@ def evaluate_synthetic(
         report: page to write; None is ``evaluation.html`` beside the results.
         examples: edits of every type on the page.
 
-    Returns:
-        the figures of the demo.
-
     Raises:
-        FileNotFoundError, ValueError: something is not there or does not fit together.
+        ValueError, OSError: something is not there, does not fit together, or cannot be written.
     """
+    from icve.data.manifest import read_manifest
     from icve.editing.editors import resolve_model_folder, shipped_editor
-    from icve.editing.results import ResultLog
     from icve.evaluation.demo_results import held_out_examples
+    from icve.evaluation.edits import find_edits
     from icve.evaluation.report import Section, write_report
     from icve.evaluation.synthetic import evaluate
 
-    if not results.is_file():
-        raise FileNotFoundError(f"There are no results at {results}: icve edit writes results.jsonl into its output.")
-    manifest = truth / "manifest.parquet" if truth.is_dir() and (truth / "manifest.parquet").is_file() else truth
-    rows = ResultLog(results.parent).read() if results.name == "results.jsonl" else _read(results)
-    given, settings = match_results(rows, manifest, results.parent)
-    folder = resolve_model_folder(model or settings.get("model") or shipped_editor())
-    evaluation = evaluate(given, manifest, codec=load_codec(folder))
-    seconds = sum(row["seconds"] for row in rows.values() if row["status"] == "ok")
+    manifest = _manifest_path(truth)
+    edits = find_edits(Path(results), read_manifest(manifest))
+    made = {edit.id: edit for edit in edits if edit.edited is not None}
+    settings = next((dict(edit.result["settings"]) for edit in made.values()), {})
+    codec = load_codec(resolve_model_folder(model or settings.get("model") or shipped_editor()))
+    evaluation = evaluate({name: edit.edited for name, edit in made.items()}, manifest, codec=codec)
+    seconds = sum(edit.result["seconds"] for edit in made.values())
     figures = evaluation.figures | {
         "seconds_edit": round(seconds, 3),
         "seconds_per_edit": round(seconds / max(1, len(evaluation.results)), 4),
     }
-    paths = {row["id"]: row | {"result_path": str(given[row["id"]])} for row in evaluation.edits if row["id"] in given}
+    paths = {
+        row["id"]: row | {"result_path": str(made[row["id"]].edited)} for row in evaluation.edits if row["id"] in made
+    }
     write_report(
-        report or results.with_name("evaluation.html"),
+        report or Path(results).with_name("evaluation.html"),
         [Section("Figures", figures)],
         held_out_examples(manifest, {"edited": paths}, examples),
         {"settings": settings, "figures": figures},
@@ -102,24 +143,8 @@ def evaluate_synthetic(
         title="Edits against their true targets",
         heading="Edits",
     )
-    return figures
-
-
-def match_results(
-    rows: Mapping[str, Mapping[str, Any]], manifest: Path, folder: Path
-) -> tuple[dict[str, Path], dict[str, Any]]:
-    """Videos of the results by id of the test manifest, and the settings they were made with."""
-    from icve.data.manifest import read_manifest
-
-    by_words = {(Path(row["source"]).name, row["instruction"]): row for row in rows.values()}
-    given: dict[str, Path] = {}
-    settings: dict[str, Any] = {}
-    for row in read_manifest(manifest):
-        found = rows.get(row["id"]) or by_words.get((Path(row["source_path"] or "").name, row["instruction"]))
-        if found is not None and found["status"] == "ok" and (folder / found["output"]).is_file():
-            given[row["id"]] = folder / found["output"]
-            settings = settings or found["settings"]
-    return given, settings
+    print(json.dumps(figures, indent=2, allow_nan=False))
+    return 0
 
 
 def load_codec(folder: Path) -> Any:
@@ -132,12 +157,7 @@ def load_codec(folder: Path) -> Any:
     return EditPipeline.from_pretrained(folder, transformer=None, text_encoder=None, scheduler=None).codec
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    for number, line in enumerate(json_lines(path), 1):
-        try:
-            row = json.loads(line)
-            rows[row["id"]] = row
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"Line {number} of {path} is no result of icve edit.") from error
-    return rows
+def _manifest_path(path: str) -> Path:
+    """A manifest, also by the folder that `icve synthesize` made."""
+    inside = Path(path) / "manifest.parquet"
+    return inside if inside.is_file() else Path(path)

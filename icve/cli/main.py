@@ -23,7 +23,7 @@ COMMANDS = {
     "fit": "train a stage: icve fit -c configs/demo/pretrain.yaml",
     "validate": "losses of a checkpoint: icve validate -c runs/demo/sft/config.yaml --ckpt_path runs/demo/sft",
     "edit": "edit videos: icve edit --input clips/ --instruction 'make the circle red' --output runs/out",
-    "eval": "figures against exact targets: icve eval synthetic --results runs/out/results.jsonl --truth runs/truth",
+    "eval": "how good edits are: icve eval synthetic --results runs/out/results.jsonl --truth runs/truth",
     "convert": "checkpoints and adapters to other layouts: icve convert weights --input runs/sft --output exported",
 }
 MODULES = {name: f"icve.cli.{name.replace('-', '_')}" for name in COMMANDS}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.manifest import read_manifest
-from icve.data.media.video import read_frames
 from icve.evaluation.curves import read_curves
+from icve.evaluation.edits import read_edited
 from icve.evaluation.report import Example, Section, write_report
 from icve.evaluation.synthetic import decode_clip, load_evaluation
 from icve.evaluation.templates import decibels
@@ -113,7 +113,7 @@ def held_out_examples(
             continue
         shown[row["edit_type"]] += 1
         clips = {"source": decode_clip(row, "source", held_out.root)}
-        clips |= {title: read_frames(result["result_path"]) for title, result in results.items()}
+        clips |= {title: read_edited(Path(result["result_path"])) for title, result in results.items()}
         clips["target"] = decode_clip(row, "target", held_out.root)
         final = list(results.values())[-1]
         nearest = {"nearest to": in_words(final["nearest"], row)}

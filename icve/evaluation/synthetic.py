@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,13 +33,11 @@ from icve.data.edit_types import EDIT_TYPES
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.masks import load_mask
 from icve.data.media.video import read_frames, write_video
+from icve.evaluation.edits import read_edited
 from icve.evaluation.intervals import wilson_interval
+from icve.evaluation.metrics.psnr import psnr, squared_error
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import json_line, json_lines
-
-PSNR_CAP = 60.0
-"""dB. Rounding to 8 bits alone costs 1/12 of a squared level (58.9 dB): nothing above is a difference worth averaging,
-and without a cap one edit with identical pixels would make every mean infinite."""
 
 REGIONS = ("", "_inside", "_outside")
 SUBJECTS = ("psnr", "psnr_copy", "psnr_codec")
@@ -69,21 +66,6 @@ class Evaluation:
     figures: dict[str, Any]
     edits: list[dict[str, Any]]
     results: dict[str, Clip]
-
-
-def psnr(result: Clip, reference: Clip, region: np.ndarray | None = None) -> float | None:
-    """Peak signal-to-noise ratio in dB of two uint8 clips (F,H,W,3), at most :data:`PSNR_CAP`.
-
-    ``region`` (F,H,W) bool limits it to those pixels of all frames together; None when the region is empty, because no
-    pixel is neither a good nor a bad one.
-    """
-    error = _squared_error(result, reference)
-    if region is not None:
-        if not region.any():
-            return None
-        error = error[region]
-    mean = float(error.mean(dtype=np.float64))
-    return PSNR_CAP if mean == 0.0 else min(PSNR_CAP, 10.0 * math.log10(255.0**2 / mean))
 
 
 def measure_edit(result: Clip | None, edit: HeldOutEdit, reconstruction: Clip | None = None) -> dict[str, Any]:
@@ -256,13 +238,8 @@ def _nearest(result: Clip, edit: HeldOutEdit) -> str:
     """What a result is nearest to; a tie is never the target."""
     wrong = {f"distractor_{i}": clip for i, clip in enumerate(edit.distractors)}
     clips = {"source": edit.source, **wrong, "target": edit.target}
-    distances = {name: float(_squared_error(result, clip).mean(dtype=np.float64)) for name, clip in clips.items()}
+    distances = {name: float(squared_error(result, clip).mean(dtype=np.float64)) for name, clip in clips.items()}
     return min(distances, key=distances.__getitem__)
-
-
-def _squared_error(a: Clip, b: Clip) -> np.ndarray:
-    difference = a.astype(np.float32) - b.astype(np.float32)
-    return difference * difference
 
 
 def _means(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -286,7 +263,7 @@ def _batches(edits: Iterator[HeldOutEdit], batch_size: int) -> Iterator[list[Hel
 
 
 def _as_clip(result: Any) -> Clip:
-    return read_frames(result) if isinstance(result, str | Path) else np.asarray(result)
+    return read_edited(Path(result)) if isinstance(result, str | Path) else np.asarray(result)
 
 
 def _edit_batch(editor: Any, batch: list[HeldOutEdit], seed: int, sampling: dict[str, Any]) -> list[Clip]:

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pyarrow.parquet as parquet
 import pytest
 
 from icve.cli import evaluate
@@ -74,3 +75,37 @@ def test_missing_truth_and_foreign_lines(truth, tiny_model, tmp_path, capsys):
     foreign.write_text("[1, 2]\n")
     assert evaluate.main(["synthetic", "--results", str(foreign), "--truth", str(truth)]) == 2
     assert "Line 1 of" in capsys.readouterr().err
+
+
+def test_a_suite_writes_a_row_per_edit_and_means_with_their_coverage(truth, tiny_model, tmp_path, capsys):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0, 1, 2, 4})
+    words = ["run", "preservation", "--results", str(results), "--reference", str(truth)]
+    assert evaluate.main([*words, "--output", str(tmp_path / "figures")]) == 3
+    said = capsys.readouterr()
+    assert "4 of 6" in said.out
+    assert "2 of 6 edits could not be measured in full" in said.err
+    rows = parquet.read_table(tmp_path / "figures" / "metrics.parquet").to_pylist()
+    assert [row["psnr_target_frame"] for row in rows] == [60.0, 60.0, 60.0, None, 60.0, None]
+    assert [row["error"] for row in rows] == [None, None, None, "There is no result.", None, "There is no result."]
+    figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())["figures"]
+    assert figures["psnr_target_frame"] == {"mean": 60.0, "count": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.yaml"], "There is no suite of metrics absent.yaml"),
+        (["preservation", "--reference", "absent"], "absent"),
+        (["preservation", "--results", "absent.jsonl"], "There are no results at absent.jsonl"),
+    ],
+)
+def test_a_suite_that_cannot_run_says_why(truth, tiny_model, tmp_path, words, message, capsys):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0})
+    assert evaluate.main(["run", *words[:1], "--results", str(results), *words[1:]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_lines_without_what_a_result_has_are_refused(truth, tmp_path, capsys):
+    (tmp_path / "results.jsonl").write_text('{"id": "a"}\n')
+    assert evaluate.main(["run", "preservation", "--results", str(tmp_path / "results.jsonl")]) == 2
+    assert "its line of a is no result" in capsys.readouterr().err

@@ -3,13 +3,12 @@ import math
 import numpy as np
 import pytest
 
+from icve.evaluation.metrics.psnr import PSNR_CAP, psnr
 from icve.evaluation.synthetic import (
     FIGURES,
-    PSNR_CAP,
     HeldOutEdit,
     measure_edit,
     noise_generator,
-    psnr,
     summarise,
     tensor_to_clips,
 )
