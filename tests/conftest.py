@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -13,6 +14,20 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def repository() -> Path:
     """The checkout the tests run from: configs/, README.md and the other files outside the package."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def tiny_weights_tool(repository):
+    """The module tools/make_tiny_weights.py."""
+    spec = importlib.util.spec_from_file_location("make_tiny_weights", repository / "tools" / "make_tiny_weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def make_tiny_weights(tiny_weights_tool):
+    return tiny_weights_tool.make_tiny_weights
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Every shipped training configuration is built; the demo's also train on real videos, the debug ones on made ones."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -11,6 +10,7 @@ import yaml
 
 from icve.cli.main import main
 from icve.data.manifest import write_manifest
+from icve.evaluation.suite import load_suite
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs
 from icve.training.run.command import TrainingCommand
@@ -18,7 +18,9 @@ from icve.training.run.stage_checks import check_batches
 from icve.training.run.stage_runs import stage_config, stages_of
 from tests.training import runs
 
-FILES = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+SUITES = sorted((FOLDER / "evaluation").glob("*.yaml"))  # of metrics
+FILES = sorted(set(FOLDER.rglob("*.yaml")).difference(SUITES))
 CURRICULA = {path.parent.name: path for path in FILES if path.stem == "curriculum"}  # by folder
 CONFIGS = [path for path in FILES if path not in CURRICULA.values()]  # of one stage
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
@@ -38,12 +40,9 @@ class Built(Exception):
 
 
 @pytest.fixture(scope="session")
-def tiny_weights(tmp_path_factory, repository):
+def tiny_weights(tmp_path_factory, make_tiny_weights):
     """A tiny random HunyuanVideo, as tools/make_tiny_weights.py writes it."""
-    spec = importlib.util.spec_from_file_location("make_tiny_weights", repository / "tools" / "make_tiny_weights.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    return tool.make_tiny_weights(tmp_path_factory.mktemp("hunyuan") / "weights")
+    return make_tiny_weights(tmp_path_factory.mktemp("hunyuan") / "weights")
 
 
 @pytest.fixture(scope="session")
@@ -322,3 +321,9 @@ def test_the_demo_trains_on_real_clips_and_then_on_real_pairs(shared_data, tmp_p
     assert len(used) == 6
     assert set(used) <= pairs
     assert (sft / "checkpoints" / "last" / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_suites_of_metrics_load(path):
+    assert load_suite(path)
+    assert [type(metric) for metric in load_suite(path.stem)] == [type(metric) for metric in load_suite(path)]

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 
 import pytest
@@ -9,11 +8,8 @@ from icve.models.loading import load_transformer
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    spec = importlib.util.spec_from_file_location("make_tiny_weights", repository / "tools" / "make_tiny_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(tiny_weights_tool):
+    return tiny_weights_tool
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +44,8 @@ def test_it_is_small_and_not_overwritten(tool, folder, capsys):
     assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 3 * 2**20
     assert tool.main([str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
+    assert tool.main([str(folder.parent / "other"), "--family", "nobody"]) == 2
+    assert "no tiny weights of 'nobody', but of hunyuan_video" in capsys.readouterr().err
 
 
 def test_the_seed_decides(tool, folder, tmp_path):

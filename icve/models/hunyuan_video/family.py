@@ -13,6 +13,7 @@ FAMILY = Family(
     adapters=f"{_HERE}.adapter_names",
     open_base=f"{_HERE}.base.open_base",
     convert_codec=f"{_HERE}.base.convert_codec",
+    tiny=f"{_HERE}.tiny.write_tiny",
     exports=("icve",),
     blocks={"num_layers": "transformer_blocks", "num_single_layers": "single_transformer_blocks"},
     # Every projection of attention and MLP in the blocks; not modulation, embeddings, refiner and output.
@@ -24,15 +25,17 @@ FAMILY = Family(
     bases=(
         Base(
             "HunyuanVideo",
-            "https://huggingface.co/tencent/HunyuanVideo/blob/main/LICENSE",
-            "Tencent Hunyuan Community License: not for the European Union, the United Kingdom and South Korea; more "
-            "than 100 million monthly users need a licence of their own; what is made with it must say so.",
+            "https://github.com/Tencent-Hunyuan/HunyuanVideo/blob/main/LICENSE.txt",
+            "Tencent Hunyuan Community License: not in the European Union, the United Kingdom and South Korea; more "
+            "than 100 million monthly users need a licence of their own; its models and outputs must not improve other "
+            "models; copies carry the licence, its notice and a note of changes.",
         ),
         Base(
             "LLaVA-LLaMA-3-8B",
-            "https://llama.meta.com/llama3/license/",
-            "Meta Llama 3 Community License: more than 700 million monthly users need a licence of their own; say that "
-            "it is built with Meta Llama 3.",
+            "https://github.com/meta-llama/llama3/blob/main/LICENSE",
+            "Meta Llama 3 Community License: more than 700 million monthly users need a licence of their own; copies "
+            "carry the licence and its notice; say 'Built with Meta Llama 3', and begin the names of models made with "
+            "it with 'Llama 3'.",
         ),
         Base("CLIP ViT-L/14", "https://github.com/openai/CLIP/blob/main/LICENSE", "MIT License."),
     ),

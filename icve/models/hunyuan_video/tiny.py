@@ -1,17 +1,8 @@
-"""Write a tiny random HunyuanVideo in the layout of its diffusers repository, for tests and for trying configurations.
+"""A tiny random HunyuanVideo in the layout of its diffusers repository: made by the same classes, of noise."""
 
-    python tools/make_tiny_weights.py runs/debug/weights
-
-The folder has what the real repository has (transformer, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2,
-scheduler, model_index.json), made by the same classes, in about two megabytes. Its videos are noise.
-"""
-
-import argparse
 import json
-import os
-import shutil
-import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKLHunyuanVideo, FlowMatchEulerDiscreteScheduler, HunyuanVideoTransformer3DModel
@@ -33,32 +24,22 @@ TRANSFORMER = {
 VAE = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 16}
 
 
-def make_tiny_weights(folder: Path, seed: int = 0) -> Path:
-    """Write the repository to `folder`, whole or not at all, and return it.
-
-    Raises:
-        FileExistsError: `folder` holds something.
-    """
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"'{folder}' is not empty: choose another folder, or remove it.")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        torch.manual_seed(seed)
-        _randomised(HunyuanVideoTransformer3DModel(**TRANSFORMER)).save_pretrained(partial / "transformer")
-        AutoencoderKLHunyuanVideo(**VAE).save_pretrained(partial / "vae")
-        FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(partial / "scheduler")
-        llama_tokenizer, clip_tokenizer = _llama_tokenizer(), _clip_tokenizer(partial / "tokenizer_2")
-        llama_tokenizer.save_pretrained(partial / "tokenizer")
-        clip_tokenizer.save_pretrained(partial / "tokenizer_2")
-        _llama(len(llama_tokenizer)).save_pretrained(partial / "text_encoder")
-        _clip(clip_tokenizer).save_pretrained(partial / "text_encoder_2")
-        (partial / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+def write_tiny(folder: Path) -> None:
+    """Write what the real repository has (transformer, vae, text_encoder, tokenizer, text_encoder_2, tokenizer_2,
+    scheduler, model_index.json) into `folder`, about two megabytes; torch's generator decides the weights."""
+    llama_tokenizer, clip_tokenizer = _llama_tokenizer(), _clip_tokenizer(folder / "tokenizer_2")
+    parts: dict[str, Any] = {
+        "transformer": _randomised(HunyuanVideoTransformer3DModel(**TRANSFORMER)),
+        "vae": AutoencoderKLHunyuanVideo(**VAE),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=7.0),
+        "tokenizer": llama_tokenizer,
+        "tokenizer_2": clip_tokenizer,
+        "text_encoder": _llama(len(llama_tokenizer)),
+        "text_encoder_2": _clip(clip_tokenizer),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n", encoding="utf-8")
 
 
 MODEL_INDEX = {
@@ -73,7 +54,7 @@ MODEL_INDEX = {
 }
 
 
-def _randomised(model: torch.nn.Module) -> torch.nn.Module:
+def _randomised(model: Any) -> Any:
     """Every parameter random, those too that a fresh model has at zero or one."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -142,21 +123,3 @@ def _clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the tool; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights (default: 0)")
-    arguments = parser.parse_args(argv)
-    try:
-        print(make_tiny_weights(arguments.folder, arguments.seed))
-    except FileExistsError as error:
-        print(f"make_tiny_weights: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
