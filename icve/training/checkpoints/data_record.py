@@ -12,10 +12,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from icve.data.manifest import parquet_parts
 
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
+_CHANGES |= {"transforms": "transforms"}
+_PLAIN = (str, int, float, bool, list, tuple)
 
 
 def data_record(data: Any, stage: str) -> dict[str, Any]:
-    """The training manifest's content and number of rows, the batch size and the number of loader workers.
+    """The training manifest's content and number of rows, the batch size, the loader workers and the transforms.
 
     {} on all ranks but the first, which writes `trainer.ckpt`: a manifest is read whole.
 
@@ -27,6 +29,8 @@ def data_record(data: Any, stage: str) -> dict[str, Any]:
         return {}
     data = _of_stage(data, stage)
     record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}
+    if "transforms" in record:
+        record["transforms"] = ", ".join(map(_described, record["transforms"])) or "none"
     if isinstance(manifest := getattr(data, "manifest", None), str):
         record["manifest"] = _content(Path(manifest))
     if (train := getattr(data, "train", None)) is not None:
@@ -56,6 +60,12 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
 def _of_stage(data: Any, stage: str) -> Any:
     stages = getattr(data, "stages", None)
     return stages.get(stage) if isinstance(stages, dict) else data
+
+
+def _described(transform: Any) -> str:
+    """A transform with its settings, as far as they are plain values."""
+    settings = {name: value for name, value in vars(transform).items() if isinstance(value, _PLAIN)}
+    return f"{type(transform).__name__}({', '.join(f'{name}={value!r}' for name, value in sorted(settings.items()))})"
 
 
 def _content(path: Path) -> str | None:

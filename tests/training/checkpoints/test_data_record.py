@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from icve.data.transforms import KeepSource
 from icve.training.checkpoints.data_record import data_changes, data_record
 
 
@@ -26,6 +27,14 @@ def test_only_what_changed_is_told(tmp_path):
     longer.batch_size = 4
     told = "Changed since the checkpoint: the training data (1 rows, then 2), the batch size (2, then 4)."
     assert data_changes(saved, longer, "sft") == told
+
+
+def test_other_transforms_are_told(tmp_path):
+    saved = data_record(module(tmp_path / "a.jsonl", transforms=[KeepSource(0.2, ["nothing"])]), "sft")
+    same, none = (module(tmp_path / "a.jsonl", transforms=t) for t in ([KeepSource(0.2, ["nothing"])], []))
+    assert data_changes(saved, same, "sft") is None
+    told = "Changed since the checkpoint: the transforms (KeepSource(share=0.2, texts=['nothing']), then none)."
+    assert data_changes(saved, none, "sft") == told
 
 
 def test_parts_of_a_folder_are_the_data(tmp_path):
