@@ -1,11 +1,14 @@
-"""A model family of forty lines, for the proof that a family is one folder and one entry; see docs/extend.md."""
+"""A toy family, objective, transform and metric, for the proof that nothing else is touched; see docs/extend.md."""
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from icve.data.text_condition import TextCondition
+from icve.data.transforms import LatentTransform
+from icve.evaluation.metrics.metric import Metric
 from icve.flow import flow_loss, interpolate
 from icve.models.attention import joint_attention
 from icve.models.denoiser import InContextTransformer
@@ -105,11 +108,16 @@ def start_from(name):
     return None if name.startswith("extra.") else name
 
 
+def write_tiny(folder):
+    ToyTransformer().save_pretrained(folder / "transformer")
+
+
 # --- family: the entry ---
 FAMILY = Family(
     name="toy",
     transformer="tests.toy_family.ToyTransformer",
     weights="tests.toy_family",
+    tiny="tests.toy_family.write_tiny",
     start_from="tests.toy_family.start_from",
     blocks={"num_layers": "blocks"},
     lora_targets=r"blocks\.\d+\.to_(qkv|out)",
@@ -140,3 +148,36 @@ class NoisedSource(Objective):
         x_t, context = {"video": interpolate(x0, noise, sigma)}, {"source": batch["source"]}
         prediction = denoiser.denoise(x_t, sigma, batch["condition"], context)["video"]
         return {"half": flow_loss(prediction, x0, noise, sigma)}
+
+
+# --- transform ---
+class Undo(LatentTransform):
+    """Some pairs the other way round."""
+
+    texts = ("undo the edit",)
+
+    def __init__(self, share: float = 0.5):
+        self.share = share
+
+    def __call__(self, sample, rng):
+        if rng.random() >= self.share:
+            return sample
+        return sample | {"source": sample["target"], "target": sample["source"], "instruction": self.texts[0]}
+
+    def on_latents(self, sample, rng):
+        return self(sample, rng)
+
+
+# --- metric ---
+class Reddened(Metric):
+    """How much redder an edit is than its source, in levels of 0 to 255; for instructions that ask for red."""
+
+    needs = ("source", "edited", "instruction")
+
+    def __init__(self, word: str = "red"):
+        self.word = word
+
+    def __call__(self, source, edited, instruction):
+        if self.word not in instruction:
+            return {"reddened": None}
+        return {"reddened": float(np.mean(edited[..., 0].astype(np.float32) - source[..., 0]))}

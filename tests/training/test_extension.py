@@ -1,17 +1,21 @@
-"""A new family and a new objective fit, plan, encode, edit, are exported and reloaded: nothing else is touched."""
+"""A new family, objective, transform and metric: plan, encode, fit, edit, measure, export; nothing else is touched."""
 
 import json
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 import torch
 import torch.distributed as dist
 import yaml
 from safetensors.torch import load_file
 
-from icve.cli.main import main
+from icve.cli.main import COMMANDS, MODULES, main
 from icve.curation.stage import Workspace
 from icve.data.media.video import read_frames
 from icve.models import families
@@ -36,13 +40,15 @@ def toy_yaml(folder, run):
     values = yaml.safe_load(TINY_YAML.format(run=run, manifest=write_pairs(folder, 4, 5, 32)))
     values["model"]["transformer"] = {"class_path": "tests.toy_family.ToyTransformer"}
     values["model"]["objective"] = {"class_path": "tests.toy_family.NoisedSource", "init_args": {"amount": 0.2}}
+    values["data"]["init_args"]["transforms"] = [{"class_path": "tests.toy_family.Undo", "init_args": {"share": 0.4}}]
     (folder / "toy.yaml").write_text(yaml.safe_dump(values))
     return folder / "toy.yaml"
 
 
-def test_a_family_and_an_objective_go_through_every_command(tmp_path, capsys):
-    run = tmp_path / "run"
+def test_a_family_an_objective_a_transform_and_a_metric_go_through_every_command(tmp_path, capsys, make_tiny_weights):
+    run, weights = tmp_path / "run", make_tiny_weights(tmp_path / "weights", seed=3, family="toy")
     config = toy_yaml(tmp_path, run)
+    start = ["--model.start.pretrained", str(weights)]
     assert main(["plan", "-c", str(config), "--gpus", "1", "--gpu_memory", "8"]) == 0
     assert "Stage tiny" in capsys.readouterr().out
     assert main(["encode", "-c", str(config), "--output", str(tmp_path / "cache")]) == 0
@@ -52,14 +58,25 @@ def test_a_family_and_an_objective_go_through_every_command(tmp_path, capsys):
         "--trainer.default_root_dir",
         str(tmp_path / "cached"),
     ]
-    assert main(["fit", "-c", str(config)]) == main(["fit", "-c", str(config), *cached]) == 0
+    assert main(["fit", "-c", str(config), *start]) == main(["fit", "-c", str(config), *start, *cached]) == 0
     losses = [[line["loss"] for line in steps(folder)] for folder in (run, tmp_path / "cached")]
     assert len(losses[0]) == 4
+    ids = [line["ids"] for line in steps(run)]
+    plain = ["--data.init_args.transforms", "[]", "--trainer.default_root_dir", str(tmp_path / "plain")]
+    assert main(["fit", "-c", str(config), *start, *plain]) == 0
+    assert [line["ids"] for line in steps(tmp_path / "plain")] == ids
+    assert [line["loss"] for line in steps(tmp_path / "plain")] != losses[0]  # the transform has its effect
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)  # the cache holds 16 bits
 
     edit = ["edit", "--model", str(run), "--input", str(tmp_path / "source0.mp4"), "--instruction", "make it red"]
     assert main([*edit, "--output", str(tmp_path / "out")]) == 0
     assert read_frames(next((tmp_path / "out").glob("*.mp4"))).shape == (5, 32, 32, 3)
+
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("metrics: [{class_path: tests.toy_family.Reddened}]\n")
+    assert main(["eval", "run", str(suite), "--results", str(tmp_path / "out" / "results.jsonl")]) == 0
+    (row,) = parquet.read_table(tmp_path / "out" / "metrics.parquet").to_pylist()
+    assert row["reddened"] == pytest.approx(reddened(tmp_path / "source0.mp4", tmp_path / "out" / "source0.mp4"))
 
     exported = tmp_path / "exported"
     assert main(["convert", "weights", "--input", str(run), "--output", str(exported)]) == 0
@@ -69,6 +86,10 @@ def test_a_family_and_an_objective_go_through_every_command(tmp_path, capsys):
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in again.state_dict().items())
     assert main(["convert", "editor", "--input", str(run), "--output", str(tmp_path / "editor")]) == 0
     assert main([*edit[:2], str(tmp_path / "editor"), *edit[3:], "--output", str(tmp_path / "again")]) == 0
+
+
+def reddened(source, edited):
+    return float((read_frames(edited)[..., 0].astype(float) - read_frames(source)[..., 0]).mean())
 
 
 def test_licences_of_base_weights_follow_them(tmp_path, toy):
@@ -183,3 +204,36 @@ def test_the_documented_stage_decides_on_rows(documented, tmp_path):
     wide, tall = documented["Landscape"](least=1.5)(rows, Workspace(tmp_path, tmp_path, tmp_path))
     assert wide["aspect"] == 2
     assert (tall.reason, tall.detail) == ("portrait", "its aspect is 0.50")
+
+
+def test_the_documented_transform_mirrors_some_pairs(documented):
+    sample = {
+        "source": torch.arange(6).reshape(1, 1, 2, 3),
+        "target": torch.zeros(1, 1, 2, 3),
+        "instruction": "make it red",
+    }
+    draws = [documented["Mirrored"]()(sample, np.random.default_rng(seed))["source"] for seed in range(20)]
+    mirrored = [torch.equal(source, sample["source"].flip(-1)) for source in draws]
+    assert 0 < sum(mirrored) < 20
+    assert all(
+        torch.equal(source, sample["source"]) for source, is_so in zip(draws, mirrored, strict=True) if not is_so
+    )
+
+
+def test_the_documented_metric_measures(documented):
+    clip = np.zeros((3, 2, 2, 3), np.uint8)
+    clip[1] = 30
+    assert documented["Flicker"]()(edited=clip) == {"flicker": 30.0}
+    assert documented["Flicker"]()(edited=clip[:1]) == {"flicker": None}
+
+
+def test_the_documented_command_is_found_and_runs(documented, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(COMMANDS, "count-rows", "rows of a manifest: icve count-rows data/clips.parquet")
+    monkeypatch.setitem(MODULES, "count-rows", "my_package.count_rows")
+    monkeypatch.setitem(sys.modules, "my_package.count_rows", SimpleNamespace(main=documented["main"]))
+    manifest = write_pairs(tmp_path, 3, 5, 32)
+    assert main(["count-rows", str(manifest)]) == 0
+    assert capsys.readouterr().out == "3\n"
+    assert main(["count-rows", str(tmp_path / "none.parquet")]) == 2
+    assert main(["--help"]) == 0
+    assert "count-rows" in capsys.readouterr().out
