@@ -127,7 +127,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
                     component.save_pretrained(Path(save_directory) / name, embed=True)
 
     def enable_model_cpu_offload(self, *args: Any, **kwargs: Any) -> None:
-        """As in diffusers; parts without weights (the DCT, hashed words) stay on the accelerator."""
+        """As in diffusers; parts without weights stay on the accelerator."""
         self._read_frozen_parts()
         # accelerate's hooks ask a module's first parameter where the module is.
         without_weights = [

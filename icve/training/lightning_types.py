@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from icve.editing.pipeline import EditPipeline
     from icve.models.denoiser import InContextTransformer
     from icve.models.lora import LoRA
+    from icve.training.objectives.objective import Objective
 
 
 class EditingModule(LightningModule):
     """What others may use of :class:`icve.training.module.InContextEditingModule`, which uses some of them."""
 
     transformer: InContextTransformer  # or what is used like it
+    objective: Objective
     lora: LoRA | None
     stage: str
     samples: int

@@ -75,7 +75,8 @@ class EditPreviews(Callback):
             with trainer.precision_plugin.forward_context():
                 cached = videos["source"].dtype != torch.uint8
                 latents = videos["source"].float() if cached else pipeline.encode_video(videos["source"])
-                edited = pipeline.edit_latents(
+                edited = module.objective.edit(
+                    pipeline,
                     latents,
                     [sample["instruction"]],
                     num_inference_steps=self.steps,

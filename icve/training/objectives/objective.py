@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from icve.data.edit_batch import EditBatch
+from icve.editing.pipeline import EditPipeline
 from icve.flow import Prediction
 from icve.models.denoiser import Denoiser
 from icve.training.randomness import Draws
@@ -52,3 +54,14 @@ class Objective(ABC):
     @abstractmethod
     def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
         """Validation losses (B,) by name, e.g. "sigma_0.5"; the draws depend on the samples' ids only."""
+
+    def edit(self, pipeline: EditPipeline, source: Tensor, instructions: Sequence[str], **settings: Any) -> Tensor:
+        """Edited latents (B, C, T, h, w) of source latents, for previews, as an editor trained for this makes them.
+
+        Args:
+            pipeline: the module's own, with its current weights.
+            source: (B, C, T, h, w) float32.
+            instructions: B of them.
+            settings: as `EditPipeline.edit_latents` takes them.
+        """
+        return pipeline.edit_latents(source, instructions, **settings)

@@ -16,7 +16,8 @@ from werkzeug.wrappers import Response
 from icve.training.callbacks.ema import EMA
 from icve.training.callbacks.gif import encode_gif
 from icve.training.callbacks.previews import EditPreviews, psnr, side_by_side
-from tests.training.conftest import SIZE, as_loader, cached_texts
+from icve.training.objectives.in_context import InContext
+from tests.training.conftest import SIZE, TinyPairs, as_loader, cached_texts
 
 
 def gif_frames(data):
@@ -134,6 +135,27 @@ def test_latents_are_shown_as_the_codec_decodes_them(make_module, make_trainer, 
             assert np.abs(shown - truth).mean() < 25
             # close to what was decoded, not to the noise that was encoded
             assert np.abs(shown - pixels[name][number].permute(1, 2, 3, 0).numpy()).mean() > 40
+
+
+class Copies(InContext):
+    """An objective whose editor returns the source."""
+
+    def edit(self, pipeline, source, instructions, **settings):
+        assert settings["num_inference_steps"] == 3
+        return source
+
+
+class Plain(TinyPairs):
+    def batch(self, number):
+        batch = super().batch(number)
+        return batch | {"source": torch.full_like(batch["source"], 60), "target": torch.full_like(batch["target"], 200)}
+
+
+def test_the_objective_says_how_previews_are_edited(make_module, make_trainer, tmp_path):
+    trainer = make_trainer(1, [EditPreviews(1, steps=3)], logger=TensorBoardLogger(tmp_path), val_check_interval=1)
+    trainer.fit(make_module(objective=Copies()), datamodule=Plain(validation=1))
+    assert trainer.callback_metrics["val/preview_psnr_source"] > 40
+    assert trainer.callback_metrics["val/preview_psnr_target"] < 10
 
 
 def test_without_tensorboard_there_is_nothing_to_show(make_module, make_trainer, make_data):
