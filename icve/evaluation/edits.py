@@ -65,7 +65,9 @@ class Edit:
         path = self.row[f"{role}_path"]
         file = Path(path) if self.root is None else resolve_path(self.root, path)
         if not file.is_file():
-            advice = "run this where icve edit ran, or give --reference" if self.root is None else "check its root"
+            advice = "check the root of its manifest"
+            if self.root is None:
+                advice = "give --reference, or run this in the folder that it is relative to"
             raise ValueError(f"Its {role} {path} is not there: {advice}.")
         return read_frames(
             file, start=self.row.get(f"{role}_start") or 0, count=self.row.get(f"{role}_frames"), size=size

@@ -97,7 +97,7 @@ def test_figures_of_one_name_are_refused(edits):
 def test_without_a_reference_the_sources_are_those_of_the_results(edits, tmp_path, monkeypatch):
     results = tmp_path / "out" / "results.jsonl"
     (row,) = measure(find_edits(results)[:1], [Psnr("source", "frame")], progress=False)
-    assert row["error"].startswith("Its source source.mp4 is not there: run this where icve edit ran")
+    assert row["error"].startswith("Its source source.mp4 is not there: give --reference, or run this in the folder")
     monkeypatch.chdir(tmp_path)
     (row,) = measure(find_edits(results)[:1], [Psnr("source", "frame")], progress=False)
     assert row["error"] is None
