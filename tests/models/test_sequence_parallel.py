@@ -177,8 +177,13 @@ def test_shares_are_even_to_one_token():
 
 def test_heads_must_be_shared_evenly(monkeypatch):
     class Four:
+        group_name = "four"
+
         def size(self):
             return 4
+
+        def rank(self):
+            return 3
 
     monkeypatch.setattr(sequence_parallel, "_group", Four())
     with pytest.raises(ValueError, match="6 attention heads cannot be shared by 4 processes"):
