@@ -197,9 +197,7 @@ class _Wait(torch.autograd.Function):
     """Wait for what `_Start` started. Backward starts the exchange of the gradient."""
 
     @staticmethod
-    def forward(
-        ctx, under_way: Tensor, sent: Tensor, received: list[int], counts: list[int], group: str
-    ) -> Tensor:
+    def forward(ctx, under_way: Tensor, sent: Tensor, received: list[int], counts: list[int], group: str) -> Tensor:
         ctx.how = counts, received, group
         return torch.ops._c10d_functional.wait_tensor(under_way)
 
