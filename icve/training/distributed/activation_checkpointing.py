@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Graphs of one kind of block: with and without gradients, for a text's length, for each bucket until sizes are symbols.
 GRAPHS = 64
+COMPILED = "_icve_compiled"  # mark of the function in place of a block's forward
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,17 @@ class Checkpointing:
             transformer.enable_gradient_checkpointing(run)
 
 
+def compiled_blocks(transformer: nn.Module) -> list[nn.Module]:
+    """The blocks that `Checkpointing` let torch.compile make."""
+    return [module for module in transformer.modules() if hasattr(vars(module).get("forward"), COMPILED)]
+
+
 def _compiled(
     forward: Callable[..., Any], again: Callable[..., Any] | None, options: dict[str, Any]
 ) -> Callable[..., Any]:
     def run(*inputs: Any) -> Any:
         return forward(*inputs) if again is None or not torch.is_grad_enabled() else again(forward, *inputs)
 
-    return torch.compile(run, **options)
+    compiled = torch.compile(run, **options)
+    setattr(compiled, COMPILED, True)
+    return compiled
