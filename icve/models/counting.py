@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.families import arguments_of, family_of_class
 from icve.models.family import located
+from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
 from icve.models.sequence_parallel import sequence_parallel
 
 
@@ -44,7 +44,7 @@ class Counts:
         forward: FLOPs of the forward pass.
         backward: FLOPs of the backward pass, without what is computed again.
         recompute: FLOPs of the second forward pass of checkpointed blocks.
-        saved: bytes that wait for the backward pass when the forward pass has ended, parameters excluded.
+        saved: bytes that wait for the backward pass when the forward pass has ended, parameters and inputs excluded.
         peak: most bytes alive at any moment of both passes; parameters and their gradients excluded.
     """
 
@@ -117,8 +117,49 @@ def block_depths(kind: type[nn.Module], config: Mapping[str, Any]) -> dict[str, 
     return {name: complete[name] for name in family.blocks}
 
 
-def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
-    """Counts of a transformer for one sample, without and with checkpointing (every block keeps its input only).
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Counts of a transformer for one sample, however its blocks are checkpointed.
+
+    Attributes:
+        depths: blocks of each kind that it has, in the order they run.
+        one, two: by kind and mode, counts of models with one and with two blocks of that kind, all run in that mode.
+    """
+
+    depths: Mapping[str, int]
+    one: Mapping[str, Mapping[Mode, Counts]]
+    two: Mapping[str, Mapping[Mode, Counts]]
+
+    def counts(self, mode: Mode = "none", every: int = 1) -> Counts:
+        """Counts where of `every` blocks the first is checkpointed in a mode; see `Checkpointing`."""
+        return _extrapolated(self, mode, every)
+
+
+@lru_cache
+def _extrapolated(measured: Measured, mode: Mode, every: int) -> Counts:
+    def one(name: str, kind: str, mode: Mode) -> float:
+        return getattr(measured.one[kind][mode], name)
+
+    def added(name: str, kind: str, mode: Mode) -> float:
+        """By every further block."""
+        return getattr(measured.two[kind][mode], name) - one(name, kind, mode)
+
+    kinds = [kind for kind, depth in measured.depths.items() for _ in range(depth)]
+    modes: list[Mode] = [mode if is_recomputed(i, mode, every) else "none" for i in range(len(kinds))]
+    blocks = list(zip(kinds, modes, strict=True))
+    names = ("forward", "backward", "recompute", "saved")
+    sums = {name: one(name, *blocks[-1]) - added(name, *blocks[-1]) for name in names}  # what is not in the blocks
+    peak = 0.0
+    for block in blocks:
+        for name in names:
+            sums[name] += added(name, *block)
+        # The most is alive when a block's gradient is computed: what the blocks before it saved, and its own work.
+        peak = max(peak, sums["saved"] + one("peak", *block) - one("saved", *block))
+    return Counts(**sums, peak=peak)
+
+
+def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> Measured:
+    """Counts of a transformer for one sample.
 
     Args:
         kind: the transformer's class, of a family's.
@@ -131,81 +172,45 @@ def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtyp
 
 
 @lru_cache
-def _count(path: str, arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
+def _count(path: str, arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> Measured:
     kind: type[nn.Module] = located(path)
     config = dict(arguments)
     depths = {name: depth for name, depth in block_depths(kind, config).items() if depth}
     none = dict.fromkeys(block_depths(kind, config), 0)
-    one = {name: run(kind, config | none | {name: 1}, sample, dtype) for name in depths}
-    two = {name: run(kind, config | none | {name: 2}, sample, dtype) for name in depths}
-    return {
-        on: _extrapolated(
-            depths,
-            {name: counts[on] for name, counts in one.items()},
-            {name: counts[on] for name, counts in two.items()},
-        )
-        for on in (False, True)
-    }
+    one, two = ({name: run(kind, config | none | {name: depth}, sample, dtype) for name in depths} for depth in (1, 2))
+    return Measured(depths, one, two)
 
 
-def _extrapolated(depths: Mapping[str, int], one: Mapping[str, Counts], two: Mapping[str, Counts]) -> Counts:
-    """Counts of a model with these depths from those of models with one and with two blocks of one kind."""
-
-    def total(name: str, depths: Mapping[str, int]) -> float:
-        """One block of the last kind, and what each of the others adds."""
-        last = list(depths)[-1]
-        added = (
-            (depth - (kind == last)) * (getattr(two[kind], name) - getattr(one[kind], name))
-            for kind, depth in depths.items()
-        )
-        return getattr(one[last], name) + sum(added)
-
-    # The most is alive when the backward pass begins with the last block of a kind: what all blocks before it saved,
-    # and that block's own work. Single-stream blocks come last; when double-stream ones begin, theirs is freed.
-    peaks = []
-    for position, kind in enumerate(depths):
-        until = dict(list(depths.items())[: position + 1])
-        peaks.append(total("saved", until) + one[kind].peak - one[kind].saved)
-    sums = {name: total(name, depths) for name in ("forward", "backward", "recompute", "saved")}
-    return Counts(**sums, peak=max(peaks))
-
-
-def run(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[bool, Counts]:
-    """The same counts from running exactly this model."""
+def run(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[Mode, Counts]:
+    """Counts from running exactly this model, with every block in a mode."""
     model: Any = build_on_meta(kind, config, dtype)
     inputs = _inputs(model, sample, dtype)
     for parameter in model.parameters():  # a finished gradient is counted with the parameters
         parameter.register_post_accumulate_grad_hook(_drop_gradient)
-    plain = _pass(model, inputs)
-    model.enable_gradient_checkpointing()
-    kept = _pass(model, inputs)
-    again = kept.backward - plain.backward
-    return {False: plain, True: replace(kept, backward=plain.backward, recompute=again)}
+    passes: dict[Mode, Counts] = {}
+    for mode in MODES:
+        if mode != "none":
+            model.enable_gradient_checkpointing(recomputed(mode))
+        passes[mode] = _pass(model, inputs)
+    plain = passes["none"].backward
+    return {mode: replace(c, backward=plain, recompute=c.backward - plain) for mode, c in passes.items()}
 
 
 def _pass(model: nn.Module, inputs: Mapping[str, Any]) -> Counts:
     """A pass forward and back; what is computed again is in `backward`."""
     known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
-    saved: dict[int, tuple[int, Tensor]] = {}  # by storage, kept alive so that its address is not used again
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            saved[storage._cdata] = storage.nbytes(), tensor
-        return tensor
-
     flops = FlopCounterMode(display=False)
     with torch.device("meta"), _fused_attention(), flops:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss = model(**inputs).sum()
-        forward, kept = flops.get_total_flops(), sum(size for size, _ in saved.values())
-        saved.clear()
+        loss = model(**inputs).sum()
+        forward = flops.get_total_flops()
         loss.backward()
         del loss
     # A pass of its own: the FLOP counter keeps tensors alive that checkpointed blocks compute again.
     with torch.device("meta"), _fused_attention(), LiveBytes(known) as memory:
-        model(**inputs).sum().backward()
-    return Counts(forward, flops.get_total_flops() - forward, 0, kept, memory.most)
+        loss = model(**inputs).sum()
+        saved = memory.live - loss.nbytes
+        loss.backward()
+    return Counts(forward, flops.get_total_flops() - forward, 0, saved, memory.most)
 
 
 def training_flops(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample) -> int:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from icve.models.rope import rotary_frequencies
@@ -21,6 +22,7 @@ from icve.models.sequence_parallel import Shards, shards_of
 
 Time = Literal["zero", "target"]
 Rule = Literal["full", "static_context"]
+TEXT_STEP = 64  # text on an accelerator is padded to a multiple of so many tokens
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,23 @@ def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:
     if not torch.equal(mask, torch.arange(mask.shape[1], device="cpu") < lengths[:, None]):
         raise ValueError("encoder_attention_mask must be right-padded: valid tokens first, padding after them.")
     return tuple(lengths.tolist())
+
+
+def text_tokens(longest: int, device: torch.device) -> int:
+    """Tokens that the texts of a batch are padded to, from those of the longest one.
+
+    On an accelerator a multiple of 64: texts of up to 256 tokens have four lengths, and neither kernels, compiled
+    graphs nor blocks of memory are made anew for every other one. A CPU plans little and computes what it is given, so
+    that there it is the longest text's own length.
+    """
+    return longest if device.type in ("cpu", "meta") else math.ceil(longest / TEXT_STEP) * TEXT_STEP
+
+
+def padded_text(text_BLD: Tensor, longest: int) -> Tensor:
+    """Texts cut or padded to `text_tokens`."""
+    tokens = text_tokens(longest, text_BLD.device)
+    missing = tokens - text_BLD.shape[1]
+    return F.pad(text_BLD, (0, 0, 0, missing)) if missing > 0 else text_BLD[:, :tokens]
 
 
 def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> Tensor:

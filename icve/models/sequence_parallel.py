@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 _group: ProcessGroup | None = None
@@ -57,16 +55,14 @@ class Shards:
     """How the tokens of one sample lie on the processes of a group.
 
     Attributes:
-        group: the processes.
+        group: the name of the processes' group.
+        rank: of this process among them.
         segments: tokens that each process has, of every segment that is shared out.
     """
 
-    group: ProcessGroup
+    group: str
+    rank: int
     segments: tuple[Sequence[int], ...]
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank(self.group)
 
     @property
     def size(self) -> int:
@@ -143,10 +139,10 @@ def shards_of(tokens: Sequence[int], heads: int) -> Shards | None:
             f"{heads} attention heads cannot be shared by {size} processes: choose a sequence-parallel size that "
             f"divides {heads}."
         )
-    return Shards(_group, tuple(split_sizes(count, size) for count in tokens))
+    return Shards(_group.group_name, _group.rank(), tuple(split_sizes(count, size) for count in tokens))
 
 
-def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Callable[[], Tensor]:
+def _gather(part: Tensor, group: str, counts: Sequence[int]) -> Callable[[], Tensor]:
     """Start to concatenate along dimension 1 what the processes have; backward sums their gradients of each one's part.
 
     Returns:
@@ -158,64 +154,54 @@ def _gather(part: Tensor, group: ProcessGroup, counts: Sequence[int]) -> Callabl
     return lambda: received().transpose(0, 1)
 
 
-def _exchange(
-    sent: Tensor, received: Sequence[int], counts: Sequence[int], group: ProcessGroup
-) -> Callable[[], Tensor]:
+def _exchange(sent: Tensor, received: Sequence[int], counts: Sequence[int], group: str) -> Callable[[], Tensor]:
     """Start an all-to-all of the rows of a contiguous tensor.
 
     Args:
         sent: first the rows for the first process of the group.
         received: rows that come from each process.
         counts: rows that go to each.
-        group: the processes.
+        group: name of the processes' group.
 
     Returns:
         What waits for it and gives the rows that came.
     """
-    how = _Exchange(list(received), list(counts), group.group_name)
-    under_way = _Start.apply(sent, how)
-    return lambda: _Wait.apply(under_way, how)
-
-
-@dataclass
-class _Exchange:
-    """Rows that come from and go to each process of a group, and the gradient that is on its way back."""
-
-    received: list[int]
-    sent: list[int]
-    group: str
-    gradient: Tensor | None = None
+    how = list(received), list(counts), group
+    under_way = _Start.apply(sent, *how)
+    return lambda: _Wait.apply(*under_way, *how)
 
 
 class _Start(torch.autograd.Function):
-    """Start an all-to-all, whose result only `_Wait` may look at. Backward waits for the gradient."""
+    """Start an all-to-all. Backward waits for the gradient.
+
+    Autograd wants the gradient of what came to have its shape, but on its way back it has the shape of what was sent.
+    Hence the second result, without memory, of that shape: values go forward by the first one, the gradient comes back
+    by the second one. Nothing is kept elsewhere, so that a compiler may trace it, and it sees torch's own collectives.
+
+    Returns:
+        The rows under way, which only `_Wait` may look at, and a tensor that stands for those that were sent.
+    """
 
     @staticmethod
-    def forward(ctx, sent: Tensor, how: _Exchange) -> Tensor:
-        ctx.how = how
-        return torch.ops._c10d_functional.all_to_all_single(sent, how.received, how.sent, how.group)
+    def forward(ctx, sent: Tensor, received: list[int], counts: list[int], group: str) -> tuple[Tensor, Tensor]:
+        under_way = torch.ops._c10d_functional.all_to_all_single(sent, received, counts, group)
+        ctx.mark_non_differentiable(under_way)
+        return under_way, sent.new_empty(()).expand(sent.shape)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, _: Tensor) -> tuple[Tensor, None]:
-        gradient, ctx.how.gradient = ctx.how.gradient, None
-        return torch.ops._c10d_functional.wait_tensor(gradient), None
+    def backward(ctx, _: Tensor, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return torch.ops._c10d_functional.wait_tensor(gradient), None, None, None
 
 
 class _Wait(torch.autograd.Function):
     """Wait for what `_Start` started. Backward starts the exchange of the gradient."""
 
     @staticmethod
-    def forward(ctx, under_way: Tensor, how: _Exchange) -> Tensor:
-        ctx.how = how
+    def forward(ctx, under_way: Tensor, sent: Tensor, received: list[int], counts: list[int], group: str) -> Tensor:
+        ctx.how = counts, received, group
         return torch.ops._c10d_functional.wait_tensor(under_way)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        how = ctx.how
-        # Not returned: autograd wants a gradient shaped as what came, this one has the shape of what was sent.
-        how.gradient = torch.ops._c10d_functional.all_to_all_single(
-            gradient.contiguous(), how.sent, how.received, how.group
-        )
-        return gradient, None
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, None, None]:
+        back = torch.ops._c10d_functional.all_to_all_single(gradient.contiguous(), *ctx.how)
+        return None, back, None, None, None

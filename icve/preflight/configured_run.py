@@ -17,6 +17,7 @@ from icve.preflight.fits import Run, Sized
 from icve.preflight.frozen_bytes import frozen_bytes
 from icve.preflight.layouts import Model
 from icve.runtime.precision import AUTO, named
+from icve.training.distributed.activation_checkpointing import Checkpointing
 from icve.training.run.configuration import parse_configuration
 
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
@@ -67,9 +68,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
             counted[number] = count(kind, transformer, sample, _DTYPES[weight])
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
-    return Run(
-        config.model.stage, model, sized, batch, config.trainer.max_steps, config.model.checkpointing.mode != "none"
-    )
+    checkpointing = Checkpointing(config.model.checkpointing.mode, config.model.checkpointing.every)
+    return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing)
 
 
 def configured_transformer(part: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from icve.data.buckets import Bucket
-from icve.models.counting import Counts
-from icve.preflight.layouts import STRATEGIES, Layout, Memory, Model, communication, layouts, memory
+from icve.models.counting import Measured
+from icve.preflight.layouts import STRATEGIES, Layout, Memory, Model, communication, in_words, layouts, memory
+from icve.training.distributed.activation_checkpointing import Checkpointing
 
 _MOST_GPUS = 4096  # looked at when more are needed
 
@@ -31,25 +32,25 @@ class Sized:
         bucket: the bucket.
         tokens: of one sample, text included.
         share: of the run's steps.
-        counts: without and with checkpointing.
+        measured: counts of one sample for every way to checkpoint.
     """
 
     bucket: Bucket
     tokens: int
     share: float
-    counts: Mapping[bool, Counts]
+    measured: Measured
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained: stage, model, buckets, samples per optimizer step, steps, whether blocks are checkpointed."""
+    """What is trained: stage, model, buckets, samples per optimizer step, steps, how blocks are checkpointed."""
 
     stage: str
     model: Model
     buckets: Sequence[Sized]
     batch: int
     steps: int
-    checkpointing: bool
+    checkpointing: Checkpointing
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def evaluate(run: Run, machine: Machine, layout: Layout, samples: int | None = N
     micro_steps = per_group // samples
     used, sent, seconds = [], [], []
     for sized in run.buckets:
-        count = sized.counts[layout.checkpointing]
+        count = sized.measured.counts(layout.checkpointing.mode, layout.checkpointing.every)
         used.append(memory(run.model, layout, count, sized.tokens, samples, machine.reserve))
         sent.append(communication(run.model, layout, sized.tokens, samples, micro_steps))
         flops = run.batch * (count.forward + count.backward + count.recompute)
@@ -112,7 +113,7 @@ def evaluate(run: Run, machine: Machine, layout: Layout, samples: int | None = N
 def options(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES) -> list[Option]:
     """Every layout of the GPUs, or, where none divides the batch, of the most of them for which one does."""
     for gpus in range(machine.gpus, 0, -1):
-        found = list(layouts(gpus, run.model.heads, run.batch, machine.node, strategies))
+        found = list(layouts(gpus, run.model, run.batch, machine.node, strategies))
         if found:
             return [evaluate(run, machine, layout) for layout in found]
     raise AssertionError("one GPU takes any batch")
@@ -152,7 +153,7 @@ def remedies(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES)
 def describe(layout: Layout) -> str:
     """A layout in words."""
     shared = f"sequence parallel {layout.sequence_parallel}, " if layout.sequence_parallel > 1 else ""
-    return f"{layout.strategy}, {shared}{'' if layout.checkpointing else 'no '}checkpointing"
+    return f"{layout.strategy}, {shared}{in_words(layout.checkpointing)}"
 
 
 def gib(size: float) -> float:

@@ -1,8 +1,8 @@
 """How a model and its training state are spread over GPUs, and how many bytes of what that leaves on each.
 
 A layout is a ZeRO stage (what of the training state is partitioned over all GPUs), a sequence-parallel size (how many
-GPUs share the tokens of one sample, by exchanging heads for tokens around attention) and whether blocks keep only
-their input for the backward pass.
+GPUs share the tokens of one sample, by exchanging heads for tokens around attention) and what the blocks keep for the
+backward pass.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 from icve.models.counting import Counts
+from icve.models.recompute import MODES
+from icve.training.distributed.activation_checkpointing import Checkpointing
 
 # What Lightning's DeepSpeed strategy sets: numbers in a bucket of gradients, and of gathered parameters.
 BUCKET = 200_000_000
@@ -54,7 +56,7 @@ class Layout:
     gpus: int
     strategy: str
     sequence_parallel: int
-    checkpointing: bool
+    checkpointing: Checkpointing
 
     @property
     def zero(self) -> int:
@@ -69,7 +71,7 @@ class Layout:
         """What has to be changed to get the other layout."""
         texts = {
             "gpus": f"{other.gpus} GPUs",
-            "checkpointing": "checkpointing" if other.checkpointing else "no checkpointing",
+            "checkpointing": in_words(other.checkpointing),
             "sequence_parallel": f"sequence parallel {other.sequence_parallel}",
             "strategy": other.strategy,
         }
@@ -149,22 +151,38 @@ def communication(model: Model, layout: Layout, tokens: int, samples: int, micro
         2: (micro_steps + 1) * whole,  # gradients are scattered after every pass
         3: 3 * micro_steps * whole,  # weights are gathered for each pass forward and back, gradients scattered
     }[zero]
-    # Four exchanges around attention forward, four back, and four where it is computed again.
-    exchanges = (12 if layout.checkpointing else 8) * model.blocks
+    # Four exchanges around attention forward, four back, and four where a block is computed again.
+    exchanges = 8 * model.blocks + 4 * layout.checkpointing.blocks(model.blocks)
     message = samples * tokens / ranks * model.width * model.weight * (ranks - 1) / ranks
     return state + exchanges * message * micro_steps
 
 
-def layouts(gpus: int, heads: int, batch: int, node: int, strategies: Sequence[str] = STRATEGIES) -> Iterator[Layout]:
-    """The layouts that `gpus` GPUs, in nodes of `node`, allow for a global batch.
+def in_words(checkpointing: Checkpointing) -> str:
+    """As "selective checkpointing of every 2nd block"."""
+    if checkpointing.mode == "none":
+        return "no checkpointing"
+    suffix = {2: "nd", 3: "rd"}.get(checkpointing.every, "th")
+    which = "" if checkpointing.every == 1 else f" of every {checkpointing.every}{suffix} block"
+    return f"{checkpointing.mode} checkpointing{which}"
+
+
+def ways_to_checkpoint(blocks: int) -> list[Checkpointing]:
+    """Every mode and every k that checkpoints another number of so many blocks; the most memory comes first."""
+    by_number = {Checkpointing("full", k).blocks(blocks): k for k in range(blocks, 0, -1)}
+    ks = sorted(by_number.values(), reverse=True)
+    return [Checkpointing(), *(Checkpointing(mode, k) for mode in MODES if mode != "none" for k in ks)]
+
+
+def layouts(gpus: int, model: Model, batch: int, node: int, strategies: Sequence[str] = STRATEGIES) -> Iterator[Layout]:
+    """The layouts that `gpus` GPUs, in nodes of `node`, allow for a global batch of a model.
 
     A sequence-parallel size must divide the heads and the GPUs and stays within a node; the groups must divide the
     batch. On one GPU nothing can be partitioned.
     """
     for ranks in range(1, min(node, gpus) + 1):
-        if heads % ranks or gpus % ranks or batch % (gpus // ranks):
+        if model.heads % ranks or gpus % ranks or batch % (gpus // ranks):
             continue
         for strategy in strategies:
             if gpus > 1 or strategy == "ddp" or len(strategies) == 1:
-                for checkpointing in (False, True):
+                for checkpointing in ways_to_checkpoint(model.blocks):
                     yield Layout(gpus, strategy, ranks, checkpointing)

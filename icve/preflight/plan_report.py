@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from icve.models.recompute import MODES
 from icve.preflight.fits import Machine, Option, Run, Sized, best, describe, evaluate, gib, nearest, options, remedies
-from icve.preflight.layouts import Memory
+from icve.preflight.layouts import Memory, in_words
 
 DAY = 86_400
 _PARTS = [field.name for field in fields(Memory)]
@@ -49,7 +50,8 @@ class Result:
             f"{strategy}--trainer.strategy.init_args.sequence_parallel_size {layout.sequence_parallel} "
             f"--data.init_args.batch_size {layout.groups * option.samples} "
             f"--trainer.accumulate_grad_batches {option.micro_steps} "
-            f"--model.checkpointing.mode {'full' if layout.checkpointing else 'none'}"
+            f"--model.checkpointing.mode {layout.checkpointing.mode} "
+            f"--model.checkpointing.every {layout.checkpointing.every}"
         )
 
 
@@ -70,7 +72,7 @@ def tables(result: Result) -> str:
     parts = [
         f"Stage {run.stage}: {billions:.2f} B parameters, {run.steps} steps of {run.batch} samples, on {machine.gpus} "
         f"GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
-        "One sample (PFLOP; GiB that wait for the backward pass, without and with checkpointing):",
+        "One sample (PFLOP, and what checkpointing computes again; GiB that wait for the backward pass by its mode):",
         _samples(run),
         "GiB per GPU in the bucket that needs most, with as many samples at once as fit; +x is x GiB too many:",
         _matrix(result),
@@ -143,15 +145,16 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def _sized(sized: Sized) -> dict[str, Any]:
-    values = asdict(sized)
-    counts = values.pop("counts")
-    return values | {"plain": counts[False], "checkpointed": counts[True]}
+    counts = {mode: asdict(sized.measured.counts(mode)) for mode in MODES}
+    return {"bucket": sized.bucket, "tokens": sized.tokens, "share": sized.share, **counts}
 
 
 def _option(result: Result, option: Option) -> dict[str, Any]:
     values = asdict(option)
+    how = option.layout.checkpointing
     return {
         **values.pop("layout"),
+        "checkpointing": {"mode": how.mode, "every": how.every},
         **values,
         "missing": max(0.0, option.most - result.machine.memory),
         "change": [] if option.fits else nearest(option, result.options),
@@ -162,25 +165,27 @@ def _option(result: Result, option: Option) -> dict[str, Any]:
 def _samples(run: Run) -> str:
     rows = []
     for sized in run.buckets:
-        plain, kept = sized.counts[False], sized.counts[True]
-        flops = (f"{number / 1e15:.3g}" for number in (plain.forward, plain.backward, kept.recompute))
-        saved = (f"{gib(counts.saved):.3g}" for counts in (plain, kept))
+        none, selective, full = (sized.measured.counts(mode) for mode in MODES)
+        numbers = (none.forward, none.backward, selective.recompute, full.recompute)
+        flops = (f"{number / 1e15:.3g}" for number in numbers)
+        saved = (f"{gib(counts.saved):.3g}" for counts in (none, selective, full))
         rows.append((sized.bucket, sized.tokens, *flops, *saved))
-    head = ("bucket", "tokens", "forward", "backward", "recomputed", "all kept", "checkpointed")
+    head = ("bucket", "tokens", "forward", "backward", "selective again", "full again", *MODES)
     return table(head, rows)
 
 
 def _matrix(result: Result) -> str:
     """Rows strategy and checkpointing, columns sequence-parallel sizes."""
     sizes = sorted({option.layout.sequence_parallel for option in result.options})
-    rows: dict[tuple[str, bool], dict[int, str]] = {}
+    rows: dict[tuple[str, str], dict[int, str]] = {}
     for option in result.options:
         layout, over = option.layout, option.most - result.machine.memory
+        if layout.checkpointing.every > 1 and layout.checkpointing != result.shown.layout.checkpointing:
+            continue  # between the ones that are shown
         cell = f"{gib(option.most):.1f}" if option.fits else f"+{gib(over):.1f}"
-        rows.setdefault((layout.strategy, layout.checkpointing), {})[layout.sequence_parallel] = cell
+        rows.setdefault((layout.strategy, in_words(layout.checkpointing)), {})[layout.sequence_parallel] = cell
     body = [
-        (f"{strategy}, {'checkpointing' if on else 'all kept'}", *(cells.get(size, "") for size in sizes))
-        for (strategy, on), cells in rows.items()
+        (f"{strategy}, {kept}", *(cells.get(size, "") for size in sizes)) for (strategy, kept), cells in rows.items()
     ]
     return table(("layout", *(f"sequence parallel {size}" for size in sizes)), body)
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from icve.models.counting import Counts, Sample
+from icve.models.counting import Measured, Sample
+from icve.models.recompute import MODES, Mode
 
 
 def parameters(config: Mapping[str, Any]) -> float:
@@ -33,31 +34,37 @@ def forward_flops(config: Mapping[str, Any], sample: Sample) -> float:
     blocks = config["num_layers"] + config["num_single_layers"]
     refiner = config["num_refiner_layers"] * (2 * sample.text * (4 + 2 * r) * D**2 + 4 * sample.text**2 * D)
     text = 2 * sample.text * config["text_embed_dim"] * D
-    return blocks * (2 * N * (4 + 2 * r) * D**2 + 4 * N**2 * D) + refiner + text
+    return blocks * 2 * N * (4 + 2 * r) * D**2 + attention_flops(config, sample) + refiner + text
 
 
-def saved_bytes(config: Mapping[str, Any], sample: Sample, item: int, checkpointing: bool) -> float:
+def attention_flops(config: Mapping[str, Any], sample: Sample) -> float:
+    """FLOPs of the scores and sums of attention in all blocks."""
+    return 4 * sum(tokens(config, sample)) ** 2 * _width(config) * (config["num_layers"] + config["num_single_layers"])
+
+
+def saved_bytes(config: Mapping[str, Any], sample: Sample, item: int, mode: Mode) -> float:
     """Bytes kept for the backward pass.
 
     In units of N D numbers a double-stream block keeps its input, two times norm, modulated norm and update (6), q and
     k as projected (2), q, k, v as attended to (3), the result of attention, the middle of the block (1 each), and the
     MLP before and after its activation (2r). A single-stream block has one norm and no middle, keeps v only once (5 for
     q, k, v), and the MLP after its activation together with attention's result (1 + r).
+    Checkpointed, a block keeps its input (1), and selectively the result of attention as well.
     Beside the blocks: the rotations, and the last layer's norm, modulated norm (of the target) and input.
     """
     D, r, N = _width(config), config["mlp_ratio"], sum(tokens(config, sample))
-    double, single = (1, 1) if checkpointing else (13 + 2 * r, 11 + 2 * r)
+    double, single = {"none": (13 + 2 * r, 11 + 2 * r), "selective": (2, 2), "full": (1, 1)}[mode]
     units = config["num_layers"] * double + config["num_single_layers"] * single + 2
     # The norms of q and k keep a float32 factor per head, and attention the logarithm of its sum.
-    heads = 0 if checkpointing else 3 * config["num_attention_heads"] * 4
+    heads = {"none": 3, "selective": 1, "full": 0}[mode] * config["num_attention_heads"] * 4
     blocks = config["num_layers"] + config["num_single_layers"]
     return N * (units * D * item + blocks * heads + config["attention_head_dim"] * 4)
 
 
-def deviation(config: Mapping[str, Any], sample: Sample, item: int, counts: Mapping[bool, Counts]) -> float:
-    """Largest relative difference between these closed forms and the counts without and with checkpointing."""
-    pairs = [(forward_flops(config, sample), counts[False].forward)]
-    pairs += [(saved_bytes(config, sample, item, on), counts[on].saved) for on in (False, True)]
+def deviation(config: Mapping[str, Any], sample: Sample, item: int, measured: Measured) -> float:
+    """Largest relative difference between these closed forms and the counts in every mode of checkpointing."""
+    pairs = [(forward_flops(config, sample), measured.counts().forward)]
+    pairs += [(saved_bytes(config, sample, item, mode), measured.counts(mode).saved) for mode in MODES]
     return max(abs(expected / counted - 1) for expected, counted in pairs)
 
 

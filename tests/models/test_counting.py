@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.counting import LiveBytes, Sample, _inputs, block_depths, build_on_meta, count, run
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
+from icve.models.recompute import MODES
+from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import closed_forms as formulas
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
@@ -25,10 +26,10 @@ def complete(config):
 def test_few_blocks_tell_about_many(depths):
     config = TINY | dict(zip(("num_layers", "num_single_layers"), depths, strict=True))
     few, whole = count(Model, config, SMALL, torch.bfloat16), run(Model, config, SMALL, torch.bfloat16)
-    for checkpointing in (False, True):
+    for mode in MODES:
         for name in ("forward", "backward", "recompute", "saved", "peak"):
-            values = (getattr(counts[checkpointing], name) for counts in (few, whole))
-            assert next(values) == pytest.approx(next(values), rel=1e-3), name
+            values = getattr(few.counts(mode), name), getattr(whole[mode], name)
+            assert values[0] == pytest.approx(values[1], rel=1e-3), (mode, name)
 
 
 @pytest.mark.parametrize(("config", "sample"), [(TINY, SMALL), (WIDE, Sample(3, 32, 48, 40))], ids=["tiny", "wide"])
@@ -36,64 +37,81 @@ def test_closed_forms_agree_within_a_tenth(config, sample):
     parameters = sum(parameter.numel() for parameter in build_on_meta(Model, config).parameters())
     assert formulas.parameters(complete(config)) == pytest.approx(parameters, rel=0.1)
     assert formulas.deviation(complete(config), sample, 2, count(Model, config, sample, torch.bfloat16)) < 0.1
-    for checkpointing in (False, True):
-        counted = count(Model, config, sample, torch.bfloat16)[checkpointing]
+    for mode in MODES:
+        counted = count(Model, config, sample, torch.bfloat16).counts(mode)
         assert formulas.forward_flops(complete(config), sample) == pytest.approx(counted.forward, rel=0.1)
-        saved = formulas.saved_bytes(complete(config), sample, 2, checkpointing)
+        saved = formulas.saved_bytes(complete(config), sample, 2, mode)
         assert saved == pytest.approx(counted.saved, rel=0.1)
         # Two products for each of the forward pass, and five instead of two in attention.
         assert 2 <= counted.backward / counted.forward <= 2.5
-        expected = counted.forward if checkpointing else 0
+        attention = formulas.attention_flops(complete(config), sample)
+        expected = {"none": 0, "selective": counted.forward - attention, "full": counted.forward}[mode]
         assert counted.recompute == pytest.approx(expected, rel=0.1)
 
 
-def real(config, checkpointing):
+@pytest.mark.parametrize("shape", ["tiny", "13B"])
+def test_a_block_keeps_two_units_selectively_and_one_fully(shape):
+    """In tokens times width times bytes of a number: its input, and attention's result with a float32 per head."""
+    config, sample = (TINY, SMALL) if shape == "tiny" else ({}, Sample(5, 30, 52, 64))
+    measured, width = count(Model, config, sample, torch.bfloat16), complete(config)["attention_head_dim"]
+    tokens = sum(formulas.tokens(complete(config), sample))
+    unit = tokens * width * complete(config)["num_attention_heads"] * 2
+    for kind in measured.depths:
+        kept = {mode: (measured.two[kind][mode].saved - measured.one[kind][mode].saved) / unit for mode in MODES}
+        assert kept["full"] == pytest.approx(1, rel=1e-3)
+        assert kept["selective"] == pytest.approx(2 + 4 / (2 * width), rel=1e-3)
+        assert 18 < kept["none"] < 25
+
+
+def real(config, mode, every=1):
     """The same model and inputs with memory, on the CPU."""
     torch.manual_seed(0)
     model = build_on_meta(Model, config).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    if checkpointing:
-        model.enable_gradient_checkpointing()
+    Checkpointing(mode, every).apply(model)
     inputs = {name: None if x is None else torch.rand(x.shape) for name, x in _inputs(model, SMALL, None).items()}
     return model, inputs
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_real_training_keeps_computes_and_needs_what_was_counted(checkpointing):
-    counted = count(Model, TINY, SMALL, torch.float32)[checkpointing]
-    model, inputs = real(TINY, checkpointing)
+@pytest.mark.parametrize(
+    ("mode", "every"), [("none", 1), ("full", 1), ("selective", 1), ("full", 2), ("selective", 2), ("selective", 3)]
+)
+def test_real_training_keeps_computes_and_needs_what_was_counted(mode, every):
+    counted = count(Model, TINY, SMALL, torch.float32).counts(mode, every)
+    model, inputs = real(TINY, mode, every)
     known = {x.untyped_storage()._cdata for x in (*model.parameters(), *filter(torch.is_tensor, inputs.values()))}
-    kept = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            kept[storage._cdata] = storage.nbytes(), tensor
-        return tensor
-
     # The counter knows the plain attention of the CPU, not its fused one.
     with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model(**inputs)
     assert flops.get_total_flops() == pytest.approx(counted.forward, rel=0.01)
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(**inputs)
-    assert sum(size for size, _ in kept.values()) == pytest.approx(counted.saved, rel=0.1)
-    kept.clear()
-
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     with LiveBytes(known) as memory:
-        model(**inputs).sum().backward()
+        loss = model(**inputs).sum()
+        assert memory.live == pytest.approx(counted.saved, rel=0.1)
+        loss.backward()
     assert memory.most == pytest.approx(counted.peak, rel=0.1)
 
 
 def test_checkpointing_trades_computing_for_memory():
-    plain, kept = count(Model, TINY, SMALL, torch.bfloat16).values()
-    assert kept.saved < 0.2 * plain.saved
-    assert kept.peak < plain.peak
-    assert kept.forward == plain.forward
-    assert kept.backward == plain.backward
+    none, selective, full = (count(Model, TINY, SMALL, torch.bfloat16).counts(mode) for mode in MODES)
+    assert full.saved < selective.saved < 0.2 * none.saved
+    assert full.peak < selective.peak < none.peak
+    assert none.recompute == 0 < selective.recompute < full.recompute
+    assert none.forward == selective.forward == full.forward
+    assert none.backward == selective.backward == full.backward
+
+
+def test_every_second_block_lies_between():
+    config = TINY | {"num_layers": 3, "num_single_layers": 4}
+    measured = count(Model, config, SMALL, torch.bfloat16)
+    for mode in ("selective", "full"):
+        found = [measured.counts(mode, every) for every in (1, 2, 3, 7)] + [measured.counts("none")]
+        assert [c.saved for c in found] == sorted(c.saved for c in found)
+        # 7, 4, 3, 1 and none of the seven blocks are computed again.
+        shares = [c.recompute / found[0].recompute for c in found]
+        assert shares == pytest.approx([1, 4 / 7, 3 / 7, 1 / 7, 0], rel=0.02)
 
 
 def test_blocks_of_classes_of_others_are_not_counted():
@@ -103,7 +121,7 @@ def test_blocks_of_classes_of_others_are_not_counted():
 
 def test_counting_leaves_the_model_as_it_was():
     attention = F.scaled_dot_product_attention
-    model, inputs = real(TINY, False)
+    model, inputs = real(TINY, "none")
     before = model(**inputs)
     run(Model, TINY, SMALL, torch.float32)
     assert F.scaled_dot_product_attention is attention
@@ -113,25 +131,24 @@ def test_counting_leaves_the_model_as_it_was():
 @pytest.mark.slow
 def test_thirteen_billion_parameters_are_counted_in_seconds():
     config, sample = complete({}), Sample(20, 60, 96, 256)
-    counted = count(Model, config, sample, torch.bfloat16)[True]
+    counted = count(Model, config, sample, torch.bfloat16).counts("full")
     assert sum(formulas.tokens(config, sample)) == 57_856
     assert formulas.parameters(config) == pytest.approx(12_821_012_544, rel=0.01)
     assert formulas.forward_flops(config, sample) == pytest.approx(counted.forward, rel=0.01)
-    assert formulas.saved_bytes(config, sample, 2, True) == pytest.approx(counted.saved, rel=0.1)
+    assert formulas.saved_bytes(config, sample, 2, "full") == pytest.approx(counted.saved, rel=0.1)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, whose allocator is asked")
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_allocator_of_a_gpu_agrees_within_a_tenth(checkpointing):
+@pytest.mark.parametrize("mode", MODES)
+def test_the_allocator_of_a_gpu_agrees_within_a_tenth(mode):
     config = WIDE | {"num_layers": 4, "num_single_layers": 8, "num_attention_heads": 12}
     sample, dtype = Sample(9, 32, 48, 64), torch.bfloat16
-    counted = count(Model, config, sample, dtype)[checkpointing]
+    counted = count(Model, config, sample, dtype).counts(mode)
     model = build_on_meta(Model, config, dtype).to_empty(device="cuda")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-    if checkpointing:
-        model.enable_gradient_checkpointing()
+    Checkpointing(mode).apply(model)
     shapes = _inputs(model, sample, dtype)
     inputs = {k: None if x is None else torch.rand(x.shape, device="cuda").to(x.dtype) for k, x in shapes.items()}
     inputs["encoder_attention_mask"] = shapes["encoder_attention_mask"]

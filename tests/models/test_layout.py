@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from icve.models import attention
 from icve.models.attention import joint_attention, packed_attention
-from icve.models.layout import Grid, PackedLayout, Segment, pack
+from icve.models.layout import Grid, PackedLayout, Segment, pack, padded_text, text_tokens
 from icve.models.rope import rotary_frequencies
 from icve.models.sequence_parallel import sequence_parallel
 
@@ -132,3 +132,20 @@ def test_cross_attention_takes_the_layout_of_its_keys(lengths, by_sample, monkey
         *(x.transpose(1, 2) for x in (query, key, value)), attn_mask=mask[:, None, None]
     )
     torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-12, rtol=0)
+
+
+def test_texts_on_an_accelerator_have_few_lengths():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [text_tokens(n, cpu) for n in (1, 63, 200)] == [1, 63, 200]  # no more than there is to compute
+    assert {text_tokens(n, cuda) for n in range(1, 257)} == {64, 128, 192, 256}
+    assert all(n <= text_tokens(n, cuda) < n + 64 for n in range(1, 1025))
+
+
+def test_padded_text_holds_the_longest():
+    text = torch.randn(2, 9, 3)
+    assert torch.equal(padded_text(text, 5), text[:, :5])
+    assert torch.equal(padded_text(text, 9), text)
+    longer = padded_text(text, 11)
+    assert longer.shape == (2, 11, 3)
+    assert torch.equal(longer[:, :9], text)
+    assert not longer[:, 9:].any()

@@ -13,15 +13,15 @@ from icve.models.sequence_parallel import Shards, shards_of, split_sizes
 HEADS, HEAD_DIM = 6, 8
 
 
-def model(seed: int = 0) -> HunyuanVideoInContextTransformer3DModel:
+def model(seed: int = 0, layers: int = 2) -> HunyuanVideoInContextTransformer3DModel:
     torch.manual_seed(seed)
     transformer = HunyuanVideoInContextTransformer3DModel(
         in_channels=4,
         out_channels=4,
         num_attention_heads=HEADS,
         attention_head_dim=HEAD_DIM,
-        num_layers=2,
-        num_single_layers=2,
+        num_layers=layers,
+        num_single_layers=layers,
         num_refiner_layers=1,
         rope_axes_dim=(2, 2, 4),
         text_embed_dim=12,
@@ -177,8 +177,13 @@ def test_shares_are_even_to_one_token():
 
 def test_heads_must_be_shared_evenly(monkeypatch):
     class Four:
+        group_name = "four"
+
         def size(self):
             return 4
+
+        def rank(self):
+            return 3
 
     monkeypatch.setattr(sequence_parallel, "_group", Four())
     with pytest.raises(ValueError, match="6 attention heads cannot be shared by 4 processes"):

@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from icve.models.counting import Counts
-from icve.preflight.layouts import STRATEGIES, Layout, Model, communication, layouts, memory
+from icve.preflight.layouts import (
+    STRATEGIES,
+    Layout,
+    Model,
+    communication,
+    in_words,
+    layouts,
+    memory,
+    ways_to_checkpoint,
+)
+from icve.training.distributed.activation_checkpointing import Checkpointing
 
 P = 1000
 COUNTS = Counts(1.0, 2.0, 1.0, 400.0, 800.0)
@@ -16,7 +26,7 @@ def model(**changes):
 
 
 def used(strategy, gpus=4, ranks=1, samples=1, **changes):
-    return memory(model(**changes), Layout(gpus, strategy, ranks, True), COUNTS, 20, samples, 7)
+    return memory(model(**changes), Layout(gpus, strategy, ranks, Checkpointing("full")), COUNTS, 20, samples, 7)
 
 
 def test_one_gpu_keeps_what_mixed_precision_keeps():
@@ -52,8 +62,8 @@ def test_sequence_parallelism_divides_activations_only(strategy):
 def test_communication():
     share = 2 * P * 3 / 4  # of 16-bit weights, what a GPU of four sends in a ring
 
-    def sent(strategy, passes=1, ranks=1, gpus=4, checkpointing=False, **changes):
-        layout = Layout(gpus, strategy, ranks, checkpointing)
+    def sent(strategy, passes=1, ranks=1, gpus=4, checkpointing=("none",), **changes):
+        layout = Layout(gpus, strategy, ranks, Checkpointing(*checkpointing))
         return communication(model(**changes), layout, 20, 1, passes)
 
     assert [sent(name) for name in STRATEGIES] == [4 * share, 2 * share, 2 * share, 3 * share]
@@ -61,18 +71,37 @@ def test_communication():
     assert sent("ddp", gpus=1) == 0
     exchange = 20 / 4 * 8 * 2 * 3 / 4  # a GPU's tokens of one tensor, but for the heads it keeps
     assert sent("zero1", ranks=4) - sent("zero1") == 8 * 3 * exchange
-    assert sent("zero1", ranks=4, checkpointing=True) - sent("zero1") == 12 * 3 * exchange
+    for mode in ("selective", "full"):  # neither keeps what was exchanged
+        assert sent("zero1", ranks=4, checkpointing=(mode,)) - sent("zero1") == 12 * 3 * exchange
+        assert sent("zero1", ranks=4, checkpointing=(mode, 2)) - sent("zero1") == (8 * 3 + 4 * 2) * exchange
 
 
 def test_layouts_divide_heads_gpus_and_batch():
-    found = list(layouts(64, 24, 32, 8))
+    found = list(layouts(64, model(), 32, 8))
     assert {layout.sequence_parallel for layout in found} == {2, 4, 8}
-    assert len(found) == 3 * len(STRATEGIES) * 2
+    assert len(found) == 3 * len(STRATEGIES) * len(ways_to_checkpoint(3))
     assert {layout.groups for layout in found} == {32, 16, 8}
-    assert not list(layouts(64, 24, 12, 8))  # 8 groups of 8: 12 is no multiple
-    assert {layout.sequence_parallel for layout in layouts(48, 24, 12, 8)} == {4, 8}
-    assert {layout.strategy for layout in layouts(1, 24, 12, 8)} == {"ddp"}
-    assert {layout.strategy for layout in layouts(1, 24, 12, 8, ["zero3"])} == {"zero3"}
+    assert not list(layouts(64, model(), 12, 8))  # 8 groups of 8: 12 is no multiple
+    assert {layout.sequence_parallel for layout in layouts(48, model(), 12, 8)} == {4, 8}
+    assert {layout.strategy for layout in layouts(1, model(), 12, 8)} == {"ddp"}
+    assert {layout.strategy for layout in layouts(1, model(), 12, 8, ["zero3"])} == {"zero3"}
+
+
+def test_every_k_that_makes_a_difference_is_tried():
+    ways = ways_to_checkpoint(60)
+    assert {way.mode for way in ways} == {"none", "selective", "full"}
+    numbers = [way.blocks(60) for way in ways if way.mode == "full"]
+    assert numbers == sorted(set(numbers))
+    assert set(numbers) == {len(range(0, 60, k)) for k in range(1, 61)}
+    assert [in_words(way) for way in ways_to_checkpoint(3)] == [
+        "no checkpointing",
+        "selective checkpointing of every 3rd block",
+        "selective checkpointing of every 2nd block",
+        "selective checkpointing",
+        "full checkpointing of every 3rd block",
+        "full checkpointing of every 2nd block",
+        "full checkpointing",
+    ]
 
 
 @pytest.mark.parametrize("path", ["torch.optim.AdamW", "icve.training.optimization.optimizers.MuonAdamW"])

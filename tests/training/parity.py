@@ -26,7 +26,7 @@ STEPS = 20
 BUCKET = [48, 48, 9]  # 27 tokens each of source and target: nothing divides them
 GLOO = {"sequence_parallel_size": 2, "process_group_backend": "gloo"}
 
-# name → (strategy, precision, options); the options are also those of the run in one process.
+# Processes → name → (strategy, precision, options); the options are also those of the run in one process.
 CASES = {
     2: {
         "zero1 full checkpointing": (partial(DeepSpeedUlyssesStrategy, stage=1), "32-true", {"mode": "full"}),
@@ -40,6 +40,12 @@ CASES = {
         "fsdp": (FSDPUlyssesStrategy, "64-true", {}),
         "fsdp lora full checkpointing": (FSDPUlyssesStrategy, "64-true", {"lora": True, "mode": "full"}),
         "fsdp bf16": (FSDPUlyssesStrategy, "bf16-mixed", {}),
+    },
+    # Compiled; the run in one process is not.
+    "2 compiled": {
+        "fsdp": (FSDPUlyssesStrategy, "64-true", {"mode": "selective", "compiled": True}),
+        "zero2": (partial(DeepSpeedUlyssesStrategy, stage=2), "32-true", {"mode": "full", "compiled": True}),
+        "zero3": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"compiled": True}),
     },
     4: {
         "ddp selective": (DDPUlyssesStrategy, "32-true", {"mode": "selective"}),
@@ -74,7 +80,7 @@ def whole_gradients(module):
     return ((name, p.grad) for name, p in module.transformer.named_parameters() if p.requires_grad)
 
 
-def train(manifest, folder, strategy, precision, devices=1, mode="none", accumulate=1, lora=False):
+def train(manifest, folder, strategy, precision, devices=1, mode="none", accumulate=1, lora=False, compiled=False):
     """Train; returns losses {(batch, ids): loss} and gradients [(name, start, numbers)] of this process."""
     L.seed_everything(0, verbose=False)
     transformer = tiny_transformer()
@@ -85,7 +91,7 @@ def train(manifest, folder, strategy, precision, devices=1, mode="none", accumul
         stage="parity",
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
         start=Start(lora=LoRA(rank=2, weights_dtype="float32") if lora else None),
-        checkpointing=Checkpointing(mode),
+        checkpointing=Checkpointing(mode, compile=compiled),
     )
     if lora:
         torch.manual_seed(0)
@@ -113,10 +119,12 @@ def train(manifest, folder, strategy, precision, devices=1, mode="none", accumul
     return seen.losses, seen.gradients
 
 
-def main(manifest, folder):
+def main(manifest, folder, compiled=""):
     dist.init_process_group("gloo")
     world, results = dist.get_world_size(), {}
-    for name, (strategy, precision, options) in CASES[world].items():
+    # Traced as for kernels, which would take minutes to make.
+    torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    for name, (strategy, precision, options) in CASES[f"{world} {compiled}" if compiled else world].items():
         seen = train(manifest, folder, strategy(**GLOO), precision, world, **options)
         everybody = [None] * world
         dist.all_gather_object(everybody, seen)
@@ -127,4 +135,4 @@ def main(manifest, folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -43,13 +43,15 @@ def means(losses):
     return [np.mean(list(by_batch[batch].values())) for batch in sorted(by_batch)]
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_losses_and_gradients_equal_those_of_one_process(processes, manifest, alone, tmp_path):
-    torchrun("tests.training.parity", processes, manifest, tmp_path, seconds=300)
+@pytest.mark.parametrize("cases", [2, 4, "2 compiled"])
+def test_losses_and_gradients_equal_those_of_one_process(cases, manifest, alone, tmp_path):
+    processes, *compiled = str(cases).split()
+    torchrun("tests.training.parity", int(processes), manifest, tmp_path, *compiled, seconds=300)
     results = torch.load(tmp_path / "results.pt", weights_only=False)
-    assert results.keys() == CASES[processes].keys()
+    assert results.keys() == CASES[cases].keys()
     for name, everybody in results.items():
-        _, precision, options = CASES[processes][name]
+        _, precision, options = CASES[cases][name]
+        options = {option: value for option, value in options.items() if option != "compiled"}
         losses, gradients = alone(precision, tuple(options.items()))
         expected = means([losses])
         assert len(expected) == STEPS * options.get("accumulate", 1)

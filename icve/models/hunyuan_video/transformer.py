@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from icve.data.text_condition import TextCondition
 from icve.models.attention import Projections, joint_attention, packed_attention
 from icve.models.denoiser import InContextTransformer, Latents
-from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, valid_text_lengths
+from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, padded_text, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
 
@@ -400,7 +400,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         lengths = (text.shape[1],) * len(text)
         if encoder_attention_mask is not None:
             lengths = valid_text_lengths(encoder_attention_mask)
-            text = text[:, : max(lengths)]
+        text = padded_text(text, max(lengths))
         target = Grid(self.token_grid(hidden_states))
         segments = [Segment("target", target.tokens, rope=target)]
         x = self.x_embedder(hidden_states)

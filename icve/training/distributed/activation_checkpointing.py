@@ -1,71 +1,101 @@
-"""Activation checkpointing: what the transformer's blocks keep for the backward pass, and what they compute again.
+"""How the transformer's blocks run in training: what they keep for the backward pass, and whether they are compiled.
 
 A checkpointed block is run a second time when its gradient is due, and gives the same losses and gradients, bit for
 bit where the same kernels run (Chen et al., arXiv 1604.06174). In units of tokens times width a block of the 13B model
 keeps about 20 when everything is kept, its input (1) when it is checkpointed, and with `selective` also what is dear to
-compute again: attention's result (1), whose work grows with the square of the tokens.
+compute again: attention's result (1), whose work grows with the square of the tokens, and the logarithm of its sum.
+What processes exchange is not kept: those that share tokens keep as little each of their part, and exchange again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
+from torch import nn
+
+from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
 
 if TYPE_CHECKING:
     from icve.models.denoiser import InContextTransformer
 
-# Attention of every backend, and the exchanges of sequence parallelism.
-KEPT = [
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_fused_attention_overrideable.default,
-    torch.ops._c10d_functional.all_to_all_single.default,
-]
+# Graphs of one kind of block: with and without gradients, for a text's length, for each bucket until sizes are symbols.
+GRAPHS = 64
+COMPILED = "_icve_compiled"  # mark of the function in place of a block's forward
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Which blocks are checkpointed, and how.
+    """Which blocks are checkpointed, and how; and whether all of them are compiled.
 
     Args:
         mode: "none" keeps all activations. "full" keeps a block's input, for the least memory and about a third more
-            computing. "selective" also keeps the results of attention and of the exchanges of sequence parallelism,
-            so that neither is done twice.
+            computing. "selective" also keeps the results of attention, so that it is not done twice.
         every: of this many blocks, the first is checkpointed and the others keep all; 1 checkpoints every block.
+        compile: let torch.compile make kernels of the blocks, which takes a minute or more at the first step and once
+            more when sizes change for the first time. Losses stay equal to about 1e-5.
 
     Raises:
         ValueError: every is not positive, or the mode is unknown.
     """
 
-    mode: Literal["none", "full", "selective"] = "none"
+    mode: Mode = "none"
     every: int = 1
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.mode not in ("none", "full", "selective"):
+        if self.mode not in MODES:
             raise ValueError(f"checkpointing.mode must be none, full or selective, got {self.mode!r}.")
         if self.every < 1:
             raise ValueError(f"checkpointing.every must be at least 1, got {self.every}.")
 
-    def apply(self, transformer: InContextTransformer) -> None:
-        """Let a transformer train this way; it replaces what was applied before."""
-        if self.mode == "none":
-            transformer.gradient_checkpointing = False
-            return
+    def blocks(self, blocks: int) -> int:
+        """How many of so many blocks are checkpointed."""
+        return sum(is_recomputed(i, self.mode, self.every) for i in range(blocks))
+
+    def apply(self, transformer: InContextTransformer, **options: Any) -> None:
+        """Let a transformer train this way; it replaces what was applied before.
+
+        Args:
+            transformer: its modules, and so the names of its weights, stay as they are.
+            **options: of torch.compile.
+        """
         blocks = [m for m in transformer.modules() if type(m).__name__ in transformer._repeated_blocks]
-        chosen = set(blocks[:: self.every])
-        selective = partial(create_selective_checkpoint_contexts, KEPT)
-        contexts = selective if self.mode == "selective" else noop_context_fn
+        chosen = {block for i, block in enumerate(blocks) if is_recomputed(i, self.mode, self.every)}
+        again = recomputed(self.mode)
+        transformer.gradient_checkpointing = False
+        for block in blocks:
+            vars(block).pop("forward", None)
+        if self.compile:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+            # It would cut a block's graph where DDP's buckets of gradients end, which it cannot where a part is
+            # checkpointed. Blocks are graphs of their own: their gradients are sent as each is done.
+            torch._dynamo.config.optimize_ddp = False
+            for block in blocks:
+                # The checkpoint is inside, where the compiler decides with it. What wraps a module's call (sharded
+                # weights that are fetched, offloading, step caches) stays outside.
+                block.forward = _compiled(block.forward, again if block in chosen else None, options)
+        elif chosen:
 
-        def run(block: Callable[..., Any], *inputs: Any) -> Any:
-            if block not in chosen:
-                return block(*inputs)
-            return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+            def run(block: Callable[..., Any], *inputs: Any) -> Any:
+                return again(block, *inputs) if block in chosen else block(*inputs)
 
-        transformer.enable_gradient_checkpointing(run)
+            transformer.enable_gradient_checkpointing(run)
+
+
+def compiled_blocks(transformer: nn.Module) -> list[nn.Module]:
+    """The blocks that `Checkpointing` let torch.compile make."""
+    return [module for module in transformer.modules() if hasattr(vars(module).get("forward"), COMPILED)]
+
+
+def _compiled(
+    forward: Callable[..., Any], again: Callable[..., Any] | None, options: dict[str, Any]
+) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
+        return forward(*inputs) if again is None or not torch.is_grad_enabled() else again(forward, *inputs)
+
+    compiled = torch.compile(run, **options)
+    setattr(compiled, COMPILED, True)
+    return compiled

@@ -16,8 +16,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from icve.training.distributed.activation_checkpointing import compiled_blocks
 from icve.training.distributed.sharded import Owned, ShardedState
 from icve.training.distributed.ulysses import UlyssesGroups
+from icve.training.lightning_types import editing
 
 if importlib.util.find_spec("deepspeed") is not None:  # Lightning's class says where it is missing
     with contextlib.redirect_stdout(sys.stderr):  # its log keeps the stream it finds, and ours is for results
@@ -101,6 +103,9 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
             )
 
     def _initialize_deepspeed_train(self, model: torch.nn.Module) -> None:
+        for block in compiled_blocks(editing(self.lightning_module).transformer):
+            # Stage 3 then fetches a block's weights at once, before it: not in the middle of what was compiled.
+            deepspeed.utils.set_z3_leaf_module(block, True)
         exact = {name: parameter.detach() for name, parameter in self.trained()}
         super()._initialize_deepspeed_train(model)
         # DeepSpeed begins with full-precision weights that it has cast to 16 bits and back.

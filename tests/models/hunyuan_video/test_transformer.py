@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, HunyuanVideoTransformer3DModel
 
-from icve.models import attention
+from icve.models import attention, layout
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from tests.models.conftest import batch, randomised
 
@@ -67,6 +67,21 @@ def test_no_mask_is_built_when_all_texts_are_equally_long(model, monkeypatch):
     assert len(biases) == 4
     model(**batch(lengths=(5, 4)))
     assert all(bias.shape[1:3] == (1, 1) for bias in biases[4:])  # broadcast over heads and queries
+
+
+@pytest.mark.parametrize("by_sample", [False, True])
+@pytest.mark.parametrize("lengths", [(7, 3), (5, 5), (7, 7)])
+def test_text_padded_as_on_an_accelerator_gives_the_same(model, monkeypatch, by_sample, lengths):
+    results = []
+    for step in (1, 64):
+        monkeypatch.setattr(layout, "text_tokens", lambda longest, _, step=step: -(-longest // step) * step)
+        monkeypatch.setattr(attention, "attends_by_sample", lambda key, step=step: by_sample and step == 64)
+        model.zero_grad()
+        out = model(**batch(lengths=lengths))
+        out.square().mean().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What each mode keeps and computes again, and that neither outputs nor gradients notice."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -10,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from icve.models.counting import LiveBytes
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import LoRA, add_lora
+from icve.models.recompute import KEPT
 from icve.models.sequence_parallel import sequence_parallel
-from icve.training.distributed.activation_checkpointing import KEPT, Checkpointing
+from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import test_sequence_parallel as parallel
 from tests.models.conftest import TINY, batch, randomised
 
@@ -23,6 +25,7 @@ MODES = {
     "every second, selective": Checkpointing("selective", every=2),
 }
 BLOCKS = 4
+EXCHANGE = torch.ops._c10d_functional.all_to_all_single.default
 
 
 def tiny():
@@ -39,14 +42,14 @@ def gradients(model, inputs):
 
 
 class Operations(TorchDispatchMode):
-    """How often each operation that is kept was computed."""
+    """How often each operation that is kept was computed, and how often processes exchanged."""
 
     def __init__(self):
         super().__init__()
         self.counts = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.counts[function] += function in KEPT
+        self.counts[function] += function in (*KEPT, EXCHANGE)
         return function(*args, **(kwargs or {}))
 
 
@@ -142,22 +145,34 @@ def share_tokens(rank: int, size: int, store: str) -> None:
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     with sequence_parallel(dist.group.WORLD):
         output, plain = parallel.loss_and_gradients(transformer, inputs)
-        # Three exchanges forward, three back, and three where they are not kept; around the blocks one and one.
-        for name, exchanges in {"full": 9, "selective": 6, "every second": 7.5}.items():
+        # Three exchanges forward, three back, and three in blocks that are computed again; around them one and one.
+        for name, exchanges in {"full": 9, "selective": 9, "every second": 7.5}.items():
             MODES[name].apply(transformer)
             with Operations() as operations:
                 found, gradients = parallel.loss_and_gradients(transformer, inputs)
-            exchanged = operations.counts[torch.ops._c10d_functional.all_to_all_single.default]
-            assert exchanged == exchanges * blocks + 2, name
+            assert operations.counts[EXCHANGE] == exchanges * blocks + 2, name
             assert torch.equal(found, output), name
             for a, b in zip(plain, gradients, strict=True):
                 assert torch.equal(a, b), name
+        kept = {}
+        for name in ("full", "selective"):
+            MODES[name].apply(transformer)
+            with live_bytes(transformer, {k: v for k, v in inputs.items() if v is not None}) as memory:
+                output = transformer(**inputs)
+                while kept.get(name) != memory.live:  # gloo's thread lets go of what it sent a moment later
+                    kept[name] = memory.live
+                    time.sleep(0.2)
+                output.sum().backward()
+    # Attention's result for this process's heads and all tokens, and a logarithm each: the one unit of its tokens that
+    # `selective` keeps more, though the text's tokens are on every process. What was exchanged is not kept.
+    samples, tokens, heads = 2, 2 * 3 * 3 * 5 + 7, parallel.HEADS // size
+    assert kept["selective"] - kept["full"] == blocks * samples * tokens * heads * (parallel.HEAD_DIM + 1) * 8
     dist.destroy_process_group()
 
 
 @pytest.mark.multiprocess
 @pytest.mark.timeout(120)
-def test_processes_that_share_tokens_exchange_once(tmp_path):
+def test_processes_that_share_tokens_keep_as_little_and_exchange_again(tmp_path):
     """That sharing tokens gives what one process does, tests/models/test_sequence_parallel.py shows without a mode."""
     torch.multiprocessing.spawn(share_tokens, args=(2, str(tmp_path / "store")), nprocs=2)
 
