@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from icve.training.distributed.strategies import DDPUlyssesStrategy, FSDPUlyssesStrategy
+from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from tests.training.conftest import tiny_transformer
 from tests.training.runs import fit, steps, strategy
 
@@ -25,6 +26,39 @@ def test_two_processes_that_share_tokens_train_as_one(tiny_yaml, tmp_path):
     assert [line["ids"] for line in one] == [line["ids"] for line in two]
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(400)
+def test_a_fused_optimizer_of_shared_weights_trains_and_resumes(tiny_yaml, tmp_path):
+    """Its kernels count steps on the device, where others keep the number in main memory."""
+    plain, fused = tmp_path / "plain", tmp_path / "fused"
+    adamw = [*strategy("FSDPUlyssesStrategy", 2, 1), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01"]
+    fit(tiny_yaml, plain, *adamw)
+    adamw.append("--model.optimizer.fused=true")
+    fit(tiny_yaml, fused, *adamw, "--trainer.max_steps=2")
+    fit(tiny_yaml, fused, *adamw, f"--ckpt_path={fused}")
+    one, two = steps(plain), steps(fused)
+    assert [line["ids"] for line in one] == [line["ids"] for line in two]
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
+    assert len({line["loss"] for line in one}) == len(one)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"bf16": {"enabled": True}}, {"grad_accum_dtype": "fp32"}),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "bf16"}}, {"grad_accum_dtype": "bf16"}),
+        ({"fp16": {"enabled": True}}, None),  # scaled losses are DeepSpeed's own business
+        ({}, None),
+    ],
+)
+def test_zero_sums_the_gradients_of_bfloat16_in_float32(given, expected, monkeypatch):
+    monkeypatch.setattr(DeepSpeedStrategy, "_format_config", lambda self: None)
+    sharing = DeepSpeedUlyssesStrategy(config=given)
+    sharing._format_config()
+    assert sharing.config.get("data_types") == expected
 
 
 @pytest.mark.slow
