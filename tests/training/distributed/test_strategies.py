@@ -7,7 +7,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from tests.training.conftest import tiny_transformer
-from tests.training.runs import fit, steps, strategy
+from tests.training.runs import fit, run_in_turn, steps, strategy
 
 DDP = "DDPUlyssesStrategy"
 
@@ -31,18 +31,32 @@ def test_two_processes_that_share_tokens_train_as_one(tiny_yaml, tmp_path):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(400)
-def test_a_fused_optimizer_of_shared_weights_trains_and_resumes(tiny_yaml, tmp_path):
-    """Its kernels count steps on the device, where others keep the number in main memory."""
-    plain, fused = tmp_path / "plain", tmp_path / "fused"
-    adamw = [*strategy("FSDPUlyssesStrategy", 2, 1), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01"]
-    fit(tiny_yaml, plain, *adamw)
-    adamw.append("--model.optimizer.fused=true")
-    fit(tiny_yaml, fused, *adamw, "--trainer.max_steps=2")
-    fit(tiny_yaml, fused, *adamw, f"--ckpt_path={fused}")
-    one, two = steps(plain), steps(fused)
-    assert [line["ids"] for line in one] == [line["ids"] for line in two]
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
-    assert len({line["loss"] for line in one}) == len(one)
+def test_optimizers_of_shared_weights_resume_as_uninterrupted(tiny_yaml, tmp_path):
+    """A fused one counts steps on the device; ZeRO 1 has in bfloat16 another class than the other stages."""
+    zero = [*strategy("DeepSpeedUlyssesStrategy", 2, 1, stage=1), "--trainer.precision=bf16-mixed"]
+    fsdp, fused = strategy("FSDPUlyssesStrategy", 2, 1), "--model.optimizer.fused=true"
+
+    def command(run, *options):
+        adamw = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01"]
+        return ["fit", "-c", tiny_yaml, f"--trainer.default_root_dir={tmp_path / run}", *adamw, *options]
+
+    def resumed(run, *options):
+        first, again = "--trainer.max_steps=2", f"--ckpt_path={tmp_path / run}"
+        return [command(run, *options, first), command(run, *options, again)]
+
+    commands = [command("plain", *fsdp)]
+    for name, options in {"fused": [*fsdp, fused], "zero1": [*zero, "--trainer.accumulate_grad_batches=2"]}.items():
+        commands += [command(name, *options), *resumed(f"{name}-parts", *options)]
+    run_in_turn(commands, 2, tmp_path, seconds=350)
+
+    def seen(run):
+        return [(line["ids"], line["loss"]) for line in steps(tmp_path / run)]
+
+    assert seen("fused-parts") == seen("fused")
+    assert seen("zero1-parts") == seen("zero1")
+    plain, fused = ([loss for _, loss in seen(name)] for name in ("plain", "fused"))
+    assert fused == pytest.approx(plain, rel=1e-5)
+    assert len(set(fused)) == len(fused) == 4
 
 
 @pytest.mark.parametrize(
