@@ -8,6 +8,7 @@ import importlib
 import sys
 
 from icve.data.media.media_paths import refuse_foreign
+from icve.runtime.gpu_allocator import set_up_allocator
 from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0, 1 (a run failed), 2 (an error the user can correct), 3 (some items failed).
     """
     set_up_threads()
+    set_up_allocator()
     forgive_output()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):

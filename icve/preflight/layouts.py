@@ -100,8 +100,8 @@ def memory(model: Model, layout: Layout, counts: Counts, tokens: int, samples: i
     """Bytes per GPU.
 
     ddp keeps what Lightning keeps: float32 weights that autocast casts for the pass, gradients, and their copies in
-    the buckets that are reduced. ZeRO keeps what DeepSpeed keeps: 16-bit weights and gradients, and float32 originals
-    with the optimizer's state. The EMA is partitioned like the optimizer's state.
+    the buckets that are reduced. ZeRO keeps what DeepSpeed keeps: 16-bit weights, gradients summed in float32, and
+    float32 originals with the optimizer's state. The EMA is partitioned like the optimizer's state.
 
     Args:
         model: what is trained.
@@ -123,7 +123,7 @@ def memory(model: Model, layout: Layout, counts: Counts, tokens: int, samples: i
         state = parameters * model.optimizer * stored / 4
         buffers = exchange + (parameters * weight if model.mixed else 0) + (gradients if gpus > 1 else 0)
     else:
-        weights, gradients = own[2] * weight, own[1] * weight
+        weights, gradients = own[2] * weight, own[1] * 4
         state = own[0] * (model.optimizer + (4 if weight == 2 else 0))
         bucket = min(BUCKET, parameters) * weight
         # Gradients on their way; and weights: a bucket of updated ones, or the block at work and the next one.

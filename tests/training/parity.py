@@ -5,6 +5,7 @@ Run by torchrun, it trains the cases for its number of processes and leaves what
 
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -13,6 +14,7 @@ import torch.distributed as dist
 
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.models.lora import LoRA
+from icve.training.callbacks.float8 import Float8Matmuls
 from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.distributed.activation_checkpointing import Checkpointing
@@ -36,8 +38,10 @@ CASES = {
             {"mode": "selective", "accumulate": 2},
         ),
         "zero3 lora": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"lora": True}),
-        "zero2 bf16": (partial(DeepSpeedUlyssesStrategy, stage=2), "bf16-mixed", {}),
-        "fsdp": (FSDPUlyssesStrategy, "64-true", {}),
+        "zero1 bf16 accumulation": (partial(DeepSpeedUlyssesStrategy, stage=1), "bf16-mixed", {"accumulate": 2}),
+        "zero2 bf16 accumulation": (partial(DeepSpeedUlyssesStrategy, stage=2), "bf16-mixed", {"accumulate": 2}),
+        "zero3 bf16 accumulation": (partial(DeepSpeedUlyssesStrategy, stage=3), "bf16-mixed", {"accumulate": 2}),
+        "fsdp fused": (FSDPUlyssesStrategy, "64-true", {"fused": True}),
         "fsdp lora full checkpointing": (FSDPUlyssesStrategy, "64-true", {"lora": True, "mode": "full"}),
         "fsdp bf16": (FSDPUlyssesStrategy, "bf16-mixed", {}),
     },
@@ -55,6 +59,11 @@ CASES = {
         "hsdp accumulation": (partial(FSDPUlyssesStrategy, replicas=2), "64-true", {"accumulate": 2}),
     },
 }
+if find_spec("torchao"):
+    CASES[2] |= {
+        "zero3 float8": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"float8": True, "mode": "full"}),
+        "fsdp float8": (FSDPUlyssesStrategy, "bf16-mixed", {"float8": True}),
+    }
 
 
 class Seen(L.Callback):
@@ -80,7 +89,19 @@ def whole_gradients(module):
     return ((name, p.grad) for name, p in module.transformer.named_parameters() if p.requires_grad)
 
 
-def train(manifest, folder, strategy, precision, devices=1, mode="none", accumulate=1, lora=False, compiled=False):
+def train(
+    manifest,
+    folder,
+    strategy,
+    precision,
+    devices=1,
+    mode="none",
+    accumulate=1,
+    lora=False,
+    compiled=False,
+    fused=None,
+    float8=False,
+):
     """Train; returns losses {(batch, ids): loss} and gradients [(name, start, numbers)] of this process."""
     L.seed_everything(0, verbose=False)
     transformer = tiny_transformer()
@@ -89,7 +110,7 @@ def train(manifest, folder, strategy, precision, devices=1, mode="none", accumul
         weightless(),
         InContext(instruction_dropout=0.3),
         stage="parity",
-        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+        optimizer=partial(torch.optim.AdamW, lr=1e-2, fused=fused),
         start=Start(lora=LoRA(rank=2, weights_dtype="float32") if lora else None),
         checkpointing=Checkpointing(mode, compile=compiled),
     )
@@ -107,7 +128,7 @@ def train(manifest, folder, strategy, precision, devices=1, mode="none", accumul
         gradient_clip_val=1.0,
         accumulate_grad_batches=accumulate,
         default_root_dir=folder,
-        callbacks=[SkipNonFinite(), seen],
+        callbacks=[SkipNonFinite(), seen, *([Float8Matmuls(emulate=True)] if float8 else [])],
         plugins=[CheckpointFolders()],
         use_distributed_sampler=False,
         logger=False,

@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
@@ -24,6 +24,7 @@ from icve.training.lightning_types import editing
 if importlib.util.find_spec("deepspeed") is not None:  # Lightning's class says where it is missing
     with contextlib.redirect_stdout(sys.stderr):  # its log keeps the stream it finds, and ours is for results
         import deepspeed
+        from deepspeed.runtime.bf16_optimizer import BF16_Optimizer
     # Compiled for its inference only, a minute at first use; killed meanwhile, it keeps all later starts waiting.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
@@ -70,7 +71,9 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
     """Lightning's DeepSpeedStrategy with sequence parallelism: every process holds a part of the training state.
 
     Gradients are averaged over all processes (ZeRO is told nothing of the groups), clipped by their norm as the
-    trainer's `gradient_clip_val` says, and a step with a gradient that is not finite is skipped by all of them.
+    trainer's `gradient_clip_val` says, and a step with a gradient that is not finite is skipped by all of them. In
+    bfloat16 they are summed over micro-batches in float32, unless the config's data_types.grad_accum_dtype says
+    otherwise.
     Checkpoints are the project's own, nothing is unpickled.
 
     Args:
@@ -101,6 +104,12 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
                 "DeepSpeed replaces Adagrad by one of its own, which no learning-rate schedule reaches: choose another "
                 "optimizer (torch.optim.AdamW), or icve.training.distributed.strategies.FSDPUlyssesStrategy."
             )
+
+    def _format_config(self) -> None:
+        super()._format_config()
+        config = cast(dict[str, Any], self.config)
+        if config.get("bf16", {}).get("enabled"):  # 8 bits of mantissa lose the smaller of what is summed
+            config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
 
     def _initialize_deepspeed_train(self, model: torch.nn.Module) -> None:
         for block in compiled_blocks(editing(self.lightning_module).transformer):
@@ -135,6 +144,13 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
     def torch_optimizer(self) -> Optimizer:
         return self.zero.optimizer
 
+    @property
+    def _flat_groups(self) -> list[Tensor]:
+        """Full-precision weights of this process by group: stage 1 in 16 bits has an optimizer class of its own."""
+        zero = self.zero
+        stage_1 = isinstance(zero, BF16_Optimizer)
+        return zero.fp32_groups_flat_partition if stage_1 else zero.single_partition_of_fp32_groups
+
     def owned(self) -> list[Owned]:
         zero, parts = self.zero, []
         for name, parameter in self.trained():
@@ -148,7 +164,15 @@ class DeepSpeedUlyssesStrategy(ShardedState, UlyssesGroups, DeepSpeedAnywhere):
             else:
                 place = mapping.hp_fragment_address
                 start, offset, count = mapping.lp_fragment_address.start, place.start, place.numel
-                flat = zero.single_partition_of_fp32_groups[mapping.param_group_index]
+                flat = self._flat_groups[mapping.param_group_index]
+                start, offset, count = mapping.lp_fragment_address.start, place.start, place.numel
+                # DeepSpeed has an optimizer of its own for stage 1 with gradients in full precision.
+                flats = (
+                    "single_partition_of_fp32_groups"
+                    if hasattr(zero, "single_partition_of_fp32_groups")
+                    else "fp32_groups_flat_partition"
+                )
+                flat = getattr(zero, flats)[mapping.param_group_index]
             if count > 0:
                 parts.append(Owned(name, start, flat, offset, count))
         return parts

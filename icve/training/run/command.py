@@ -25,6 +25,7 @@ from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
 from icve.runtime.text_files import not_utf8
 from icve.runtime.threads import share_quota
+from icve.training.callbacks.attention_kernel import AttentionKernel
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.monitor import StepProgressBar
 from icve.training.callbacks.nonfinite import SkipNonFinite
@@ -191,6 +192,7 @@ class TrainingCommand(LightningCLI):
             (SkipNonFinite, SkipNonFinite, None),
             (ProgressBar, StepProgressBar, "enable_progress_bar"),
             (StopOnSignal, StopOnSignal, None),
+            (AttentionKernel, AttentionKernel, None),
         ):
             if config.get(switch) is not False and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.append(default())

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from icve.training.distributed.strategies import DDPUlyssesStrategy, FSDPUlyssesStrategy
+from icve.training.distributed.strategies import DDPUlyssesStrategy, DeepSpeedUlyssesStrategy, FSDPUlyssesStrategy
 from tests.training.conftest import tiny_transformer
-from tests.training.runs import fit, steps, strategy
+from tests.training.runs import fit, run_in_turn, steps, strategy
 
 DDP = "DDPUlyssesStrategy"
 
@@ -25,6 +26,53 @@ def test_two_processes_that_share_tokens_train_as_one(tiny_yaml, tmp_path):
     assert [line["ids"] for line in one] == [line["ids"] for line in two]
     for a, b in zip(one, two, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(400)
+def test_optimizers_of_shared_weights_resume_as_uninterrupted(tiny_yaml, tmp_path):
+    """A fused one counts steps on the device; ZeRO 1 has in bfloat16 another class than the other stages."""
+    zero = [*strategy("DeepSpeedUlyssesStrategy", 2, 1, stage=1), "--trainer.precision=bf16-mixed"]
+    fsdp, fused = strategy("FSDPUlyssesStrategy", 2, 1), "--model.optimizer.fused=true"
+
+    def command(run, *options):
+        adamw = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01"]
+        return ["fit", "-c", tiny_yaml, f"--trainer.default_root_dir={tmp_path / run}", *adamw, *options]
+
+    def resumed(run, *options):
+        first, again = "--trainer.max_steps=2", f"--ckpt_path={tmp_path / run}"
+        return [command(run, *options, first), command(run, *options, again)]
+
+    commands = [command("plain", *fsdp)]
+    for name, options in {"fused": [*fsdp, fused], "zero1": [*zero, "--trainer.accumulate_grad_batches=2"]}.items():
+        commands += [command(name, *options), *resumed(f"{name}-parts", *options)]
+    run_in_turn(commands, 2, tmp_path, seconds=350)
+
+    def seen(run):
+        return [(line["ids"], line["loss"]) for line in steps(tmp_path / run)]
+
+    assert seen("fused-parts") == seen("fused")
+    assert seen("zero1-parts") == seen("zero1")
+    plain, fused = ([loss for _, loss in seen(name)] for name in ("plain", "fused"))
+    assert fused == pytest.approx(plain, rel=1e-5)
+    assert len(set(fused)) == len(fused) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"bf16": {"enabled": True}}, {"grad_accum_dtype": "fp32"}),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "bf16"}}, {"grad_accum_dtype": "bf16"}),
+        ({"fp16": {"enabled": True}}, None),  # scaled losses are DeepSpeed's own business
+        ({}, None),
+    ],
+)
+def test_zero_sums_the_gradients_of_bfloat16_in_float32(given, expected, monkeypatch):
+    monkeypatch.setattr(DeepSpeedStrategy, "_format_config", lambda self: None)
+    sharing = DeepSpeedUlyssesStrategy(config=given)
+    sharing._format_config()
+    assert sharing.config.get("data_types") == expected
 
 
 @pytest.mark.slow

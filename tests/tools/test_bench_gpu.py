@@ -1,0 +1,112 @@
+"""The tool is for a GPU, which is lent rarely: on tiny sizes it is seen to run before."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def tool(repository, monkeypatch):
+    monkeypatch.syspath_prepend(str(repository / "tools"))  # as for a script: it imports others
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", os.environ.get("PYTORCH_ALLOC_CONF", ""))  # it sets it
+    return importlib.import_module("bench_gpu")
+
+
+def tables(text):
+    """Rows of cells of every table, by the first cell of its head."""
+    found = {}
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+        head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        found[head[0]] = rows
+    return found
+
+
+def run(repository, *arguments):
+    command = [sys.executable, repository / "tools" / "bench_gpu.py", "--device", "cpu", "--tiny", *arguments]
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_every_cell_is_measured(repository):
+    out = run(repository, "--minutes", "4.5")
+    found = tables(out)
+    ways = [("eager", "float32"), ("compiled", "float32"), ("compiled", "float8"), ("eager", "float8")]
+    assert [row[:4] for row in found["model"]] == [
+        *(["diffusers", "float32", "eager", mode] for mode in ("none", "full")),
+        *(["icve", products, blocks, mode] for blocks, products in ways for mode in ("none", "selective", "full")),
+    ]
+    for row in found["model"]:
+        if row[1] == "float8" and not importlib.util.find_spec("torchao"):
+            assert "pip install 'icve[fp8]'" in row[4]
+            continue
+        long, whole, share, peak, ratio = row[4:]
+        assert float(whole) > float(long) > 0, row
+        assert share.endswith("%")
+        assert peak == ""  # only a GPU's allocator tells
+        assert bool(ratio) == (row[0] == "icve" and row[3] != "selective")
+    assert len(found["beside the step"]) == 5
+    for what, _, cost in found["beside the step"]:
+        assert re.match(r"\d+\.\d+ s", cost), (what, cost)
+    assert "attention by torch's kernel 'flash'" in out
+    assert out.splitlines()[-1].startswith("Fastest: ")
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(200)
+def test_where_there_is_no_time_the_tables_say_so(repository):
+    out = run(repository, "--minutes", "0")
+    found = tables(out)
+    assert {row[4] for row in found["model"]} == {"no time left"}
+    assert {row[2] for row in found["beside the step"]} == {"no time left"}
+    assert "Not enough was measured" in out
+
+
+def test_a_cell_that_fails_says_so_and_the_next_is_measured(tool, capsys):
+    def fails(error):
+        raise error
+
+    cells = tool.Cells(minutes=1e6)
+    assert cells.measure("a", lambda: fails(torch.OutOfMemoryError("CUDA out of memory."))) == "out of memory"
+    assert cells.measure("b", lambda: fails(ValueError("no\nsuch"))) == "failed: ValueError: no"
+    assert cells.measure("c", lambda: 1.5) == 1.5
+    cells.end = time.monotonic() + 0.05
+    assert cells.measure("d", lambda: time.sleep(5)) == "no time left"
+    assert cells.measure("e", lambda: 1.5) == "no time left"
+
+
+def test_the_whole_step_is_extrapolated_from_two_depths(tool):
+    assert tool.Timing(short=3.0, long=5.0, peak=None).whole == 1.0 + 20 * 2.0
+    # 20 + 40 blocks of 480p: two FLOPs a token and weight, forward and twice backward; attention of all pairs, whose
+    # fused backward pass is two and a half times the forward one.
+    size = tool.Sizes()
+    visual, width = 2 * 20 * 30 * 48, 24 * 128
+    linear = 3 * 2 * visual * (20 * 12 + 40 * 12) * width**2
+    attention = 3.5 * 60 * 4 * (visual + 256) ** 2 * width
+    assert tool.flops(size) == pytest.approx(linear + attention, rel=0.03)
+
+
+def test_goals_are_compared_with_what_was_measured(tool):
+    none = tool.Timing(1.0, 2.0, None)  # 20 s with all blocks
+    slow = tool.Timing(2.0, 4.0, None)
+    found = {("icve", "bfloat16", "eager", "none"): none, ("icve", "bfloat16", "eager", "full"): "out of memory"}
+    said = tool.goals(found, {"none": "out of memory", "full": slow}, work=10, rate=1.0)
+    assert "eager, none: 2.00 times as fast" in said
+    assert said.count("reached") == 1
+    assert "50% of the matrix product's rate (goal 60%: missed)" in said
