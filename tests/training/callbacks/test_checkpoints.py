@@ -166,6 +166,8 @@ def test_edits_take_the_newest_exported_and_say_so(partly_exported, tmp_path, ca
 
 def test_a_checkpoint_that_is_not_exported_edits_and_is_converted(partly_exported, make_data, tmp_path):
     checkpoint, out = tmp_path / "checkpoints" / "step-000003", tmp_path / "out"
+    editor = EditPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    assert editor.transformer.dtype == torch.bfloat16
     editor = load_editor(checkpoint)
     assert all(torch.equal(value, partly_exported[name]) for name, value in editor.transformer.state_dict().items())
     video = make_data().batch(0)["source"][:1]
