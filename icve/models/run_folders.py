@@ -78,7 +78,7 @@ def inside_run(path: str | Path, newest: bool = False) -> Path:
         return found
     for folder in reversed(saved_checkpoints(found.parent)):
         if _step(folder) < _step(found) and exported(folder) and look(folder) is None:
-            _tell(
+            _tell_once(
                 f"The newest editor of {path} is that of step {_step(folder)} ({folder}); name {found} for step "
                 f"{_step(found)}, which is not exported and takes longer to load."
             )
@@ -86,11 +86,13 @@ def inside_run(path: str | Path, newest: bool = False) -> Path:
     return found
 
 
-@cache
 def _tell(text: str) -> None:
     from lightning.pytorch.utilities import rank_zero_only  # seconds, which edits need not wait
 
     rank_zero_only(log.warning)("%s", text)
+
+
+_tell_once = cache(_tell)  # what a command loads, it may look for several times
 
 
 def names_itself(path: str | Path) -> bool:
