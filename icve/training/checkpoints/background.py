@@ -15,6 +15,10 @@ _PATIENCE = 3600.0  # seconds for the slowest process
 _PATIENCE_AT_END = 60.0  # seconds for it when the run has failed, perhaps because that process is gone
 
 
+class AnotherFailed(OSError):
+    """Another process, which knows why, could not write."""
+
+
 def announce(folder: Path, processes: int) -> None:
     """Create a mark for each rank that is going to write into a folder. One rank calls this before the others begin."""
     for rank in range(processes):
@@ -86,4 +90,4 @@ def collect(folder: Path, processes: int) -> list[Any]:
 def _raise_failure(folder: Path, processes: int) -> None:
     for rank in range(processes):
         if (folder / _FAILED.format(rank)).exists():
-            raise OSError(f"process {rank} could not write")
+            raise AnotherFailed(f"process {rank} could not write")

@@ -25,7 +25,7 @@ from icve.models.run_folders import TRAINER_FILE, undamaged
 from icve.runtime.atomic import flush, remove_folder, replace_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import gather, together
-from icve.training.checkpoints.background import announce, collect, exchange, hand_over, wait_for_all
+from icve.training.checkpoints.background import AnotherFailed, announce, collect, exchange, hand_over, wait_for_all
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
 from icve.training.checkpoints.state_files import Slice, StateFiles, snapshot, write_slices
@@ -160,15 +160,15 @@ class CheckpointFolders(CheckpointIO):
             CheckpointNotWritten: it could not be written; raised by all.
         """
 
-        def failure() -> str | None:
+        def failure() -> tuple[bool, str] | None:
             try:
                 self._finish_own()
             except CheckpointNotWritten as error:
-                return str(error)
+                return isinstance(error.__cause__, AnotherFailed), str(error)
             return None
 
-        if failures := [text for text in gather(together(failure)) if text]:
-            raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
+        if failures := [told for told in gather(together(failure)) if told]:
+            raise CheckpointNotWritten(min(failures)[1])  # of one that knows why
 
     def _finish_own(self) -> None:
         writing, self._writing = self._writing, None
