@@ -31,8 +31,11 @@ from icve.models.families import import_parts
 from icve.models.family import Base
 from icve.models.frozen import FrozenComponent
 from icve.models.licences import bases_of, write_bases
+from icve.models.loading import load_transformer
 from icve.models.protocols import Codec, TextEncoder
+from icve.models.run_folders import exported
 from icve.models.sequence_parallel import sequence_parallel_group
+from icve.models.state_ranges import has_ranges
 
 import_parts()  # diffusers resolves the components named in a folder only among modules that are imported already
 
@@ -103,7 +106,14 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
-        """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder."""
+        """Load a folder written by `save_pretrained`; weights only from safetensors, and no code from the folder.
+
+        Of a training checkpoint that is not exported, the transformer's weights come from the training state.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if "transformer" not in kwargs and has_ranges(folder) and not exported(folder):
+            dtype = kwargs.get("dtype", kwargs.get("torch_dtype"))
+            kwargs["transformer"] = load_transformer(folder, dtype=dtype if isinstance(dtype, torch.dtype) else None)
         return super().from_pretrained(
             pretrained_model_name_or_path, **{**kwargs, "use_safetensors": True, "trust_remote_code": False}
         )

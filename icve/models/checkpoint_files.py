@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from icve.models.state_ranges import RangesShard
 from icve.models.weight_files import damaged, foreign_format, indexed_shards, present_shards, visible
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -90,7 +91,7 @@ class TorchShard:
             yield key, self._stored.pop(key)
 
 
-Shard = SafetensorsShard | TorchShard
+Shard = SafetensorsShard | TorchShard | RangesShard
 
 
 def open_shards(path: Path, ema: bool = False) -> list[Shard]:
@@ -160,8 +161,12 @@ def read_tensors(
 
 
 def write_shards(
-    folder: Path, sizes: dict[str, int], read: Callable[[list[str]], dict[str, Tensor]], limit: int | None
-) -> None:
+    folder: Path,
+    sizes: dict[str, int],
+    read: Callable[[list[str]], dict[str, Tensor]],
+    limit: int | None,
+    process: tuple[int, int] = (0, 1),
+) -> list[Path]:
     """Write weights under their standard name: one file, or several and an index; one file at a time is in memory.
 
     Args:
@@ -169,7 +174,33 @@ def write_shards(
         sizes: bytes of every tensor, by name.
         read: gives tensors on the CPU by their names.
         limit: bytes per file (more if a single tensor has more); None writes one file.
+        process: rank and number of processes that share the work: each writes files of about equal size.
+
+    Returns:
+        the files that this process has written. The first one writes the index.
     """
+    rank, world = process
+    shards = _in_order(sizes, limit) if world == 1 else _in_equal_parts(sizes, limit, world)
+    weight_map: dict[str, str] = {}
+    files = []
+    for number, keys in enumerate(shards):
+        name = WEIGHTS
+        if len(shards) > 1:
+            name = WEIGHTS.replace(".safetensors", f"-{number + 1:05d}-of-{len(shards):05d}.safetensors")
+        if number % world == rank:
+            tensors = read(keys)
+            save_file({key: tensors[key].contiguous() for key in keys}, folder / name, {"format": "pt"})
+            files.append(folder / name)
+        weight_map |= dict.fromkeys(keys, name)
+    if len(shards) > 1 and rank == 0:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        files.append(folder / (WEIGHTS + ".index.json"))
+        files[-1].write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return files
+
+
+def _in_order(sizes: dict[str, int], limit: int | None) -> list[list[str]]:
+    """Names by file, each as full as it may be."""
     shards: list[list[str]] = [[]]
     filled = 0
     for key, size in sizes.items():
@@ -178,17 +209,18 @@ def write_shards(
             filled = 0
         shards[-1].append(key)
         filled += size
-    weight_map: dict[str, str] = {}
-    for number, keys in enumerate(shards, start=1):
-        name = WEIGHTS
-        if len(shards) > 1:
-            name = WEIGHTS.replace(".safetensors", f"-{number:05d}-of-{len(shards):05d}.safetensors")
-        tensors = read(keys)
-        save_file({key: tensors[key].contiguous() for key in keys}, folder / name, {"format": "pt"})
-        weight_map |= dict.fromkeys(keys, name)
-    if len(shards) > 1:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
-        (folder / (WEIGHTS + ".index.json")).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return shards
+
+
+def _in_equal_parts(sizes: dict[str, int], limit: int | None, world: int) -> list[list[str]]:
+    """Names by file, of about equal size; for every process as many, unless there are fewer tensors."""
+    total, before = sum(sizes.values()), 0
+    count = world * math.ceil(total / (world * (limit or total)))
+    shards: list[list[str]] = [[] for _ in range(count)]
+    for key, size in sizes.items():  # where its middle lies
+        shards[min(count - 1, (2 * before + size) * count // (2 * total))].append(key)
+        before += size
+    return [shard for shard in shards if shard]
 
 
 def all_finite(tensor: Tensor) -> bool:

@@ -10,12 +10,13 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors
+from icve.models.checkpoint_files import Shard, open_shards, read_tensors, shard_tensors
 from icve.models.families import arguments_of, export_formats, family_of, recognised, with_transformers
 from icve.models.family import Base, Family, Rename
 from icve.models.licences import bases_of, read_bases, write_bases
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
-from icve.models.run_folders import inside_run
+from icve.models.run_folders import exported, inside_run
+from icve.models.state_ranges import RangesShard, has_ranges
 from icve.models.weight_files import read_json
 from icve.runtime.atomic import new_folder
 
@@ -28,6 +29,7 @@ def load_transformer(
     ema: bool = False,
     progress: bool = False,
     mapped: bool = False,
+    exact: bool = False,
     **overrides: Any,
 ) -> Any:
     """Build the in-context transformer from a checkpoint of any known layout.
@@ -35,9 +37,9 @@ def load_transformer(
     Known are: a diffusers folder (`config.json` and one or several safetensors files), an ICVE / Tencent folder
     (`config.json` with `hidden_size`, original parameter names), a single `.safetensors` or `.pt` file of either naming
     (without `config.json` sizes are read from the shapes), and a folder with a `transformer/` inside: a training
-    checkpoint (whose safetensors are its averaged weights; an adapter's is added to the weights it names), a run with
-    such checkpoints, a pipeline, or Tencent's `ckpts`. Weights go to `device` tensor by tensor: in host memory is,
-    besides what stays there, one shard.
+    checkpoint (its averaged weights; an adapter's is added to the weights it names), a run with such checkpoints, a
+    pipeline, or Tencent's `ckpts`. Weights go to `device` tensor by tensor: in host memory is, besides what stays
+    there, one shard. Of a checkpoint that was not exported, the weights come from the training state.
 
     Args:
         folder_or_file: where the weights are.
@@ -47,7 +49,10 @@ def load_transformer(
             default it is the trained ones, as in Tencent's own loader. Other files hold one set, which is taken.
         progress: show a progress bar.
         mapped: leave the weights in their files, on the CPU and as they are stored: they are read where they are used,
-            and the processes of a machine share what is in memory of them. Not those that an adapter changes.
+            and the processes of a machine share what is in memory of them. Not those that an adapter changes, nor
+            those that come from a training state.
+        exact: of a run take the newest checkpoint, exported or not, and of a checkpoint the averaged weights in its
+            training state (float32): an export of it may be rounded.
         **overrides: configuration values that replace the checkpoint's, e.g. `rope_axes_dim` for a single file whose
             head width is not 128.
 
@@ -56,12 +61,13 @@ def load_transformer(
         ValueError: a damaged file, a DeepSpeed checkpoint, tensors that are not finite or no floating point numbers,
             or weights that do not fit the configuration: the first mismatching keys are named, and the likely cause.
     """
-    path = _locate(Path(folder_or_file))
+    path = _locate(Path(folder_or_file), exact)
     if (weights := adapted_weights(path)) is not None:
-        model = load_transformer(weights, device=device, dtype=dtype, ema=ema, progress=progress, **overrides)
+        options: dict[str, Any] = {"device": device, "dtype": dtype, "ema": ema, "progress": progress, "exact": exact}
+        model = load_transformer(weights, **options, **overrides)
         fuse_adapter(model, path)
         return model
-    shards = open_shards(path, ema)
+    shards = _open(path, ema, exact)
     stored = shard_tensors(shards)
     family, config, rename = _understood(path, stored, overrides)
     with torch.device("meta"):
@@ -71,6 +77,12 @@ def load_transformer(
         raise ValueError(f"The weights of '{path}' do not fit their configuration: {problem}.")
     model.load_state_dict(read_tensors(shards, rename, device, dtype, progress, mapped), assign=True)
     return model.eval()
+
+
+def _open(path: Path, ema: bool = False, exact: bool = False) -> list[Shard]:
+    if has_ranges(path.parent) and path.name == "transformer" and (exact or not exported(path.parent)):
+        return [RangesShard(path.parent)]
+    return open_shards(path, ema)
 
 
 def _understood(
@@ -99,7 +111,7 @@ def weights_family(folder_or_file: str | os.PathLike[str]) -> Family:
     path = _locate(Path(folder_or_file))
     if (weights := adapted_weights(path)) is not None:
         return weights_family(weights)
-    return _understood(path, shard_tensors(open_shards(path)), {})[0]
+    return _understood(path, shard_tensors(_open(path)), {})[0]
 
 
 def recorded_bases(folder_or_file: str | os.PathLike[str]) -> list[Base] | None:
@@ -166,7 +178,7 @@ def byte_count(size: int | str) -> int:
     return count
 
 
-def _locate(path: Path) -> Path:
+def _locate(path: Path, newest: bool = False) -> Path:
     """The folder or file with the transformer itself, inside what a user names."""
     if path.name == "trainer.ckpt":  # what resumes a run; the weights to read are beside it
         path = path.parent
@@ -174,7 +186,7 @@ def _locate(path: Path) -> Path:
         raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
     if path.is_file():
         return path
-    folder = inside_run(path)
+    folder = inside_run(path, newest)
     if (folder / "transformer").is_dir():
         return folder / "transformer"
     if (folder / ADAPTED).is_file():

@@ -6,7 +6,7 @@ RUN/checkpoints/step-NNNNNN are the checkpoints of a run; `last` and `best` ther
 import logging
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from icve.runtime.folder_contents import CONTENTS, find_damage
@@ -48,20 +48,51 @@ def resolve_checkpoint(path: str | Path) -> Path:
     return undamaged(found, not names_itself(path), partial(find_damage, of=0))
 
 
-def inside_run(path: str | Path) -> Path:
-    """The newest checkpoint that is whole, of a run's folder or a link to its last one; any other path is itself.
+def exported(folder: Path) -> bool:
+    """Whether the editor in a checkpoint's folder has its weights (or an adapter), which edits load at once."""
+    return any((folder / "transformer").glob("*.safetensors")) or not (folder / "transformer").is_dir()
+
+
+def inside_run(path: str | Path, newest: bool = False) -> Path:
+    """The checkpoint to edit with, of a run's folder or a link to its last one; any other path is itself.
+
+    It is the newest whole one that is exported, or the newest whole one where none is.
+
+    Args:
+        path: what a user names.
+        newest: take the newest whole one, be it exported or not.
 
     Raises:
         ValueError: all are damaged.
     """
     path = Path(path).expanduser()
     last = path if path.name == LAST else path / "checkpoints" / LAST
-    newest = [last.resolve()] if last.is_dir() else saved_checkpoints(path / "checkpoints")[-1:]
-    if not newest:
+    saved = [last.resolve()] if last.is_dir() else saved_checkpoints(path / "checkpoints")[-1:]
+    if not saved:
         return path
-    if FOLDER_NAME.fullmatch(newest[0].name) and (newest[0] / CONTENTS).is_file():
-        return undamaged(newest[0], fall_back=True, look=partial(find_damage, of=0))
-    return newest[0]
+    if not (FOLDER_NAME.fullmatch(saved[0].name) and (saved[0] / CONTENTS).is_file()):
+        return saved[0]
+    look = partial(find_damage, of=0)
+    found = undamaged(saved[0], fall_back=True, look=look)
+    if newest or exported(found):
+        return found
+    for folder in reversed(saved_checkpoints(found.parent)):
+        if _step(folder) < _step(found) and exported(folder) and look(folder) is None:
+            _tell_once(
+                f"The newest editor of {path} is that of step {_step(folder)} ({folder}); name {found} for step "
+                f"{_step(found)}, which is not exported and takes longer to load."
+            )
+            return folder
+    return found
+
+
+def _tell(text: str) -> None:
+    from lightning.pytorch.utilities import rank_zero_only  # seconds, which edits need not wait
+
+    rank_zero_only(log.warning)("%s", text)
+
+
+_tell_once = cache(_tell)  # what a command loads, it may look for several times
 
 
 def names_itself(path: str | Path) -> bool:
@@ -106,9 +137,7 @@ def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = 
         problem = look(folder)
         if problem is None:
             if problems:
-                from lightning.pytorch.utilities import rank_zero_only  # seconds, which edits need not wait
-
-                rank_zero_only(log.warning)("%s; the run goes on from %s.", problems[0], folder)
+                _tell(f"{problems[0]}; the run goes on from {folder}.")
             return folder
         problems.append(problem)
     raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; resume from an earlier one.")

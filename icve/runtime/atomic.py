@@ -91,6 +91,16 @@ def remove_folder(path: str | Path) -> None:
         shutil.rmtree(doomed)
 
 
+def replace_folder(path: str | Path, new: Path) -> None:
+    """Give a folder the name of another one, which is removed once it has lost it."""
+    path = Path(path)
+    doomed = temporary_name(path)
+    if path.exists():
+        os.rename(path, doomed)
+    os.rename(new, path)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def temporary_name(path: Path) -> Path:
     """A hidden name beside a file, which no other process uses."""
     # The process id alone would not do: processes of several machines may share a folder.

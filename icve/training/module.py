@@ -30,7 +30,7 @@ from icve.models.protocols import Codec, TextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
-from icve.training.checkpoints.model_folder import write_model_folder
+from icve.training.checkpoints.model_folder import write_model_folder, write_weights
 from icve.training.checkpoints.starting_weights import check_shapes, on_meta, take_weights, trained_shapes
 from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.checkpoints.state_files import StateFiles
@@ -223,6 +223,8 @@ class InContextEditingModule(EditingModule):
     def setup(self, stage: str) -> None:
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
             folders.write_model = self.write_model
+            # An adapter is small: it is a part of every editor.
+            folders.write_weights = write_weights if self.lora is None else None
         own = getattr(parts_of(self.trainer).datamodule, "grid", self.grid)
         if own != self.grid:
             raise ValueError(

@@ -29,13 +29,15 @@ def test_killed_and_resumed_equals_uninterrupted(started, tiny_yaml, tmp_path):
     truth = steps(whole)
     assert len(truth) == 2 * STEPS
 
-    for workers in (0, 2):
+    text, meanwhile = tiny_yaml.read_text(), tmp_path / "meanwhile.yaml"
+    meanwhile.write_text(text.replace("keep_last: 0", "keep_last: 0, asynchronous: true, export_every: 4"))
+    for workers, config in ((0, tiny_yaml), (2, meanwhile)):
         run = tmp_path / f"killed-{workers}"
         data = ["--data.init_args.num_workers", workers]
-        done = kill_after(started(tiny_yaml, run, *data, *OPTIONS), run, micro_batches=40)
+        done = kill_after(started(config, run, *data, *OPTIONS), run, micro_batches=40)
         assert done < 2 * STEPS
         assert any(name.startswith("step-") for name in os.listdir(run / "checkpoints"))
-        finish(started(tiny_yaml, run, *data, "--ckpt_path", run, *OPTIONS), TIME_LIMIT)
+        finish(started(config, run, *data, "--ckpt_path", run, *OPTIONS), TIME_LIMIT)
         assert steps(run) == truth
         finals = [folder / "checkpoints" / "last" / "transformer" for folder in (whole, run)]
         contents = [(final / "diffusion_pytorch_model.safetensors").read_bytes() for final in finals]

@@ -5,13 +5,14 @@ import torch
 import yaml
 
 from icve.cli.main import main
+from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.loading import load_transformer
 from icve.training.checkpoints.state_files import WEIGHTS, StateFiles
 from icve.training.module import InContextEditingModule
 from icve.training.run.command import TrainingCommand
 from icve.training.run.paths import check_paths
 from tests.training.conftest import tiny_transformer
-from tests.training.runs import finish
+from tests.training.runs import finish, run_in_turn, strategy
 
 
 @pytest.fixture
@@ -54,6 +55,55 @@ def test_parts_of_them_are_trained_in_full_precision(config, weights, started, t
         torch.testing.assert_close(now, tensor.float().flatten(), atol=2e-6, rtol=0)
     changed = [not torch.equal(trained.read(WEIGHTS, n, 0, t.numel()), t.float().flatten()) for n, t in stored.items()]
     assert sum(changed) > len(changed) / 2
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(240)
+def test_stages_start_from_the_float32_average_whoever_shares_the_weights(tiny_yaml, tmp_path):
+    """Steps with learning rate 0 show what a stage started from, bit for bit; the editor beside it is rounded."""
+    text = tiny_yaml.read_text().replace("icve.training.optimization.optimizers.MuonAdamW", "torch.optim.AdamW")
+    kept = "keep_last: 0, asynchronous: true, export_every: 0, export_dtype: bfloat16"
+    tiny_yaml.write_text(text.replace("keep_last: 0", kept).replace("val_check_interval: 4", "val_check_interval: 40"))
+    first, further = tmp_path / "first", {}
+    common = ["fit", "-c", tiny_yaml, "--trainer.default_root_dir"]
+    commands = [[*common, first, *strategy("DDPUlyssesStrategy", 2, 1)]]
+    for name, start, kind, options in [
+        ("zero1", first, "DeepSpeedUlyssesStrategy", {"stage": 1}),
+        ("zero3", first / "checkpoints" / "step-000002", "DeepSpeedUlyssesStrategy", {"stage": 3}),
+        ("fsdp", first / "checkpoints" / "step-000002", "FSDPUlyssesStrategy", {}),
+        ("ddp", first, "DDPUlyssesStrategy", {}),
+    ]:
+        own = [
+            f"--model.stage={name}",
+            "--trainer.max_steps=1",
+            "--model.optimizer.init_args.lr=0.0",
+            "--ckpt_path",
+            start,
+        ]
+        commands.append([*common, tmp_path / name, *strategy(kind, 2, 1, **options), *own])
+        commands[-1].append("--model.optimizer.init_args.weight_decay=0.0")
+        further[name] = start
+    run_in_turn(commands, 2, tmp_path, seconds=200)
+    ranks = {file.name[:5] for file in (first / "checkpoints" / "last" / "state").iterdir()}
+    assert ranks == {"00000", "00001"}
+    for name, start in further.items():
+        checkpoint = start if start != first else first / "checkpoints" / "step-000004"
+        began = load_transformer(checkpoint, exact=True).state_dict()
+        state = StateFiles(tmp_path / name / "checkpoints" / "last" / "state")
+        for key, average in began.items():
+            assert average.dtype == torch.float32
+            assert torch.equal(state.whole(WEIGHTS, key, average.shape), average), (name, key)
+    # The export: a file of each process, which diffusers reads too.
+    editor = first / "checkpoints" / "last" / "transformer"
+    names = [f"diffusion_pytorch_model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    assert sorted(file.name for file in editor.glob("*.safetensors")) == names
+    rounded = HunyuanVideoInContextTransformer3DModel.from_pretrained(editor, torch_dtype=torch.bfloat16).state_dict()
+    ours = load_transformer(first).state_dict()
+    for key, average in load_transformer(first, exact=True).state_dict().items():
+        assert torch.equal(ours[key], average.bfloat16())
+        assert torch.equal(rounded[key], average.bfloat16())
+    assert not any((first / "checkpoints" / "step-000002" / "transformer").glob("*.safetensors"))
 
 
 @pytest.fixture

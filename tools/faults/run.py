@@ -78,7 +78,7 @@ class Case:
 
     Args:
         options: of `icve fit`.
-        asynchronous: whether checkpoints are written while training goes on.
+        asynchronous: whether checkpoints are written while training goes on, and every second one is exported.
     """
 
     options: tuple[str, ...]
@@ -168,7 +168,7 @@ class Run:
         self.failed = False  # whether the last start ended without a fault and left something to do
         self._starts, self._record = 0, None
         config = folder / "run.yaml"
-        asynchronous = str(CASES[case].asynchronous).lower()
+        asynchronous = "true, export_every: 2, export_dtype: bfloat16" if CASES[case].asynchronous else "false"
         config.write_text(
             CONFIG.format(steps=steps, every=CHECKPOINT_EVERY, asynchronous=asynchronous, manifest=manifest)
         )

@@ -2,15 +2,17 @@
 
 import math
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from icve.data.share import batches_done
-from icve.models.run_folders import BEST, LAST, saved_checkpoints
+from icve.models.run_folders import BEST, LAST, exported, saved_checkpoints
 from icve.runtime.atomic import remove_folder, replace_link
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.validation import validate_now
@@ -29,6 +31,11 @@ class Checkpoints(Checkpoint):
             a run is resumed at such a step it is validated there first: a kill may have come in between.
         asynchronous: write while training goes on, from a copy of the training state in main memory: every process
             needs room there for its part of it. A checkpoint that could not be written ends the run at the next one.
+        export_every: of so many checkpoints one is exported: its editor has the averaged weights as others read them
+            (safetensors of all processes, with an index), which takes time and room beside the training state. So has
+            the one at the end of the run; the newest of them stays on disk. 0 exports only that at the end.
+        export_dtype: precision of the exported weights; None for that of the trained ones. The training state, which
+            runs go on from and further stages start from, has their full precision always.
     """
 
     def __init__(
@@ -37,28 +44,34 @@ class Checkpoints(Checkpoint):
         keep_last: int = 2,
         monitor: str | None = None,
         asynchronous: bool = False,
+        export_every: int = 1,
+        export_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     ) -> None:
-        if every_n_steps < 1 or keep_last < 0:
-            raise ValueError("Checkpoints needs every_n_steps >= 1 and keep_last >= 0.")
+        if every_n_steps < 1 or keep_last < 0 or export_every < 0:
+            raise ValueError("Checkpoints needs every_n_steps >= 1, keep_last >= 0 and export_every >= 0.")
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.monitor = monitor
         self.asynchronous = asynchronous
+        self.export_every = export_every
+        self.export_dtype: torch.dtype | None = None if export_dtype is None else getattr(torch, export_dtype)
         self.newest: Path | None = None
         self.best: str | None = None  # name of the folder, and its figure
         self.best_score = math.inf
         self._saved_step = -1
+        self._exported_step = -1
         self._skipped_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
+        self._links = threading.Lock()  # a checkpoint that is written meanwhile may be the best by then
         if stage == "fit" and trainer.is_global_zero:
             # Left behind by a killed run.
             for stale in self.folder.glob(".*.tmp"):
                 stale.unlink() if stale.is_symlink() else shutil.rmtree(stale)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_step = trainer.global_step
+        self._saved_step = self._exported_step = trainer.global_step
         resumed = self._path(trainer.global_step)
         # As the first process sees it, for all to decide alike.
         self.newest = trainer.strategy.broadcast(resumed if resumed.is_dir() else None)
@@ -85,14 +98,14 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         due = step % self.every_n_steps == 0 and step != self._skipped_step  # none while training diverges
         if step != self._saved_step and (due or step == trainer.max_steps):
-            self.save(trainer)
+            self.save(trainer, ends=step == trainer.max_steps or trainer.should_stop)
 
     def on_step_skipped(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._skipped_step = trainer.global_step + 1
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step != self._saved_step:
-            self.save(trainer)
+        if not trainer.global_step == self._saved_step == self._exported_step:
+            self.save(trainer, ends=True)
         _folders(trainer).finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -109,14 +122,29 @@ class Checkpoints(Checkpoint):
             known = ", ".join(sorted(figures))
             raise ValueError(f"Checkpoints cannot monitor {self.monitor!r}: it is not among the figures {known}.")
         if self._saved_step == trainer.global_step and self.newest is not None and score < self.best_score:
-            _folders(trainer).finish()
             self.best, self.best_score = self.newest.name, score
             if trainer.is_global_zero:
-                replace_link(self.folder / BEST, self.newest.name)
+                self._link_best()
 
-    def save(self, trainer: Trainer) -> None:
-        """Write a checkpoint of the current step, point `last` to it and remove those that are not kept."""
-        _folders(trainer).finish()  # all learn whether the last one was written
+    def _link_best(self) -> None:
+        """Let `best` lead to the best checkpoint, as soon as it is there."""
+        with self._links:
+            if self.best is not None and (self.folder / self.best).is_dir():
+                replace_link(self.folder / BEST, self.best)
+
+    def save(self, trainer: Trainer, ends: bool = False) -> None:
+        """Write a checkpoint of the current step, point `last` to it and remove those that are not kept.
+
+        Args:
+            trainer: whose.
+            ends: the run ends here, so that the checkpoint is exported.
+        """
+        folders = _folders(trainer)
+        folders.finish()  # all learn whether the last one was written
+        due = self.export_every and trainer.global_step % (self.every_n_steps * self.export_every) == 0
+        folders.exports, folders.export_dtype = bool(ends or due), self.export_dtype
+        if folders.exports:
+            self._exported_step = trainer.global_step
         path = self._path(trainer.global_step)
         self._saved_step = trainer.global_step
         self.newest = path
@@ -131,8 +159,11 @@ class Checkpoints(Checkpoint):
 
     def _written(self, path: Path) -> None:
         replace_link(path.parent / LAST, path.name)
+        self._link_best()
+        saved = saved_checkpoints(self.folder)
         needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
-        for old in saved_checkpoints(self.folder)[: -self.keep_last]:  # none of them where that is 0
+        needed |= {folder.resolve() for folder in list(filter(exported, saved))[-1:]}
+        for old in saved[: -self.keep_last]:  # none of them where that is 0
             if old.resolve() not in needed:
                 remove_folder(old)
 

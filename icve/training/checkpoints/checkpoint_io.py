@@ -1,13 +1,13 @@
-"""Checkpoints are folders: all that a run needs to go on, beside a complete model folder with the EMA weights.
+"""Checkpoints are folders: all that a run needs to go on, beside a model folder for the EMA weights.
 
-`state/` has the tensors, by the process that held them (:mod:`state_files`); `trainer.ckpt` the rest;
+`state/` has the tensors, by the process that held them (:mod:`state_files`); `trainer.ckpt` the rest; the model folder
+has weights only where the checkpoint is exported, in a file of every process;
 `contents.json` size and checksum of every file. A folder appears under its name only when every byte of it is on disk,
 so that a half-written one is never taken for a checkpoint. Nothing is unpickled: `trainer.ckpt` is read with
 `weights_only=True`, weights are safetensors.
 """
 
 import copy
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 
 from icve.models.run_folders import TRAINER_FILE, undamaged
-from icve.runtime.atomic import flush, remove_folder
+from icve.runtime.atomic import flush, remove_folder, replace_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import gather, together
-from icve.training.checkpoints.background import announce, collect, hand_over, wait_for_all
+from icve.training.checkpoints.background import AnotherFailed, announce, collect, exchange, hand_over, wait_for_all
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
 from icve.training.checkpoints.state_files import Slice, StateFiles, snapshot, write_slices
@@ -36,18 +36,28 @@ class CheckpointNotWritten(RuntimeError):
 
 
 ModelWriter = Callable[[Mapping[str, Sequence[int]], Path, StateFiles], None]
+# Also given (process, processes) and the precision; returns the files.
+WeightsWriter = Callable[
+    [Mapping[str, Sequence[int]], Path, StateFiles, tuple[int, int], torch.dtype | None], Sequence[Path]
+]
 
 
 class CheckpointFolders(CheckpointIO):
     """Lightning plugin that writes and reads checkpoint folders.
 
     Args:
-        write_model: writes the editor beside the training state, given the shapes of the trained parameters by name,
-            the folder, and the folder's training state. `InContextEditingModule.setup` gives its own.
+        write_model: writes the editor beside the training state, without the transformer's weights, given the shapes
+            of the trained parameters by name, the folder, and the folder's training state.
+        write_weights: writes a process's share of the transformer's weights to the editor.
+
+    `InContextEditingModule.setup` gives its own writers.
     """
 
-    def __init__(self, write_model: ModelWriter | None = None) -> None:
+    def __init__(self, write_model: ModelWriter | None = None, write_weights: WeightsWriter | None = None) -> None:
         self.write_model = write_model
+        self.write_weights = write_weights
+        self.exports = True  # whether the next checkpoint has the transformer's weights in the editor, too
+        self.export_dtype: torch.dtype | None = None  # None: the precision of the trained weights
         self.fall_back = False  # from a damaged checkpoint to the one before it
         self._thread = ThreadPoolExecutor(1, "checkpoint")  # the interpreter waits for it
         self._writing: Future[None] | None = None
@@ -102,6 +112,7 @@ class CheckpointFolders(CheckpointIO):
     ) -> None:
         """Write a folder by so many processes; `on_all` calls a function on each of them."""
         temporary = _hidden(path)
+        exports, dtype = self.exports, self.export_dtype
 
         def prepare() -> None:
             nonlocal slices, contents
@@ -113,8 +124,12 @@ class CheckpointFolders(CheckpointIO):
                 announce(temporary, world)
 
         def write_own() -> dict[str, list[int]]:
-            write_slices(temporary / STATE, rank, world, slices)
-            return describe(temporary, (temporary / STATE).glob(f"{rank:05d}-of-*"))
+            own = write_slices(temporary / STATE, rank, world, slices)
+            if exports and self.write_weights is not None:
+                seen = exchange(temporary, rank, world, [file.name for file in own], self._run_failed)
+                files = StateFiles(temporary / STATE, [name for names in seen for name in names])
+                own += self.write_weights(contents.get(SHAPES, {}), temporary, files, (rank, world), dtype)
+            return describe(temporary, own)
 
         def write() -> None:
             if rank:
@@ -145,15 +160,15 @@ class CheckpointFolders(CheckpointIO):
             CheckpointNotWritten: it could not be written; raised by all.
         """
 
-        def failure() -> str | None:
+        def failure() -> tuple[bool, str] | None:
             try:
                 self._finish_own()
             except CheckpointNotWritten as error:
-                return str(error)
+                return isinstance(error.__cause__, AnotherFailed), str(error)
             return None
 
-        if failures := [text for text in gather(together(failure)) if text]:
-            raise CheckpointNotWritten(failures[-1])  # the first process's may only say that another one failed
+        if failures := [told for told in gather(together(failure)) if told]:
+            raise CheckpointNotWritten(min(failures)[1])  # of one that knows why
 
     def _finish_own(self) -> None:
         writing, self._writing = self._writing, None
@@ -221,8 +236,7 @@ class CheckpointFolders(CheckpointIO):
         write_contents(temporary, described | describe(temporary, others))
         for entry in (*others, *filter(Path.is_dir, entries), temporary):
             flush(entry)
-        remove_folder(path)
-        os.rename(temporary, path)
+        replace_folder(path, temporary)
         flush(path.parent)
 
 

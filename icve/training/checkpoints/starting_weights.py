@@ -8,13 +8,17 @@ from torch import nn
 from icve.models.families import family_of
 from icve.models.family import located
 from icve.models.loading import load_transformer
+from icve.models.lora import ADAPTED
+from icve.models.run_folders import inside_run
+from icve.models.state_ranges import has_ranges, saved_shapes
 from icve.training.checkpoints.state_dicts import PREFIX, SHAPES
 
 
 def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = False) -> str:
     """Set a transformer's weights from what `load_transformer` knows, cast to the dtype of its own.
 
-    A base model's weights, of other names, are taken as the family says (`Family.start_from`).
+    A base model's weights, of other names, are taken as the family says (`Family.start_from`). Of a training checkpoint
+    it is the average as it was trained, in float32, and not its export.
 
     Args:
         transformer: may be on the meta device.
@@ -28,7 +32,7 @@ def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = Fal
         ValueError: they belong to a transformer of another shape.
     """
     replaced = on_meta(transformer)
-    state, own = load_transformer(path, mapped=replaced).state_dict(), transformer.state_dict()
+    state, own = load_transformer(path, mapped=replaced, exact=True).state_dict(), transformer.state_dict()
     family = family_of(transformer)
     rule = located(family.start_from) if family and family.start_from and own.keys() != state.keys() else None
     sources = {name: name if rule is None else rule(name) for name in own}
@@ -52,6 +56,15 @@ def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = Fal
         return ""
     copies = len(taken) - len(set(wanted.values()))
     return f"{len(taken)} tensors are taken, {copies} of them as further copies, {len(new)} keep their initial values"
+
+
+def ranges_for(transformer: nn.Module, path: str | Path) -> Path | None:
+    """The checkpoint that a path means, where its ranges are this transformer's weights; None where they are not."""
+    folder = inside_run(path, newest=True)
+    if not has_ranges(folder) or (folder / ADAPTED).is_file():
+        return None
+    state, saved = transformer.state_dict(), saved_shapes(folder)
+    return folder if {name: list(value.shape) for name, value in state.items()} == saved else None
 
 
 def on_meta(transformer: nn.Module) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
+from icve.models.state_ranges import SHAPES as SHAPES
 from icve.training.checkpoints.state_files import AVERAGE, AVERAGE_KEY, OPTIMIZER, WEIGHTS, Slice, StateFiles
 
 PREFIX = "transformer."  # of the weights in a module's state dict
-SHAPES = "shapes"  # of the weights, in trainer.ckpt
 
 
 def take_slices(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[Slice]]:
@@ -44,8 +43,7 @@ def put_back(checkpoint: dict[str, Any], files: StateFiles) -> None:
     shapes = checkpoint.pop(SHAPES)
 
     def whole(kind: str, name: str) -> Tensor | None:
-        values = files.read(kind, name, 0, math.prod(shapes[name]))
-        return None if values is None else values.view(shapes[name])
+        return files.whole(kind, name, shapes[name])
 
     checkpoint["state_dict"] = {PREFIX + name: whole(WEIGHTS, name) for name in shapes}
     if (average := checkpoint.get("callbacks", {}).get(AVERAGE_KEY)) is not None:

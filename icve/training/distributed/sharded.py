@@ -20,7 +20,15 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.state_files import AVERAGE, AVERAGE_KEY, OPTIMIZER, WEIGHTS, Slice, StateFiles
+from icve.training.checkpoints.state_files import (
+    AVERAGE,
+    AVERAGE_KEY,
+    FOLDER,
+    OPTIMIZER,
+    WEIGHTS,
+    Slice,
+    StateFiles,
+)
 from icve.training.distributed.ulysses import MixedInto
 from icve.training.lightning_types import editing
 from icve.training.optimization.optimizers import MuonAdamW
@@ -67,7 +75,13 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class ShardedState(MixedInto):
-    """Mixed into a strategy of that kind. The strategy says what a process owns."""
+    """Mixed into a strategy of that kind. The strategy says what a process owns.
+
+    Attributes:
+        starts_from: a checkpoint whose averaged weights the run starts from; every process reads its own part.
+    """
+
+    starts_from: Path | None = None
 
     @abstractmethod
     def owned(self) -> list[Owned]:
@@ -143,6 +157,9 @@ class ShardedState(MixedInto):
                 f"{name} updates whole matrices, and {type(self).__name__} gives every process a part of them: choose "
                 "another optimizer (torch.optim.AdamW), or icve.training.distributed.strategies.DDPUlyssesStrategy."
             )
+        if self.starts_from is not None and self.optimizers:
+            files = StateFiles(self.starts_from / FOLDER)
+            self._set_weights(files, files.editing)
 
     @property
     def _folders(self) -> CheckpointFolders:
@@ -180,21 +197,25 @@ class ShardedState(MixedInto):
         """Set what this process owns from a checkpoint, and return the rest of it."""
         checkpoint, files = self._folders.load_shared(Path(checkpoint_path))
         parts, shadow = self.owned(), {}
+        self._set_weights(files, WEIGHTS)
         for part in parts:
-            if (weights := files.read(WEIGHTS, part.name, part.start, part.count)) is None:
-                raise ValueError(
-                    f"The checkpoint {checkpoint_path} has no {part.name}: it belongs to another transformer than the "
-                    "configuration's."
-                )
-            part.weights.copy_(weights)
             average = files.read(AVERAGE, part.name, part.start, part.count)
             if average is not None:
                 shadow[part.name] = average.to(part.flat.device)
         self._load_optimizer(files, parts)
         if (callback := _ema(checkpoint)) is not None:
             callback["shadow"] = shadow
-        self.weights_changed()
         return checkpoint
+
+    def _set_weights(self, files: StateFiles, kind: str) -> None:
+        for part in self.owned():
+            if (weights := files.read(kind, part.name, part.start, part.count)) is None:
+                raise ValueError(
+                    f"The checkpoint {files.folder.parent} has no {part.name}: it belongs to another transformer than "
+                    "the configuration's."
+                )
+            part.weights.copy_(weights)
+        self.weights_changed()
 
     def _load_optimizer(self, files: StateFiles, parts: list[Owned]) -> None:
         optimizer = self.torch_optimizer

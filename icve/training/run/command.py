@@ -34,6 +34,7 @@ from icve.training.callbacks.stop_signal import StopOnSignal, status
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_changes
 from icve.training.checkpoints.stage_record import read_stage
+from icve.training.checkpoints.starting_weights import ranges_for
 from icve.training.distributed.sharded import ShardedState
 from icve.training.lightning_types import parts_of
 from icve.training.module import InContextEditingModule
@@ -300,7 +301,7 @@ class TrainingCommand(LightningCLI):
             if model.start.pretrained is None:
                 rank_zero_info(f"Stage '{model.stage}' starts from new weights.")
             else:
-                taken = model.load_weights(model.start.pretrained, shared=shared)
+                taken = self._take_weights(model, model.start.pretrained)
                 rank_zero_info(
                     f"Stage '{model.stage}' starts from the weights in {model.start.pretrained}"
                     f"{taken and f': {taken}'}."
@@ -314,7 +315,7 @@ class TrainingCommand(LightningCLI):
         if mode == "full" and saved is None:
             raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
         if saved is None or not self._resumes(saved, model.stage):
-            model.load_weights(checkpoint, shared=shared)
+            self._take_weights(model, checkpoint)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
             rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
             model.add_adapter(checkpoint)
@@ -337,6 +338,15 @@ class TrainingCommand(LightningCLI):
             model.load_weights(weights)
             model.add_adapter(weights)
         return checkpoint, saved["step"]
+
+    def _take_weights(self, model: InContextEditingModule, path: str | Path) -> str:
+        """As `InContextEditingModule.load_weights`; processes that share the weights read their parts themselves."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ShardedState) and model.lora is None and (own := ranges_for(model.transformer, path)):
+            model.allocate(shared=True)
+            strategy.starts_from = own
+            return ""
+        return model.load_weights(path, shared=isinstance(strategy, ShardedState))
 
 
 def _on_meta(class_type: type, *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any) -> Any:

@@ -1,18 +1,24 @@
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from icve.cli.main import main
+from icve.editing.editors import load_editor, resolve_model_folder
 from icve.editing.pipeline import EditPipeline
-from icve.models.run_folders import saved_checkpoints
+from icve.models.loading import load_transformer
+from icve.models.run_folders import exported, saved_checkpoints
+from icve.runtime.folder_contents import describe, write_contents
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.checkpoints import checkpoint_io, model_folder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders, CheckpointNotWritten
+from icve.training.checkpoints.starting_weights import ranges_for
 from icve.training.checkpoints.state_files import WEIGHTS, Slice, StateFiles, write_slices
 from icve.training.module import Sampling
 from tests.training.conftest import tiny_transformer
@@ -93,16 +99,106 @@ def test_the_best_is_none_of_a_later_step_than_the_run_goes_on_from(train, tmp_p
     assert os.readlink(tmp_path / "checkpoints" / "best") == "step-000002"
 
 
-def test_all_processes_wait_for_the_best_to_be_written(tmp_path):
-    finished, checkpoints = [], Checkpoints(monitor="val/loss")
-    checkpoint_io = SimpleNamespace(finish=lambda: finished.append(True))
-    strategy = SimpleNamespace(checkpoint_io=checkpoint_io, broadcast=lambda figure: figure)
-    checkpoints._saved_step, checkpoints.newest = 2, tmp_path / "step-000002"
-    trainer = SimpleNamespace(global_step=2, is_global_zero=False, sanity_checking=False, strategy=strategy)
+def test_training_does_not_wait_for_the_best_to_be_written(tmp_path):
+    checkpoints, folder = Checkpoints(monitor="val/loss"), tmp_path / "checkpoints"
+    strategy = SimpleNamespace(broadcast=lambda figure: figure)
+    trainer = SimpleNamespace(global_step=2, is_global_zero=True, sanity_checking=False, strategy=strategy)
     trainer.state, trainer.callback_metrics = SimpleNamespace(fn="fit"), {"val/loss": torch.tensor(1.0)}
+    trainer.default_root_dir = tmp_path
+    checkpoints.setup(trainer, None, "fit")
+    checkpoints._saved_step, checkpoints.newest = 2, folder / "step-000002"
     checkpoints.on_validation_end(trainer, None)
-    assert finished == [True]
     assert checkpoints.best == "step-000002"
+    assert not folder.exists()
+    checkpoints.newest.mkdir(parents=True)  # when it is written
+    checkpoints._written(checkpoints.newest)
+    assert os.readlink(folder / "best") == os.readlink(folder / "last") == "step-000002"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_some_checkpoints_are_exported_and_the_last_of_the_run(
+    make_module, make_trainer, make_data, tmp_path, asynchronous, caplog
+):
+    ema = EMA(decay=0.5)
+    options = {"export_every": 2, "export_dtype": "bfloat16", "asynchronous": asynchronous}
+    seen, module = {}, make_module()
+
+    def look(*args):
+        trainer.strategy.checkpoint_io.finish()
+        saved = saved_checkpoints(tmp_path / "checkpoints")
+        seen[trainer.global_step] = {folder.name[-1]: exported(folder) for folder in saved}
+
+    module.on_train_batch_start = look
+    trainer = make_trainer(5, [ema, Checkpoints(1, 1, **options)])
+    trainer.fit(module, datamodule=make_data())
+    # The newest of those that are exported is kept.
+    assert seen == {0: {}, 1: {"1": False}, 2: {"2": True}, 3: {"2": True, "3": False}, 4: {"4": True}}
+    assert names(tmp_path) == ["step-000005"]
+    for path in (tmp_path, tmp_path / "checkpoints" / "last"):
+        weights = load_transformer(path).state_dict()
+        assert all(torch.equal(value, ema.shadow[name].bfloat16()) for name, value in weights.items())
+    assert "newest editor" not in caplog.text
+
+
+@pytest.fixture
+def partly_exported(make_module, make_trainer, make_data, tmp_path):
+    """A run as it was at step 3, of which step 2 is exported; its average then."""
+    ema = EMA(decay=0.5)
+    trainer = make_trainer(3, [ema, Checkpoints(1, 0, export_every=2, export_dtype="bfloat16")])
+    trainer.fit(make_module(), datamodule=make_data())
+    last = tmp_path / "checkpoints" / "step-000003"
+    (last / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+    (last / "contents.json").unlink()
+    write_contents(last, describe(last, filter(Path.is_file, last.rglob("*"))))
+    return ema.shadow
+
+
+def test_edits_take_the_newest_exported_and_say_so(partly_exported, tmp_path, caplog):
+    for _ in range(2):  # once
+        assert resolve_model_folder(tmp_path) == tmp_path / "checkpoints" / "step-000002"
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        f"The newest editor of {tmp_path} is that of step 2 ({tmp_path / 'checkpoints' / 'step-000002'})"
+    ]
+    assert load_transformer(tmp_path).dtype == torch.bfloat16
+    (tmp_path / "checkpoints" / "step-000002" / "contents.json").unlink()  # damaged, and no other is exported
+    assert resolve_model_folder(tmp_path) == tmp_path / "checkpoints" / "step-000003"
+
+
+def test_a_checkpoint_that_is_not_exported_edits_and_is_converted(partly_exported, make_data, tmp_path):
+    checkpoint, out = tmp_path / "checkpoints" / "step-000003", tmp_path / "out"
+    editor = EditPipeline.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    assert editor.transformer.dtype == torch.bfloat16
+    editor = load_editor(checkpoint)
+    assert all(torch.equal(value, partly_exported[name]) for name, value in editor.transformer.state_dict().items())
+    video = make_data().batch(0)["source"][:1]
+    assert editor(video, "make it blue", num_inference_steps=1, output_type="uint8").video.shape == video.shape
+    assert main(["convert", "weights", "--input", str(checkpoint), "--output", str(out)]) == 0
+    assert all(torch.equal(value, partly_exported[name]) for name, value in load_transformer(out).state_dict().items())
+
+
+@pytest.mark.parametrize("name", [".", "checkpoints/last", "checkpoints/step-000003"])
+def test_stages_start_from_the_average_as_it_was_trained(partly_exported, make_module, tmp_path, name):
+    module = make_module(seed=9)
+    assert ranges_for(module.transformer, tmp_path / name).name == "step-000003"
+    module.load_weights(tmp_path / name)
+    assert all(torch.equal(value, partly_exported[key]) for key, value in module.transformer.state_dict().items())
+    module.load_weights(tmp_path / "checkpoints" / "step-000002")  # exported, and rounded
+    weights = module.transformer.proj_out.weight
+    assert not torch.equal(weights, weights.bfloat16().float())
+
+
+def test_a_run_that_stops_at_a_checkpoint_is_exported(make_module, make_trainer, make_data, tmp_path):
+    module = make_module()
+
+    def stop(*args):  # after the callbacks
+        module.trainer.should_stop = module.trainer.global_step == 2
+
+    module.on_train_batch_end = stop
+    make_trainer(9, [Checkpoints(1, export_every=0, asynchronous=True)]).fit(module, datamodule=make_data())
+    assert {path.name: exported(path) for path in saved_checkpoints(tmp_path / "checkpoints")} == {
+        "step-000001": False,
+        "step-000002": True,
+    }
 
 
 def test_an_unknown_figure_is_named(make_module, make_trainer, make_data):
@@ -147,16 +243,20 @@ def test_weights_warm_start_from_a_checkpoint(make_module, make_trainer, make_da
         assert torch.equal(weights, ema.shadow[name])
 
 
-def test_files_of_the_editor_are_as_large_as_they_may_be(make_module, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("processes", "files"), [(1, 2), (2, 4), (3, 6)])
+def test_files_of_the_editor_are_shared_and_as_large_as_they_may_be(
+    make_module, tmp_path, monkeypatch, processes, files
+):
     module = make_module(transformer=tiny_transformer().bfloat16())
     weights = module.transformer.state_dict()
     write_slices(tmp_path / "state", 0, 1, [Slice(WEIGHTS, name, 0, value) for name, value in weights.items()])
     size = sum(value.nbytes for value in weights.values())
-    monkeypatch.setattr(model_folder, "SHARD_BYTES", size - 1)
+    monkeypatch.setattr(model_folder, "SHARD_BYTES", size // processes - 1)
     shapes = {name: value.shape for name, value in weights.items()}
-    model_folder.write_model_folder(module.pipeline(), shapes, None, tmp_path / "model", StateFiles(tmp_path / "state"))
     folder = tmp_path / "model" / "transformer"
-    assert len(list(folder.glob("*.safetensors"))) == 2
+    for rank in range(processes):
+        model_folder.write_weights(shapes, tmp_path / "model", StateFiles(tmp_path / "state"), (rank, processes), None)
+        assert len(list(folder.glob(f"*-of-{files:05d}.safetensors"))) == (files // processes) * (rank + 1)
     (index,) = folder.glob("*.index.json")
     assert json.loads(index.read_text())["metadata"]["total_size"] == size
     written = {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}

@@ -71,13 +71,21 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
-def save_shared(path, rank=0, done=None):
-    folders = CheckpointFolders()
+def write_share(shapes, folder, files, process, dtype):
+    """A process's share of an editor: what the others have written is there."""
+    assert files.names(WEIGHTS) == [f"w{rank}" for rank in range(process[1])]
+    file = folder / f"share-{process[0]}"
+    file.touch()
+    return [file]
+
+
+def save_shared(path, rank=0, done=None, write=write_share):
+    folders = CheckpointFolders(write_weights=write)
     folders.save_shared({STAGE_KEY: 1}, path, [Slice(WEIGHTS, f"w{rank}", 0, torch.arange(3.0))], done)
     folders.finish()
 
 
-@pytest.mark.parametrize("fails", ["announce", "write_slices"])
+@pytest.mark.parametrize("fails", ["announce", "write_slices", "exchange"])
 @pytest.mark.parametrize("done", [None, lambda: None])
 def test_nothing_is_left_of_a_shared_one_and_its_own_name_is_told(alone, tmp_path, monkeypatch, done, fails):
     folder, work = tmp_path / "checkpoints", getattr(checkpoint_io, fails)
@@ -102,16 +110,25 @@ def save_where_one_cannot(rank, folder):
 
     def slow(*arguments):
         time.sleep(0.5)
-        write(*arguments)
+        return write(*arguments)
 
     for number, (broken, done) in enumerate([(0, None), (1, None), (0, lambda: None), (1, lambda: None)]):
         checkpoint_io.write_slices = full if rank == broken else slow
         with pytest.raises(CheckpointNotWritten, match=rf"step-{number} could not be written .*No space left"):
             save_shared(checkpoints / f"step-{number}", rank, done)
         assert rank or list(checkpoints.iterdir()) == []
+        checkpoint_io.write_slices = slow
+        for process in (0, 1):
+            with pytest.raises(CheckpointNotWritten, match=r"step-9 could not be written .*No space left"):
+                save_shared(checkpoints / "step-9", rank, done, full if rank == process else write_share)
+            assert rank or list(checkpoints.iterdir()) == []
     checkpoint_io.write_slices = slow
-    save_shared(checkpoints / "step-5", rank, lambda: None)
-    assert [path.name for path in checkpoints.iterdir()] == ["step-5"]
+    for done in (None, lambda: None):
+        save_shared(checkpoints / "step-5", rank, done)
+        assert [path.name for path in checkpoints.iterdir()] == ["step-5"]
+        kept = {"share-0", "share-1", "state", "trainer.ckpt", "contents.json"}
+        assert {path.name for path in (checkpoints / "step-5").iterdir()} == kept
+        assert folder_contents.find_damage(checkpoints / "step-5") is None
 
 
 @pytest.mark.slow
@@ -119,6 +136,14 @@ def save_where_one_cannot(rank, folder):
 @pytest.mark.timeout(120)
 def test_all_processes_know_that_one_could_not_write(tmp_path):
     torch.multiprocessing.spawn(save_where_one_cannot, (tmp_path,), nprocs=2)
+
+
+def test_who_has_come_so_far_does_not_wait_for_one_that_has_failed(tmp_path):
+    background.announce(tmp_path, 2)
+    with pytest.raises(ZeroDivisionError):
+        background.hand_over(tmp_path, 1, lambda: 1 // 0)
+    with pytest.raises(OSError, match="process 1 could not write"):
+        background.exchange(tmp_path, 0, 2, [], threading.Event())
 
 
 def test_a_run_that_failed_does_not_wait_long_for_processes_that_may_be_gone(tmp_path, monkeypatch):
