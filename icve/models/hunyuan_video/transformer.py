@@ -28,6 +28,7 @@ from icve.models.denoiser import InContextTransformer, Latents
 from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
+from icve.runtime.transfers import to_device
 
 
 class ConditionEmbedding(nn.Module):
@@ -237,7 +238,7 @@ class TokenRefiner(nn.Module):
 
     def forward(self, text: Tensor, timestep: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """text (B, L, Dt), valid in the first `lengths[i]` tokens; timestep (B,) -> (B, L, D)."""
-        counts = torch.tensor(lengths, device=text.device)[:, None]
+        counts = to_device(torch.tensor(lengths), text.device)[:, None]
         valid = torch.arange(text.shape[1], device=text.device) < counts
         mean = (text.float() * valid[..., None]).sum(1) / counts
         temb = self.time_text_embed(timestep, mean.to(text.dtype))
