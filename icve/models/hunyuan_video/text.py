@@ -19,6 +19,7 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    DynamicCache,
     LlamaConfig,
     LlamaModel,
     PretrainedConfig,
@@ -169,8 +170,9 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
         self.prepare(device)
         with torch.autocast(device.type, enabled=False):
             ids, mask = self._tokens("llama", texts, device)
-            # Causal, hence without a mask: no token attends to the padding on its right.
-            hidden = self.language_model(input_ids=ids, use_cache=False).last_hidden_state
+            # Causal, hence without a mask: no token attends to the padding on its right. Without a cache, empty as it
+            # is, the library would ask the device whether several texts are packed into one.
+            hidden = self.language_model(input_ids=ids, past_key_values=DynamicCache()).last_hidden_state
             ids, _ = self._tokens("clip", texts, device)
             pooled = self.pooled_model(input_ids=ids).pooler_output
         padding = to_device(~mask, device)[..., None]

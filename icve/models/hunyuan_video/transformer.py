@@ -111,7 +111,9 @@ class Stream:
 
     def open(self, x: Tensor, conditions: Tensor, rope: Tensor) -> Projections:
         """Tokens (B, N, D) and conditions (B, times, D) -> query, key and value (B, N, H, D/H)."""
-        shift, scale, *self.rest = self.norm(conditions[:, list(self.runs.times)])
+        # Slices: the numbers of a list would be brought to the device, and waited for.
+        own = torch.cat([conditions[:, time : time + 1] for time in self.runs.times], dim=1)
+        shift, scale, *self.rest = self.norm(own)
         return self.project(modulated_norm(x, shift, scale, self.runs), rope)
 
     def close(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -426,7 +428,8 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 x, text = block(x, text, conditions, rope, layout)
 
         at = layout.section("target")
-        scale, shift = self.norm_out(conditions[:, [layout.times.index("target")]])
+        time = layout.times.index("target")
+        scale, shift = self.norm_out(conditions[:, time : time + 1])
         x = self.proj_out(modulated_norm(x[:, at], shift, scale, Runs((0,), ((0, at.stop - at.start),))))
         if layout.shards is not None:
             x = layout.shards.gather(x, len(segments) - 2)
