@@ -1,7 +1,7 @@
 """Runs what only an accelerator shows, mixed devices and waits in hot loops, on a simulated one.
 
 The files `on_*.py` are tests too, in a process of their own: the device stays registered there, and is what
-`torch.accelerator` then names. To run one by hand: `pytest -n0 -p tests.accelerator.plugin tests/accelerator/on_parts.py`.
+`torch.accelerator` then names. By hand: `pytest -n0 -p tests.accelerator.plugin tests/accelerator/on_*.py`.
 """
 
 import os
