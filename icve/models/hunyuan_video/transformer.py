@@ -93,6 +93,14 @@ class Modulation(nn.Module):
         return self.linear(F.silu(conditions)).chunk(self.count, dim=-1)
 
 
+def at_times(conditions: Tensor, times: Sequence[int]) -> Tensor:
+    """Those of the condition vectors (B, times, D) that some tokens need.
+
+    By slices: indexing would bring the list to the device, and wait for it.
+    """
+    return torch.cat([conditions[:, time : time + 1] for time in times], dim=1)
+
+
 @dataclass
 class Stream:
     """What one stream of a double-stream block does before and after the one attention.
@@ -111,9 +119,7 @@ class Stream:
 
     def open(self, x: Tensor, conditions: Tensor, rope: Tensor) -> Projections:
         """Tokens (B, N, D) and conditions (B, times, D) -> query, key and value (B, N, H, D/H)."""
-        # Slices: the numbers of a list would be brought to the device, and waited for.
-        own = torch.cat([conditions[:, time : time + 1] for time in self.runs.times], dim=1)
-        shift, scale, *self.rest = self.norm(own)
+        shift, scale, *self.rest = self.norm(at_times(conditions, self.runs.times))
         return self.project(modulated_norm(x, shift, scale, self.runs), rope)
 
     def close(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -428,8 +434,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 x, text = block(x, text, conditions, rope, layout)
 
         at = layout.section("target")
-        time = layout.times.index("target")
-        scale, shift = self.norm_out(conditions[:, time : time + 1])
+        scale, shift = self.norm_out(at_times(conditions, [layout.times.index("target")]))
         x = self.proj_out(modulated_norm(x[:, at], shift, scale, Runs((0,), ((0, at.stop - at.start),))))
         if layout.shards is not None:
             x = layout.shards.gather(x, len(segments) - 2)
