@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from icve.runtime.transfers import to_device
+
 
 @dataclass(frozen=True)
 class TextCondition:
@@ -16,8 +18,8 @@ class TextCondition:
 
     Attributes:
         embeddings: (B, L, D), zero where padded.
-        mask: (B, L) bool, True on tokens, padded on the right, at least one per text. It may stay on the host, where
-            the transformer reads it without waiting for a device.
+        mask: (B, L) bool, True on tokens, padded on the right, at least one per text. Text encoders give it on the
+            host, where it is read without waiting for a device.
         extras: (B, ...) tensors by name, of models that want more, as "pooled" (B, Dp).
     """
 
@@ -30,8 +32,15 @@ class TextCondition:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> TextCondition:
         """Embeddings and extras on a device and in a dtype; the mask stays where it is."""
-        extras = {name: extra.to(device, dtype) for name, extra in self.extras.items()}
-        return TextCondition(self.embeddings.to(device, dtype), self.mask, extras)
+        # Without waiting, where a loader has pinned them.
+        extras = {name: extra.to(device, dtype, non_blocking=extra.is_pinned()) for name, extra in self.extras.items()}
+        embeddings = self.embeddings.to(device, dtype, non_blocking=self.embeddings.is_pinned())
+        return TextCondition(embeddings, self.mask, extras)
+
+    def pin_memory(self) -> TextCondition:
+        """For a loader that pins its batches."""
+        extras = {name: extra.pin_memory() for name, extra in self.extras.items()}
+        return TextCondition(self.embeddings.pin_memory(), self.mask, extras)
 
     def pad(self, length: int) -> TextCondition:
         """The same texts with L = `length` at least."""
@@ -43,9 +52,10 @@ class TextCondition:
 
     def rows(self, indices: Sequence[int]) -> TextCondition:
         """Some texts, in this order; one may occur several times."""
-        rows = list(indices)
-        extras = {name: extra[rows] for name, extra in self.extras.items()}
-        return TextCondition(self.embeddings[rows], self.mask[rows], extras)
+        rows = torch.tensor(list(indices))
+        there = to_device(rows, self.embeddings.device)
+        extras = {name: extra.index_select(0, there) for name, extra in self.extras.items()}
+        return TextCondition(self.embeddings.index_select(0, there), self.mask[rows], extras)
 
     def alone(self, index: int) -> TextCondition:
         """One text without padding; its mask is on the host."""

@@ -36,6 +36,7 @@ from icve.models.protocols import Codec, TextEncoder
 from icve.models.run_folders import exported
 from icve.models.sequence_parallel import sequence_parallel_group
 from icve.models.state_ranges import has_ranges
+from icve.runtime.transfers import to_device
 
 import_parts()  # diffusers resolves the components named in a folder only among modules that are imported already
 
@@ -320,7 +321,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             ValueError: the processes cannot share the model's heads, or its step cache.
         """
         device = self._execution_device
-        noise = {name: self._shared(value.to(device)) for name, value in noise.items()}
+        noise = {name: self._shared(to_device(value, device)) for name, value in noise.items()}
         sampler = EulerSampler(self.scheduler, self.config.prediction)
         with self.progress_bar(total=settings.steps) as progress:
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from icve.data.text_condition import TextCondition
 from icve.flow import Prediction, sampling_sigmas, to_velocity
 from icve.models.denoiser import Denoiser, Latents
+from icve.runtime.transfers import to_device
 
 # Called after every step with its number, its timestep and the latents by name; what it returns takes their place.
 AfterStep = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -48,12 +49,18 @@ class EulerSampler:
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, prediction: Prediction) -> None:
         self.scheduler, self.prediction = scheduler, prediction
 
-    def timesteps(self, settings: SamplerSettings, device: torch.device) -> Tensor:
-        """The scheduler's timesteps (steps,), 1000·sigma."""
-        self.scheduler.set_shift(settings.shift)
+    def timesteps(self, settings: SamplerSettings, device: torch.device) -> tuple[Tensor, list[bool]]:
+        """The scheduler's timesteps (steps,), 1000·sigma, on the device; and which steps are guided, if any is."""
+        scheduler = self.scheduler
+        scheduler.set_shift(settings.shift)
         sigmas = sampling_sigmas(settings.steps, settings.shift, self.prediction)
-        self.scheduler.set_timesteps(sigmas=sigmas, device=device)
-        return torch.as_tensor(self.scheduler.timesteps)
+        scheduler.set_timesteps(sigmas=sigmas, device="cpu")
+        levels = torch.as_tensor(scheduler.sigmas)
+        scheduler.sigmas = to_device(levels, device)
+        timesteps = to_device(torch.as_tensor(scheduler.timesteps), device)
+        scheduler.timesteps = timesteps  # type: ignore[assignment]  # it says ndarray, and has tensors
+        scheduler.set_begin_index(0)  # else it looks for the first timestep among them, on the device
+        return timesteps, (levels > settings.guidance_until).tolist()
 
     def __call__(
         self,
@@ -77,7 +84,7 @@ class EulerSampler:
         """
         latents = dict(noise)
         device, batch = next(iter(latents.values())).device, len(text)
-        timesteps = self.timesteps(settings, device)
+        timesteps, guided = self.timesteps(settings, device)
         # Every kind of latents has its own: a scheduler counts its steps.
         schedulers = {name: copy.copy(self.scheduler) for name in latents}
         # Cast once, not at every step.
@@ -97,7 +104,7 @@ class EulerSampler:
         for index, timestep in enumerate(timesteps):
             sigma = torch.as_tensor(self.scheduler.sigmas[index], device=device)
             # Guided and plain steps differ in batch size, so a step cache keeps them apart.
-            if both is not None and sigma > settings.guidance_until:
+            if both is not None and guided[index]:
                 with denoiser.branch("cond_uncond"):
                     found = predict(twice(latents), both, twice(context), sigma)
                 prediction = {

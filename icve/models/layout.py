@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from icve.models.rope import rotary_frequencies
+from icve.models.rope import kept_tables, rotary_frequencies
 from icve.models.sequence_parallel import Shards, shards_of
+from icve.runtime.transfers import to_device
 
 Time = Literal["zero", "target"]
 Rule = Literal["full", "static_context"]
@@ -156,19 +157,37 @@ class PackedLayout:
             theta: base of the frequencies.
             device: where they are wanted.
         """
-        split: list[Tensor] = []
-        shared: list[Tensor] = []
-        for segment in self.segments:
-            if isinstance(segment.rope, Grid):
-                turns = rotary_frequencies(segment.rope.size, axes_dim, theta, device, segment.rope.origin)
-            else:
-                size, value = (segment.tokens, sum(axes_dim) // 2), float(segment.rope == "identity")
-                turns = torch.full(size, value, dtype=torch.complex64, device=device)
-            (shared if segment.shared else split).append(turns)
-        own = torch.cat(split) if split else None
-        if own is not None and self.shards is not None:
-            own = self.shards.take(own, 0)
-        return torch.cat([*([] if own is None else [own]), *shared])
+        split, shared = ([s for s in self.segments if s.shared == wanted] for wanted in (False, True))
+        parts = [_rotations(segment.rope, segment.tokens, axes_dim, theta, device) for segment in shared]
+        if split:
+            # Of the segments that go through the blocks in every step; the text's length varies, and it is short.
+            order = tuple((segment.rope, segment.tokens) for segment in split)
+            place = None if self.shards is None else (self.shards.rank, tuple(map(tuple, self.shards.segments)))
+            parts.insert(0, _split_rotations(order, place, tuple(axes_dim), theta, torch.device(device)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _rotations(rope: Grid | str, tokens: int, axes_dim: Sequence[int], theta: float, device: torch.device) -> Tensor:
+    if isinstance(rope, Grid):
+        return rotary_frequencies(rope.size, axes_dim, theta, device, rope.origin)
+    size, value = (tokens, sum(axes_dim) // 2), float(rope == "identity")
+    return torch.full(size, value, dtype=torch.complex64, device=device)
+
+
+@kept_tables
+def _split_rotations(
+    order: tuple[tuple[Grid | str, int], ...],
+    place: tuple[int, tuple[tuple[int, ...], ...]] | None,
+    axes_dim: tuple[int, ...],
+    theta: float,
+    device: torch.device,
+) -> Tensor:
+    """Of the segments that processes share out; place: a process's rank, and the tokens that each has of each."""
+    whole = torch.cat([_rotations(rope, tokens, axes_dim, theta, device) for rope, tokens in order])
+    if place is None:
+        return whole
+    rank, counts = place
+    return torch.cat(whole.split([n for segment in counts for n in segment])[rank :: len(counts[0])])
 
 
 def _runs(segments: Sequence[Segment], counts: Sequence[int], times: Sequence[Time]) -> Runs:
@@ -249,7 +268,8 @@ def padded_text(text_BLD: Tensor, longest: int) -> Tensor:
 
 def text_key_bias(lengths: tuple[int, ...], before: int, text: int, device, dtype) -> Tensor:
     """Additive key bias (B, 1, 1, before + text): -inf on each sample's padded text tokens, 0 elsewhere."""
-    valid = torch.arange(text, device=device) < torch.tensor(lengths, device=device)[:, None]
+    counts = to_device(torch.tensor(lengths), device or "cpu")[:, None]
+    valid = torch.arange(text, device=device) < counts
     bias = torch.zeros(len(lengths), 1, 1, before + text, device=device, dtype=dtype)
     bias[:, 0, 0, before:].masked_fill_(~valid, float("-inf"))
     return bias

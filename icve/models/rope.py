@@ -3,9 +3,32 @@
 Shape legend: B batch, N tokens, H heads, D head width.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVarTuple
 
 import torch
+
+from icve.runtime.transfers import to_device
+
+Arguments = TypeVarTuple("Arguments")
+
+
+def kept_tables(make: Callable[[*Arguments], torch.Tensor]) -> Callable[[*Arguments], torch.Tensor]:
+    """Let a function of hashable arguments keep the last few tensors that it made; nobody may write to them.
+
+    Not while a compiler traces it or its tensors have no numbers: what it makes then is no use to others.
+    """
+    kept = functools.lru_cache(maxsize=8)(make)
+
+    @functools.wraps(make)
+    def table(*args: *Arguments) -> torch.Tensor:
+        if torch.compiler.is_compiling() or type(torch.empty(0)) is not torch.Tensor:
+            return make(*args)
+        with torch.inference_mode(False):  # a validation comes first, and training could not use its tensors
+            return kept(*args)
+
+    return table
 
 
 def rotary_frequencies(
@@ -27,16 +50,23 @@ def rotary_frequencies(
     Returns:
         complex64 (frames·height·width, sum(axes_dim)/2).
     """
-    # The series is evaluated in float64: in float32 the CPU and CUDA results differ in the last bits.
+    return _frequencies(tuple(grid), tuple(axes_dim), theta, torch.device(device or "cpu"), tuple(origin))
+
+
+@kept_tables
+def _frequencies(
+    grid: tuple[int, ...], axes_dim: tuple[int, ...], theta: float, device: torch.device, origin: tuple[int, ...]
+) -> torch.Tensor:
+    # The series is evaluated in float64 on the host: in float32 the CPU and CUDA results differ in the last bits.
+    host: dict[str, Any] = {"dtype": torch.float64, "device": "meta" if device.type == "meta" else "cpu"}
     axes = [
-        torch.arange(start, start + size, dtype=torch.float64)[:, None]
-        * theta ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+        torch.arange(start, start + size, **host)[:, None] * theta ** (-torch.arange(0, dim, 2, **host) / dim)
         for size, start, dim in zip(grid, origin, axes_dim, strict=True)
     ]
     views = [(-1, 1, 1), (1, -1, 1), (1, 1, -1)]
     turns = [a.view(*view, a.shape[-1]).expand(*grid, -1) for a, view in zip(axes, views, strict=True)]
     angles = torch.cat(turns, dim=-1).flatten(0, 2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+    return to_device(torch.polar(torch.ones_like(angles), angles).to(torch.complex64), device)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

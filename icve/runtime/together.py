@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.distributed import ProcessGroup
 
 Result = TypeVar("Result")
@@ -49,3 +50,12 @@ def together(work: Callable[[], Result], group: ProcessGroup | None = None) -> R
     if problems := {rank: text for rank, text in enumerate(texts) if text is not None}:
         raise FailedTogether(problems) from failure
     return result
+
+
+def sum_of_all(values: Tensor) -> list[float]:
+    """Sums (n,) over the processes, in one small reduction that all call; waits for the device that `values` are on."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values.tolist()

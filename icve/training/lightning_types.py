@@ -55,3 +55,8 @@ def editing(module: LightningModule | None) -> EditingModule:
 def parts_of(trainer: Trainer) -> TrainerParts:
     """A trainer, by what its type hides."""
     return cast(TrainerParts, trainer)
+
+
+def reports(trainer: Trainer, step: int) -> bool:
+    """Whether figures are logged when that many steps are done."""
+    return step % parts_of(trainer).log_every_n_steps == 0

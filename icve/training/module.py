@@ -35,7 +35,7 @@ from icve.training.checkpoints.starting_weights import check_shapes, on_meta, ta
 from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.checkpoints.state_files import StateFiles
 from icve.training.distributed.activation_checkpointing import Checkpointing
-from icve.training.lightning_types import EditingModule, parts_of
+from icve.training.lightning_types import EditingModule, parts_of, reports
 from icve.training.objectives.objective import Objective
 from icve.training.optimization.parameter_groups import scale_learning_rates
 from icve.training.optimization.schedule import Schedule
@@ -111,6 +111,7 @@ class InContextEditingModule(EditingModule):
         self._data: dict[str, Any] = {}  # what it is trained on
         self.samples = 0  # of this micro-batch on this process
         self._drawing_step, self._next_position = -1, 0
+        self._figures: dict[str, Tensor] = {}  # of this micro-batch, on the device
 
     @property
     def codec(self) -> ModelMixin:
@@ -141,13 +142,20 @@ class InContextEditingModule(EditingModule):
         encoded = self.encode(batch, self.objective.instructions(batch, draws))
         losses = self.objective.loss(self.denoiser, encoded, draws)
         loss = losses.per_sample.mean()
-
-        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
-        for name, part in losses.parts.items():
-            self.log(f"train/loss_{name}", part.detach().mean(), sync_dist=True)
+        parts = {f"train/loss_{name}": part.detach().mean() for name, part in losses.parts.items()}
+        self._figures = {"train/loss": loss.detach(), **parts}
         shape = tuple(encoded["target"].shape[2:])
         loss = loss * batch.get("weight", 1.0)
         return {"loss": loss, "samples": self.samples, "tokens": losses.tokens, "latents": shape}
+
+    def on_train_batch_end(self, outputs: Any, batch: EditBatch, batch_idx: int) -> None:
+        """Log the losses of the step's last micro-batch, where figures are logged: in one exchange, after the step."""
+        step = self.trainer.global_step
+        if self._figures and step > self._drawing_step and reports(self.trainer, step):
+            names, values = zip(*self._figures.items(), strict=True)
+            self._figures = {}
+            means = torch.as_tensor(self.all_gather(torch.stack(values))).reshape(-1, len(names)).mean(0).cpu()
+            self.log_dict(dict(zip(names, means, strict=True)))
 
     def draws(self, samples: int) -> Draws:
         """Random decisions of this micro-batch's samples, by their positions in the step's global batch."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from icve.runtime.transfers import to_device
+
 
 def generator(seed: int, stage: str, step: int, position: int | str, purpose: str) -> torch.Generator:
     """A CPU generator for one decision about one sample.
@@ -60,4 +62,4 @@ class Draws:
         It is drawn on the CPU, so that every device trains on the same noise.
         """
         drawn = [torch.randn(like.shape[1:], generator=g) for g in self.generators(purpose)]
-        return torch.stack(drawn).to(like.device)
+        return to_device(torch.stack(drawn), like.device)

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
+from icve.runtime.transfers import to_device
+
 
 class HeldOutLoss:
     """Mean losses over the samples of all processes, of which one may have more than another.
@@ -25,7 +27,7 @@ class HeldOutLoss:
         self.names = list(losses)
         values = torch.stack([*losses.values(), torch.ones_like(next(iter(losses.values())))])
         if counted is not None:
-            values = torch.where(torch.tensor(counted, device=values.device), values, 0.0)
+            values = torch.where(to_device(torch.tensor(counted), values.device), values, 0.0)
         self.sums = values.sum(1) if self.sums is None else self.sums + values.sum(1)
 
     def figures(self, module: LightningModule) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from icve.models import attention
 from icve.models.attention import joint_attention, packed_attention
 from icve.models.layout import Grid, PackedLayout, Segment, pack, padded_text, text_tokens
 from icve.models.rope import rotary_frequencies
-from icve.models.sequence_parallel import sequence_parallel
+from icve.models.sequence_parallel import Shards, sequence_parallel
 
 HEADS, WIDTH = 4, 6
 SEGMENTS = (
@@ -41,6 +41,17 @@ def test_sections_and_rotations_follow_the_segments():
     torch.testing.assert_close(rope[8:13], rotary_frequencies((7, 1, 1), (2, 2, 2))[2:])
     assert (rope[13:16] == 0).all()
     assert (rope[16:] == 1).all()
+
+
+def test_every_process_keeps_the_rotations_of_its_own_tokens(monkeypatch):
+    alone = pack(SEGMENTS).rotations((2, 2, 2), 256.0, torch.device("cpu"))
+    ranks = []
+    for rank in (0, 1):
+        monkeypatch.setattr(Shards, "rank", rank)
+        shards = Shards(None, ([1, 1], [3, 3], [3, 2]))
+        ranks.append(PackedLayout(SEGMENTS, shards=shards).rotations((2, 2, 2), 256.0, torch.device("cpu")))
+    assert torch.equal(ranks[0], alone[[0, 2, 3, 4, 8, 9, 10, *range(13, 20)]])
+    assert torch.equal(ranks[1], alone[[1, 5, 6, 7, 11, 12, *range(13, 20)]])
 
 
 def test_what_is_no_layout_is_refused():

@@ -1,6 +1,7 @@
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_hunyuan_video import HunyuanVideoRotaryPosEmbed
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from icve.models.rope import norm_rotate, rotary_frequencies, rotate
 
@@ -50,3 +51,25 @@ def test_without_a_rotation_the_gradient_that_comes_is_left_alone():
     before = gradient.clone()
     norm_rotate(x, torch.ones(4), None).backward(gradient)
     assert torch.equal(gradient, before)
+
+
+def test_a_table_is_made_once_for_training_and_validation():
+    grid, axes = (3, 4, 5), (2, 4, 2)
+    with torch.inference_mode():
+        first = rotary_frequencies(grid, axes)
+    assert rotary_frequencies(grid, list(axes), device=torch.device("cpu")) is first
+    assert not first.is_inference()
+    norm_rotate(torch.randn(1, 60, 1, 8, requires_grad=True), torch.ones(8), first).sum().backward()
+    for other in ((grid, axes, 100.0), ((3, 5, 4), axes), (grid, (4, 2, 2)), (grid, axes, 256.0, None, (1, 0, 0))):
+        assert not torch.equal(rotary_frequencies(*other), first)
+    assert rotary_frequencies(grid, axes, device=torch.device("meta")).is_meta
+
+
+def test_the_tables_that_are_kept_are_few_and_real():
+    first = rotary_frequencies((2, 2, 2), (2, 2, 2))
+    with FakeTensorMode():
+        assert isinstance(rotary_frequencies((2, 2, 2), (2, 2, 2)), FakeTensor)
+    assert rotary_frequencies((2, 2, 2), (2, 2, 2)) is first
+    for frames in range(1, 20):
+        rotary_frequencies((frames, 1, 1), (2, 2, 2))
+    assert rotary_frequencies((2, 2, 2), (2, 2, 2)) is not first

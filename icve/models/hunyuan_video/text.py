@@ -19,6 +19,7 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    DynamicCache,
     LlamaConfig,
     LlamaModel,
     PretrainedConfig,
@@ -27,6 +28,7 @@ from transformers import (
 from icve.data.text_condition import TextCondition
 from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
 from icve.models.weight_files import fill, model_files, read_json
+from icve.runtime.transfers import to_device
 
 SKIPPED_LAYERS = 2  # of the LLaMA: hidden_states[-3] is what the third last layer puts out
 CLIP_TOKENS = 77
@@ -156,7 +158,8 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
             texts: B texts; "" is valid.
 
         Returns:
-            embeddings (B, L, Dt), with "pooled" (B, Dp). All on the encoder's device, floating ones in its precision.
+            embeddings (B, L, Dt), with "pooled" (B, Dp), on the encoder's device and in its precision; the mask on the
+            host.
 
         Raises:
             ValueError: if `texts` is a single string or empty.
@@ -167,20 +170,22 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
         self.prepare(device)
         with torch.autocast(device.type, enabled=False):
             ids, mask = self._tokens("llama", texts, device)
-            # Causal, hence without a mask: no token attends to the padding on its right.
-            hidden = self.language_model(input_ids=ids, use_cache=False).last_hidden_state
+            # Causal, hence without a mask: no token attends to the padding on its right. Without a cache, empty as it
+            # is, the library would ask the device whether several texts are packed into one.
+            hidden = self.language_model(input_ids=ids, past_key_values=DynamicCache()).last_hidden_state
             ids, _ = self._tokens("clip", texts, device)
             pooled = self.pooled_model(input_ids=ids).pooler_output
-        return TextCondition(hidden.masked_fill(~mask[..., None], 0), mask, {"pooled": pooled})
+        padding = to_device(~mask, device)[..., None]
+        return TextCondition(hidden.masked_fill(padding, 0), mask, {"pooled": pooled})
 
     def _tokens(self, name: str, texts: list[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Ids (B, L) and mask (B, L) of texts, padded with their last token."""
+        """Ids (B, L) on the device and mask (B, L) on the host, of texts padded with their last token."""
         rows = [encoding.ids for encoding in self._tokenizers[name].encode_batch(list(texts))]
         rows = [row or [0] for row in rows]  # a tokenizer that begins no text makes nothing of ""
         length = max(map(len, rows))
         ids = torch.tensor([row + row[-1:] * (length - len(row)) for row in rows])
         mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
-        return ids.to(device), mask.to(device)
+        return to_device(ids, device), mask
 
 
 def _stored_config(folder: str, released: dict[str, Any]) -> dict[str, Any]:

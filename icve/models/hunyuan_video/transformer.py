@@ -28,6 +28,7 @@ from icve.models.denoiser import InContextTransformer, Latents
 from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, padded_text, valid_text_lengths
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
+from icve.runtime.transfers import to_device
 
 
 class ConditionEmbedding(nn.Module):
@@ -92,6 +93,14 @@ class Modulation(nn.Module):
         return self.linear(F.silu(conditions)).chunk(self.count, dim=-1)
 
 
+def at_times(conditions: Tensor, times: Sequence[int]) -> Tensor:
+    """Those of the condition vectors (B, times, D) that some tokens need.
+
+    By slices: indexing would bring the list to the device, and wait for it.
+    """
+    return torch.cat([conditions[:, time : time + 1] for time in times], dim=1)
+
+
 @dataclass
 class Stream:
     """What one stream of a double-stream block does before and after the one attention.
@@ -110,7 +119,7 @@ class Stream:
 
     def open(self, x: Tensor, conditions: Tensor, rope: Tensor) -> Projections:
         """Tokens (B, N, D) and conditions (B, times, D) -> query, key and value (B, N, H, D/H)."""
-        shift, scale, *self.rest = self.norm(conditions[:, list(self.runs.times)])
+        shift, scale, *self.rest = self.norm(at_times(conditions, self.runs.times))
         return self.project(modulated_norm(x, shift, scale, self.runs), rope)
 
     def close(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -237,7 +246,7 @@ class TokenRefiner(nn.Module):
 
     def forward(self, text: Tensor, timestep: Tensor, lengths: tuple[int, ...]) -> Tensor:
         """text (B, L, Dt), valid in the first `lengths[i]` tokens; timestep (B,) -> (B, L, D)."""
-        counts = torch.tensor(lengths, device=text.device)[:, None]
+        counts = to_device(torch.tensor(lengths), text.device)[:, None]
         valid = torch.arange(text.shape[1], device=text.device) < counts
         mean = (text.float() * valid[..., None]).sum(1) / counts
         temb = self.time_text_embed(timestep, mean.to(text.dtype))
@@ -425,7 +434,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 x, text = block(x, text, conditions, rope, layout)
 
         at = layout.section("target")
-        scale, shift = self.norm_out(conditions[:, [layout.times.index("target")]])
+        scale, shift = self.norm_out(at_times(conditions, [layout.times.index("target")]))
         x = self.proj_out(modulated_norm(x[:, at], shift, scale, Runs((0,), ((0, at.stop - at.start),))))
         if layout.shards is not None:
             x = layout.shards.gather(x, len(segments) - 2)

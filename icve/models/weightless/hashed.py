@@ -17,6 +17,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 
 from icve.data.text_condition import TextCondition
 from icve.models.protocols import ConfiguredModel
+from icve.runtime.transfers import to_device
 
 WORD = re.compile(r"[^\W_]+(?:['\u2019][^\W_]+)*")
 NULL_WORD = ""  # no text contains it, so no word shares its vector
@@ -104,8 +105,8 @@ class HashedTextEncoder(ConfiguredModel, ModelMixin):
             texts: B strings.
 
         Returns:
-            embeddings (B, L, Dt), about unit variance per component; "pooled" (B, Dp), unit mean square. All on the
-            module's device, floating ones in its dtype.
+            embeddings (B, L, Dt), about unit variance per component; "pooled" (B, Dp), unit mean square; both on the
+            module's device and in its dtype, the mask on the host.
 
         Raises:
             ValueError: if `texts` is a single string or empty.
@@ -122,7 +123,7 @@ class HashedTextEncoder(ConfiguredModel, ModelMixin):
         pooled = np.stack([self._pool(row_words) for row_words in words]).astype(np.float32)
         device, dtype = self.anchor.device, self.anchor.dtype
         return TextCondition(
-            torch.from_numpy(embeddings).to(device, dtype),
-            torch.from_numpy(mask).to(device),
-            {"pooled": torch.from_numpy(pooled).to(device, dtype)},
+            to_device(torch.from_numpy(embeddings), device).to(dtype),
+            torch.from_numpy(mask),
+            {"pooled": to_device(torch.from_numpy(pooled), device).to(dtype)},
         )

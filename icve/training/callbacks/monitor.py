@@ -1,9 +1,11 @@
 """What a run reports: learning rate, throughput, a record of every step, and a progress bar in steps."""
 
 import json
+import math
 import sys
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
 from torch.optim import Optimizer
 
 from icve.data.share import batches_done, data_share
@@ -20,11 +23,22 @@ from icve.runtime.together import gather
 from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
-from icve.training.lightning_types import editing, parts_of
+from icve.training.lightning_types import editing, parts_of, reports
 from icve.training.optimization.parameter_groups import group_label
 
 if sys.platform != "win32":
     import resource
+
+
+@dataclass
+class MicroBatch:
+    """A micro-batch of this process that is not on record yet; `loss` () is on the device."""
+
+    step: int
+    loss: Tensor
+    weight: float
+    ids: list[str]
+    bucket: str
 
 
 class TrainingMonitor(Callback):
@@ -35,8 +49,9 @@ class TrainingMonitor(Callback):
     keep up; validation and checkpoints do not count as time), on CUDA the most memory (GiB) it has allocated, and the
     most main memory (GiB) it has been resident in, without its loader's workers.
 
-    Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}, of all processes together. A resumed run
-    drops the lines of steps it repeats, so that the file tells one uninterrupted story.
+    Also writes RUN/steps.jsonl, one line per micro-batch: {step, loss, ids}, of all processes together, whenever
+    figures are logged and before a checkpoint: in between nothing waits for the device or for other processes. A
+    resumed run drops the lines of steps it repeats, so that the file tells one uninterrupted story.
 
     Args:
         peak_tflops: TFLOP/s one device could reach in the run's precision, 989 for bfloat16 on an H100. If given, the
@@ -59,6 +74,8 @@ class TrainingMonitor(Callback):
         self._step = -1
         self._optimizer_figures: dict[str, Any] = {}
         self._file: Any = None
+        self._pending: list[MicroBatch] = []
+        self._losses: dict[str, list[float]] = defaultdict(list)  # by bucket, since the last report
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._seconds = LoopTimes(parts_of(trainer).profiler).seconds
@@ -69,7 +86,8 @@ class TrainingMonitor(Callback):
             kind = transformer_class(module.transformer)
             self._flops = TrainingFlops(kind, module.transformer.config, module.grid.patch)
         self._reset()
-        self._step = trainer.global_step
+        self._step, self._pending = trainer.global_step, []
+        self._losses.clear()
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / self.FILE
             keep_steps_before(path, trainer.global_step)
@@ -79,7 +97,6 @@ class TrainingMonitor(Callback):
         """Start to measure anew."""
         self._since, self._samples, self._tokens, self._computed = time.perf_counter(), 0, 0, 0.0
         self._seconds.clear()
-        self._losses: dict[str, list[float]] = defaultdict(list)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if not reports(trainer, trainer.global_step + 1):
@@ -88,7 +105,8 @@ class TrainingMonitor(Callback):
         groups = enumerate(optimizer.param_groups)
         figures = {f"train/learning_rate_{group_label(group, i)}": group["lr"] for i, group in groups}
         norms = transformer_gradient_norms(trainer, pl_module)
-        figures |= {f"train/gradient_norm_{part}": norm for part, norm in norms.items() if norm.isfinite()}
+        values = torch.stack(list(norms.values())).tolist()  # waits for the device once
+        figures |= {f"train/gradient_norm_{part}": v for part, v in zip(norms, values, strict=True) if math.isfinite(v)}
         self._optimizer_figures = figures
 
     def on_train_batch_end(
@@ -102,20 +120,15 @@ class TrainingMonitor(Callback):
             attended = outputs["tokens"] / outputs["samples"]
             self._computed += outputs["samples"] * self._flops(outputs["latents"], attended)
         _, groups = data_share(trainer)
-        # Lightning has divided it, and the module weighed it.
-        own = float(outputs["loss"]) * trainer.accumulate_grad_batches / batch.get("weight", 1.0)
-        shares = gather((own, list(batch["id"])))[:: trainer.world_size // groups]
-        loss = fmean(loss for loss, _ in shares)  # each is of equally many samples
         height, width, frames = editing(pl_module).grid.pixels(*outputs["latents"])
-        self._losses[f"{height}x{width}x{frames}"].append(loss)
-        if self._file is not None:
-            line = {"step": self._step, "loss": loss, "ids": [sample for _, ids in shares for sample in ids]}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()  # out of this process, so that a kill loses nothing
+        bucket = f"{height}x{width}x{frames}"
+        weight = batch.get("weight", 1.0)
+        self._pending.append(MicroBatch(self._step, outputs["loss"], weight, list(batch["id"]), bucket))
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         if reports(trainer, trainer.global_step):
+            self._write_down(trainer)
             seconds = max(time.perf_counter() - self._since - self._seconds[LoopTimes.CHECKPOINT], 1e-9)
             figures = {
                 **self._optimizer_figures,
@@ -131,8 +144,36 @@ class TrainingMonitor(Callback):
                 figures["train/peak_memory_gib"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**30
             if sys.platform != "win32":
                 figures["train/peak_resident_gib"] = peak_resident_bytes() / 2**30
-            pl_module.log_dict(figures)
+            # Of the host: a number would be brought to the device, and back.
+            pl_module.log_dict({name: torch.tensor(float(value)) for name, value in figures.items()})
+            self._losses.clear()
             self._reset()
+
+    def _write_down(self, trainer: Trainer) -> None:
+        """Exchange what the processes know of the micro-batches since the last time, and write it; called by all."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        losses = torch.stack([one.loss for one in pending]).tolist()  # waits for the device once
+        # Lightning has divided them, and the module weighed them.
+        scale = trainer.accumulate_grad_batches
+        own = [(loss * scale / one.weight, one.ids) for loss, one in zip(losses, pending, strict=True)]
+        _, groups = data_share(trainer)
+        everybody = gather(own)[:: trainer.world_size // groups]
+        for one, shares in zip(pending, zip(*everybody, strict=True), strict=True):
+            loss = fmean(loss for loss, _ in shares)  # each is of equally many samples
+            self._losses[one.bucket].append(loss)
+            if self._file is not None:
+                line = {"step": one.step, "loss": loss, "ids": [sample for _, ids in shares for sample in ids]}
+                self._file.write(json.dumps(line) + "\n")
+        if self._file is not None:
+            self._file.flush()  # out of this process, so that a kill loses nothing
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._write_down(trainer)  # what is resumed goes on after these lines
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write_down(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reset()  # validation is not training time
@@ -141,11 +182,6 @@ class TrainingMonitor(Callback):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def reports(trainer: Trainer, step: int) -> bool:
-    """Whether figures are logged when that many steps are done."""
-    return step % parts_of(trainer).log_every_n_steps == 0
 
 
 def peak_resident_bytes() -> int:

@@ -8,10 +8,11 @@ import threading
 import time
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from icve.runtime.together import gather
+from icve.runtime.together import gather, sum_of_all
 
 SIGNAL = "SIGUSR1"
 # Sent by what ends a job (Slurm, a container's host, `kill`), and by Ctrl-C.
@@ -86,19 +87,35 @@ class StopOnSignal(Callback):
     def __init__(self, name: str = SIGNAL) -> None:
         self.listening = Listening(name)
         self._step = 0
+        self._told: bool | None = None  # whether any process was, once they have agreed on it in this step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
+        self._step, self._told = trainer.global_step, None
         self.listening.__enter__()
+        # Before every micro-batch Lightning's first process tells the others of a SIGTERM, which now comes here.
+        vars(trainer.fit_loop.epoch_loop)["_broadcast_sigterm_tensor"] = lambda: None
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of a step, which a checkpoint is not for
         self._step = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(bool(self.listening.heard), all=False):
-            self.listening.heard = agreed(self.listening.heard)
+        if self._told is None:  # nothing else that the processes had to agree on took the votes along
+            self.voted(sum_of_all(torch.tensor(self.votes(), device=trainer.strategy.root_device)))
+        told, self._told = self._told, None
+        if told:
             rank_zero_info(f"Told to stop: the run ends at step {trainer.global_step}, with a checkpoint.")
             trainer.should_stop = True
+
+    def votes(self) -> list[float]:
+        """Of every signal, whether this process heard it; see `SkipNonFinite`."""
+        return [float(number == self.listening.heard) for number in self.listening.numbers]
+
+    def voted(self, sums: list[float]) -> None:
+        """Take note of how many processes heard which."""
+        heard = [number for number, processes in zip(self.listening.numbers, sums, strict=True) if processes]
+        self._told = bool(heard)
+        if heard:
+            self.listening.heard = max(heard)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.listening.__exit__()

@@ -16,6 +16,7 @@ from icve.data.edit_batch import EditBatch
 from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
 from icve.flow import Prediction, TimestepDensity, flow_loss, interpolate
 from icve.models.denoiser import Denoiser
+from icve.runtime.transfers import to_device
 from icve.training.objectives.objective import Losses, Objective
 from icve.training.randomness import Draws
 
@@ -83,7 +84,7 @@ class InContext(Objective):
     def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
         """|v - (noise - x0)|^2 at a drawn noise level (Eq. 3)."""
         z_source, x0, text = batch["source"], batch["target"], batch["condition"]
-        sigma = torch.tensor([self.density.sample(g) for g in draws.generators("sigma")], device=x0.device)
+        sigma = to_device(torch.tensor([self.density.sample(g) for g in draws.generators("sigma")]), x0.device)
         noise = draws.normal("noise", x0)
         x_t = {"video": interpolate(x0, noise, sigma)}  # (1 - sigma) x0 + sigma noise
         context = {"source": z_source}

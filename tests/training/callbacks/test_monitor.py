@@ -120,6 +120,14 @@ def test_every_micro_batch_is_written_down(make_module, make_trainer, make_data,
     assert [line["loss"] for line in lines] == [loss * 3 for loss, _, _ in losses.lines]
 
 
+def test_nothing_is_written_between_reports_but_before_a_checkpoint(make_module, make_trainer, make_data, tmp_path):
+    module, seen = make_module(), []
+    module.on_train_batch_end = lambda *args: seen.append(len(steps(tmp_path)))
+    callbacks = [TrainingMonitor(), Checkpoints(every_n_steps=3)]
+    make_trainer(8, callbacks, log_every_n_steps=5).fit(module, datamodule=make_data())
+    assert seen == [0, 0, 3, 3, 5, 6, 6, 8]  # the checkpoints are of the steps 3, 6 and 8
+
+
 def test_steps_that_are_repeated_and_torn_lines_are_dropped(tmp_path):
     path = tmp_path / "run" / "steps.jsonl"
     keep_steps_before(path, 3)  # nothing there yet

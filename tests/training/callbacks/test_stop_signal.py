@@ -7,14 +7,18 @@ import sys
 import pytest
 
 from icve.training.callbacks.checkpoints import Checkpoints
+from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.callbacks.stop_signal import AGAIN, Listening, StopOnSignal
 from icve.training.checkpoints.stage_record import read_stage
 from tests.training.runs import finish, steps, until_steps
 
 
+@pytest.mark.parametrize("beside", [[], [SkipNonFinite]])  # which takes its votes along
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGTERM", "SIGINT"])
 @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there is no such signal")
-def test_the_step_in_progress_is_finished_and_saved(make_module, make_trainer, make_data, make_losses, tmp_path, name):
+def test_the_step_in_progress_is_finished_and_saved(
+    make_module, make_trainer, make_data, make_losses, tmp_path, name, beside
+):
     losses, number = make_losses(), getattr(signal, name)
 
     def tell(*args):  # in the middle of step 2
@@ -25,7 +29,7 @@ def test_the_step_in_progress_is_finished_and_saved(make_module, make_trainer, m
     module, whole = make_module(), make_losses()
     module.on_train_batch_start = tell
     before = signal.getsignal(number)
-    callbacks = [losses, Checkpoints(every_n_steps=100), StopOnSignal()]
+    callbacks = [losses, Checkpoints(every_n_steps=100), StopOnSignal(), *(kind() for kind in beside)]
     trainer = make_trainer(50, callbacks, tmp_path / "stopped", accumulate_grad_batches=3)
     trainer.fit(module, datamodule=make_data())
 
