@@ -3,7 +3,8 @@
 Shapes: B batch, C = 16 latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,50 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
 
         return self._in_chunks(network, video, frames)
 
+    # ---- the same tile by tile, see `icve.models.protocols.TiledCodec` -----------------------------------------------
+
+    def tiles(self, video: Tensor) -> list[Tensor]:
+        """What the network takes at once of pixels (1, 3, F, H, W), as `encode` cuts them."""
+        seen: list[Tensor] = []
+        space, time, channels = self.spatial_factor, self.temporal_factor, self.latent_channels
+
+        def remember(tile: Tensor) -> Tensor:
+            seen.append(tile)
+            _, _, frames, height, width = tile.shape
+            return tile.new_zeros(1, 2 * channels, (frames - 1) // time + 1, height // space, width // space)
+
+        self._with_network(remember, video)
+        return seen
+
+    @torch.no_grad()
+    def encode_tiles(self, tiles: Tensor) -> Tensor:
+        """Tiles (N, 3, f, H, W) in [-1, 1] to (N, 16, t, h, w) float32, as `encode` makes them before it joins them."""
+
+        def network(chunk: Tensor) -> Tensor:
+            moments = self.vae.quant_conv(self.vae.encoder(chunk.to(self.vae.dtype)))
+            return moments[:, : self.latent_channels].float()
+
+        return self._in_chunks(network, tiles, tiles.shape[2])
+
+    @torch.no_grad()
+    def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
+        """Latents (1, 16, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
+        self.load()
+        means = iter(encoded)
+
+        def recall(_: Tensor) -> Tensor:
+            mean = next(means).to(self.vae.dtype)
+            return torch.cat([mean, mean], 1)  # of which only the first is looked at
+
+        return self._with_network(recall, video).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    def _with_network(self, network: Callable[[Tensor], Tensor], video: Tensor) -> Any:
+        """The library's encoding, which cuts and blends, with another network."""
+        self.load()
+        twin = copy.copy(self.vae)  # shares everything but the table of its parts
+        twin._modules = {**self.vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
+        return twin.encode(video)
+
     @apply_forward_hook
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -188,6 +233,17 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
         if self._channel_rms is None:
             self._channel_rms = measure_channel_rms(self, self.execution_device())
         return self._channel_rms
+
+
+class _Network(nn.Module):
+    """A function in the place of a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, tile: Tensor) -> Tensor:
+        return self.function(tile)
 
 
 def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -> Tensor:
