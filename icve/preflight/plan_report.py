@@ -145,7 +145,7 @@ def as_json(result: Result) -> dict[str, Any]:
 def _sized(sized: Sized) -> dict[str, Any]:
     values = asdict(sized)
     counts = values.pop("counts")
-    return values | {"plain": counts[False], "checkpointed": counts[True]}
+    return values | {"plain": counts[False], "checkpointed": counts[True], "encoding": sized.encoding.flops(1)}
 
 
 def _option(result: Result, option: Option) -> dict[str, Any]:
@@ -163,10 +163,11 @@ def _samples(run: Run) -> str:
     rows = []
     for sized in run.buckets:
         plain, kept = sized.counts[False], sized.counts[True]
-        flops = (f"{number / 1e15:.3g}" for number in (plain.forward, plain.backward, kept.recompute))
-        saved = (f"{gib(counts.saved):.3g}" for counts in (plain, kept))
+        counts = (plain.forward, plain.backward, kept.recompute, sized.encoding.flops(1))
+        flops = (f"{number / 1e15:.3g}" for number in counts)
+        saved = (f"{gib(part.saved):.3g}" for part in (plain, kept))
         rows.append((sized.bucket, sized.tokens, *flops, *saved))
-    head = ("bucket", "tokens", "forward", "backward", "recomputed", "all kept", "checkpointed")
+    head = ("bucket", "tokens", "forward", "backward", "recomputed", "encoding", "all kept", "checkpointed")
     return table(head, rows)
 
 
@@ -188,12 +189,13 @@ def _matrix(result: Result) -> str:
 def _buckets(result: Result) -> str:
     option = result.shown
     rows = []
-    for sized, part, sent, seconds in zip(
-        result.run.buckets, option.memory, option.communication, option.seconds, strict=True
-    ):
+    figures = zip(result.run.buckets, option.memory, option.communication, option.encoding, option.seconds, strict=True)
+    for sized, part, sent, *seconds in figures:
         sizes = [f"{gib(getattr(part, field)):.1f}" for field in _PARTS]
-        rows.append((sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", f"{seconds:.1f}"))
-    return table(("bucket", *_PARTS, "total", "sent per step", "s per step"), rows)
+        rows.append(
+            (sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", *(f"{s:.1f}" for s in seconds))
+        )
+    return table(("bucket", *_PARTS, "total", "sent per step", "s encoding", "s per step"), rows)
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

@@ -15,6 +15,7 @@ from diffusers.models import AutoencoderKLHunyuanVideo
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
 from icve.models.protocols import Codec
@@ -93,9 +94,24 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
     @classmethod
     def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
         """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
-        file = Path(arguments["pretrained"]).expanduser() / "config.json"
-        vae = AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
-        return sum(parameter.numel() for parameter in vae.parameters())
+        return sum(parameter.numel() for parameter in _empty_vae(arguments).parameters())
+
+    @classmethod
+    def count_flops(cls, arguments: Mapping[str, Any], video: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """Pixels and FLOPs of each tile of a clip of (frames, height, width), counted on the meta device.
+
+        Args:
+            arguments: all of the constructor's; the released VAE's configuration is taken where theirs is not there.
+            video: what is encoded.
+        """
+        vae = _tiled(_empty_vae(arguments), arguments)
+        tiles = _cut(vae, torch.empty(1, 3, *video, device="meta"))
+        counts = {}
+        for shape in {tile.shape for tile in tiles}:
+            with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as flops:
+                vae.quant_conv(vae.encoder(torch.empty(shape)))
+            counts[shape] = flops.get_total_flops()
+        return [(tile[0, 0].numel(), counts[tile.shape]) for tile in tiles]
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`vae`, tiled as configured."""
@@ -103,16 +119,7 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
         with init_empty_weights(include_buffers=False):
             vae = AutoencoderKLHunyuanVideo.from_config(read_json(folder / "config.json"))
         fill(vae, folder, "encoder.conv_in.conv.weight", dtype, device)
-        vae.enable_tiling(
-            tile_sample_min_height=config.tile_size,
-            tile_sample_min_width=config.tile_size,
-            tile_sample_min_num_frames=config.tile_frames,
-            tile_sample_stride_height=config.tile_stride,
-            tile_sample_stride_width=config.tile_stride,
-            tile_sample_stride_num_frames=config.tile_frame_stride,
-        )
-        vae.use_tiling = config.tile_size is not None  # of space; time is always tiled
-        return {"vae": vae}
+        return {"vae": _tiled(vae, config)}
 
     def files(self, name: str) -> list[Path]:
         return model_files(Path(self.config.pretrained))
@@ -154,16 +161,8 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
 
     def tiles(self, video: Tensor) -> list[Tensor]:
         """What the network takes at once of pixels (1, 3, F, H, W), as `encode` cuts them."""
-        seen: list[Tensor] = []
-        space, time, channels = self.spatial_factor, self.temporal_factor, self.latent_channels
-
-        def remember(tile: Tensor) -> Tensor:
-            seen.append(tile)
-            _, _, frames, height, width = tile.shape
-            return tile.new_zeros(1, 2 * channels, (frames - 1) // time + 1, height // space, width // space)
-
-        self._with_network(remember, video)
-        return seen
+        self.load()
+        return _cut(self.vae, video)
 
     @torch.no_grad()
     def encode_tiles(self, tiles: Tensor) -> Tensor:
@@ -185,14 +184,8 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
             mean = next(means).to(self.vae.dtype)
             return torch.cat([mean, mean], 1)  # of which only the first is looked at
 
-        return self._with_network(recall, video).latent_dist.mode().float() * self.vae.config.scaling_factor
-
-    def _with_network(self, network: Callable[[Tensor], Tensor], video: Tensor) -> Any:
-        """The library's encoding, which cuts and blends, with another network."""
-        self.load()
-        twin = copy.copy(self.vae)  # shares everything but the table of its parts
-        twin._modules = {**self.vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
-        return twin.encode(video)
+        latents = _encode_with(self.vae, recall, video).latent_dist.mode()
+        return latents.float() * self.vae.config.scaling_factor
 
     @apply_forward_hook
     @torch.no_grad()
@@ -244,6 +237,49 @@ class _Network(nn.Module):
 
     def forward(self, tile: Tensor) -> Tensor:
         return self.function(tile)
+
+
+def _encode_with(vae: Any, network: Callable[[Tensor], Tensor], video: Tensor) -> Any:
+    """The library's encoding, which cuts and blends, with a function that makes a tile's moments of its pixels."""
+    twin = copy.copy(vae)  # shares everything but the table of its parts
+    twin._modules = {**vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
+    return twin.encode(video)
+
+
+def _cut(vae: Any, video: Tensor) -> list[Tensor]:
+    """The tiles that encoding cuts from pixels, views of them, in its order."""
+    seen: list[Tensor] = []
+    space, time = vae.config.spatial_compression_ratio, vae.config.temporal_compression_ratio
+
+    def remember(tile: Tensor) -> Tensor:
+        seen.append(tile)
+        _, _, frames, height, width = tile.shape
+        channels = 2 * vae.config.latent_channels
+        return tile.new_zeros(1, channels, (frames - 1) // time + 1, height // space, width // space)
+
+    _encode_with(vae, remember, video)
+    return seen
+
+
+def _tiled(vae: Any, config: Mapping[str, Any]) -> Any:
+    """The VAE, cutting its tiles as the codec's arguments say."""
+    vae.enable_tiling(
+        tile_sample_min_height=config["tile_size"],
+        tile_sample_min_width=config["tile_size"],
+        tile_sample_min_num_frames=config["tile_frames"],
+        tile_sample_stride_height=config["tile_stride"],
+        tile_sample_stride_width=config["tile_stride"],
+        tile_sample_stride_num_frames=config["tile_frame_stride"],
+    )
+    vae.use_tiling = config["tile_size"] is not None  # of space; time is always tiled
+    return vae
+
+
+def _empty_vae(arguments: Mapping[str, Any]) -> Any:
+    """The VAE that a codec's arguments name, on the meta device; the release's where its folder is not there."""
+    file = Path(arguments["pretrained"]).expanduser() / "config.json"
+    with torch.device("meta"):
+        return AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
 
 
 def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -> Tensor:
