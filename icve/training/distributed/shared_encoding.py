@@ -87,9 +87,8 @@ def encode_texts(encoder: TextEncoder, texts: Sequence[str], group: SampleGroup)
     parts = [block_of(len(texts), rank % blocks, blocks) for rank in range(group.size)]
     own = encoder.encode([texts[n] for n in parts[group.rank]])
     # Only the host knows how long the others' longest is.
-    lengths = torch.empty(group.size, dtype=torch.int64)
-    dist.all_gather_into_tensor(lengths, torch.tensor([own.embeddings.shape[1]]), group.host)
-    own = own.pad(int(lengths.max()))
+    lengths = _gather_rows(torch.tensor([own.embeddings.shape[1]]), [1] * group.size, group.host)
+    own = own.pad(max(int(length) for length in lengths))
 
     def all_rows(rows: Tensor) -> Tensor:
         through = group.host if rows.device.type == "cpu" else group.device
@@ -105,6 +104,6 @@ def _gather_rows(rows: Tensor, counts: Sequence[int], group: ProcessGroup) -> li
     most = max(counts)
     sent = rows.new_zeros(most, *rows.shape[1:])  # all send equally many: some backends know no other way
     sent[: len(rows)] = rows
-    received = rows.new_empty(len(counts) * most, *rows.shape[1:])
-    dist.all_gather_into_tensor(received, sent, group)
-    return [part[:count] for part, count in zip(received.split(most), counts, strict=True)]
+    received = [torch.empty_like(sent) for _ in counts]
+    dist.all_gather(received, sent, group)
+    return [part[:count] for part, count in zip(received, counts, strict=True)]

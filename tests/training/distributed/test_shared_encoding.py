@@ -43,7 +43,9 @@ def compare(rank: int, folder: str) -> None:
             whole, calls[:] = sum(calls), []
             together = encode_clips(codec, videos, group)
             for one, other in zip(alone, together, strict=True):
-                torch.testing.assert_close(other, one, atol=1e-6, rtol=0)
+                # To rounding, which differs with how many tiles the network takes at once.
+                torch.testing.assert_close(other, one, atol=2e-6, rtol=0)
+                assert (other - one).square().mean().sqrt() < 5e-7
             shares = group.gather(sum(calls))
             assert sum(shares) == whole
             assert max(shares) < 0.85 * whole
