@@ -20,7 +20,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from icve.data.edit_batch import EditBatch
 from icve.data.latent_grid import LatentGrid
 from icve.data.share import SampleGroup, data_share, sample_group
-from icve.data.shared_loading import gather_clips
 from icve.data.text_condition import TextCondition
 from icve.editing.pipeline import EditPipeline
 from icve.editing.sampling import Sampling
@@ -186,11 +185,6 @@ class InContextEditingModule(EditingModule):
     @property
     def _sample_group(self) -> SampleGroup | None:
         return sample_group(getattr(self, "_trainer", None))
-
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch on the device, with what every process of a group has loaded of it."""
-        batch, group = super().transfer_batch_to_device(batch, device, dataloader_idx), self._sample_group
-        return batch if group is None else gather_clips(batch, group, device)
 
     @torch.no_grad()
     def condition(self, batch: EditBatch, instructions: Sequence[str]) -> TextCondition:

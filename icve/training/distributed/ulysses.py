@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
 from icve.data.share import SampleGroup
+from icve.data.shared_loading import gather_clips
 from icve.models.sequence_parallel import set_sequence_parallel
 from icve.training.lightning_types import editing
 
@@ -89,6 +91,11 @@ class UlyssesGroups(MixedInto):
     def sample_group(self) -> SampleGroup | None:
         """This process's group, which shares the work of loading and encoding; None where it is alone."""
         return None if self._group is None or self._hosts is None else SampleGroup(self._group, self._hosts)
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """The batch on the device, with what the group's other processes have loaded of it."""
+        batch, group = super().batch_to_device(batch, device, dataloader_idx), self.sample_group
+        return batch if group is None else gather_clips(batch, group, device or self.root_device)
 
     def on_exception(self, exception: BaseException) -> None:
         self._group = self._hosts = (

@@ -81,7 +81,7 @@ def count_pixels(codec) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(280)
 def test_a_group_encodes_what_one_process_encodes(tmp_path):
     """Fewer clips and texts than processes, and numbers of them that the processes do not divide."""
     save_tiny_vae(tmp_path / "vae")
