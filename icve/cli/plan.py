@@ -17,8 +17,8 @@ EPILOG = """examples:
 
 Options of `icve fit` override the configuration. Neither weights nor data need to be there: the transformer runs on
 the meta device, where FLOPs and bytes are counted. ZeRO is planned as DeepSpeed does it, with the EMA partitioned
-like the optimizer's state, and sequence parallelism as Ulysses. Not counted: encoding videos and texts, and waiting
-for communication and data.
+like the optimizer's state, and sequence parallelism as Ulysses. Encoding videos and texts, which the GPUs that share a
+sample divide among them, is counted at the same FLOP/s. Not counted: waiting for communication and data.
 
 exit status: 0 a layout fits; 1 none does; 2 wrong arguments
 """
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--gpus_per_node", type=int, default=8, help="sequence parallelism stays within a node (default: 8)")
     add("--text_tokens", type=int, default=256, help="valid tokens of an instruction (default: 256, the most)")
     add("--reserve", type=float, default=4.0, metavar="GB", help="for CUDA, NCCL and fragmentation (default: 4)")
-    add("--cached", action="store_true", help="latents and text embeddings are cached: no encoders on the GPUs")
+    add("--cached", action="store_true", help="latents and text embeddings are cached: nothing is encoded on the GPUs")
     add("--json", action="store_true", help="print JSON with every layout instead of tables")
     return parser
 

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
+from icve.data.shared_loading import Shared
 from icve.data.text_condition import TextCondition
 
 
@@ -22,6 +23,7 @@ class EditBatch(TypedDict, total=False):
         weight: of the batch's loss in the step's.
         counted: False where a sample stands in for another one in a validation.
         dropped: (id, reason) of pairs that could not be read.
+        shared: how the tensors lie on the processes of a group (`icve.data.shared_loading`), until they are gathered.
     """
 
     source: Tensor
@@ -36,3 +38,4 @@ class EditBatch(TypedDict, total=False):
     weight: float
     counted: list[bool]
     dropped: list[tuple[str, str]]
+    shared: dict[str, Shared]

@@ -10,20 +10,49 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from icve.data.buckets import BucketBatchSampler
+from icve.data.buckets import BucketBatchSampler, Draw
+from icve.data.share import SampleGroup
+from icve.data.shared_loading import OwnDraws, complete
 
 
 class PairLoader(DataLoader):
-    """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again."""
+    """A DataLoader of pairs that reports what its workers dropped, and goes on where it was when iterated again.
 
-    def __init__(self, dataset: Dataset, *, report: Callable[[list[tuple[str, str]]], None], **kwargs: Any) -> None:
-        super().__init__(dataset, worker_init_fn=leave_signals_to_the_reader, **kwargs)
+    Args:
+        dataset: of pairs.
+        batches: which of them make a batch.
+        report: called with the (id, reason) of those that were dropped.
+        group: processes that have the same batches and load a part of each; None loads them alone.
+        **kwargs: of the DataLoader.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batches: BucketBatchSampler | list[list[Draw]],
+        *,
+        report: Callable[[list[tuple[str, str]]], None],
+        group: SampleGroup | None = None,
+        num_workers: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        own: Any = batches
+        if group is not None:
+            own = OwnDraws(batches, group, num_workers)
+            if num_workers:  # as many samples as it would load alone: most of the batches are not its
+                kwargs["prefetch_factor"] = 2 * group.size
+        start = leave_signals_to_the_reader
+        super().__init__(dataset, batch_sampler=own, num_workers=num_workers, worker_init_fn=start, **kwargs)
         end_workers_at_exit()
-        self.report = report
+        self.batches, self.report, self.group = batches, report, group
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # PyTorch promises its private class
-        for batch in super().__iter__():
-            if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
+        loaded: Iterator[dict[str, Any]] = super().__iter__()
+        sampler = self.batches if isinstance(self.batches, BucketBatchSampler) else None
+        if self.group is not None:
+            loaded = complete(loaded, self.group, 0 if sampler is None else sampler.start_batch, self.num_workers)
+        for batch in loaded:
+            if sampler is not None:
                 batch["weight"] = sampler.weight(sampler.start_batch)
                 batch.pop("counted", None)
                 # Workers prefetch batches. The next iteration must begin after the last batch that was delivered.

@@ -23,7 +23,7 @@ from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest,
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
-from icve.data.share import batches_done, data_share
+from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
 from icve.data.transforms import SourceTransform, given_texts, on_latents, transformed
 from icve.data.validation_batches import validation_batches
@@ -365,13 +365,15 @@ class PairsDataModule(LightningDataModule):
             join = partial(collate_cached, empty=cached.cache.no_instruction(), texts=self._given_texts)
         return PairLoader(
             PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached, transforms),
-            batch_sampler=batches,
+            batches,
             collate_fn=partial(collate_any, collate=join),
             num_workers=workers,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             report=self._report,
+            # From a cache every process reads everything: it is little.
+            group=sample_group(self.trainer) if cached is None else None,
         )
 
     def _report(self, dropped: Sequence[tuple[str, str]]) -> None:

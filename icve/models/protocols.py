@@ -1,5 +1,6 @@
 """What the parts of an editor have in common, whatever model is behind them, and where diffusers' types fall short."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
@@ -28,6 +29,22 @@ class Codec(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
     def to(self, device: torch.device, /) -> Self: ...
+
+
+class TiledCodec(Codec, Protocol):
+    """A codec that encodes a clip in tiles of its own, which processes can share out: `encode` is what these make."""
+
+    def tiles(self, video: Tensor) -> list[Tensor]:
+        """Views of the pixels (1, 3, F, H, W), of any dtype: what its network takes at once, 4k+1 frames each."""
+        ...
+
+    def encode_tiles(self, tiles: Tensor) -> Tensor:
+        """Tiles (N, 3, f, H, W) of one shape in [-1, 1] to (N, C, t, h, w) float32."""
+        ...
+
+    def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
+        """The latents (1, C, T, h, w) float32 of pixels whose `tiles` are encoded, (1, C, t, h, w) each."""
+        ...
 
 
 class TextEncoder(Protocol):

@@ -13,6 +13,7 @@ from icve.data.buckets import Bucket
 from icve.data.latent_grid import LatentGrid
 from icve.models.counting import Sample, block_depths, build_on_meta, count
 from icve.models.families import arguments_of, family_of_class
+from icve.preflight.encoding import Encoding, encoding_of
 from icve.preflight.fits import Run, Sized
 from icve.preflight.frozen_bytes import frozen_bytes
 from icve.preflight.layouts import Model
@@ -66,7 +67,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         number = 2 * grid.tokens(*bucket) + text
         if number not in counted:  # which side of the picture is the longer makes no difference
             counted[number] = count(kind, transformer, sample, _DTYPES[weight])
-        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number]))
+        encoding = Encoding() if cached else encoding_of(config.model.frozen, bucket, text)
+        sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], encoding))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     checkpointing = Checkpointing(config.model.checkpointing.mode, config.model.checkpointing.every)
     return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing)

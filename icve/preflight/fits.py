@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from icve.data.buckets import Bucket
 from icve.models.counting import Measured
+from icve.preflight.encoding import Encoding
 from icve.preflight.layouts import STRATEGIES, Layout, Memory, Model, communication, in_words, layouts, memory
 from icve.training.distributed.activation_checkpointing import Checkpointing
 
@@ -33,12 +34,14 @@ class Sized:
         tokens: of one sample, text included.
         share: of the run's steps.
         measured: counts of one sample for every way to checkpoint.
+        encoding: of its samples.
     """
 
     bucket: Bucket
     tokens: int
     share: float
     measured: Measured
+    encoding: Encoding = Encoding()  # noqa: RUF009 (frozen)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Option:
         memory: bytes per GPU.
         communication: bytes sent by each GPU in an optimizer step.
         seconds: of an optimizer step.
+        encoding: seconds of it in which clips and texts are encoded.
         fits: in every bucket.
         step_seconds: mean over the run.
     """
@@ -74,6 +78,7 @@ class Option:
     memory: Sequence[Memory]
     communication: Sequence[float]
     seconds: Sequence[float]
+    encoding: Sequence[float]
     fits: bool
     step_seconds: float
 
@@ -98,16 +103,17 @@ def evaluate(run: Run, machine: Machine, layout: Layout, samples: int | None = N
         options = (evaluate(run, machine, layout, n) for n in divisors)
         return next(option for option in options if option.fits or option.samples == 1)
     micro_steps = per_group // samples
-    used, sent, seconds = [], [], []
+    used, sent, seconds, encoding = [], [], [], []
     for sized in run.buckets:
         count = sized.measured.counts(layout.checkpointing.mode, layout.checkpointing.every)
         used.append(memory(run.model, layout, count, sized.tokens, samples, machine.reserve))
         sent.append(communication(run.model, layout, sized.tokens, samples, micro_steps))
         flops = run.batch * (count.forward + count.backward + count.recompute)
-        seconds.append(flops / (layout.gpus * machine.flops))
+        encoding.append(micro_steps * sized.encoding.flops(samples, layout.sequence_parallel) / machine.flops)
+        seconds.append(flops / (layout.gpus * machine.flops) + encoding[-1])
     fits = max(part.total for part in used) <= machine.memory
     mean = sum(sized.share * time for sized, time in zip(run.buckets, seconds, strict=True))
-    return Option(layout, samples, micro_steps, used, sent, seconds, fits, mean)
+    return Option(layout, samples, micro_steps, used, sent, seconds, encoding, fits, mean)
 
 
 def options(run: Run, machine: Machine, strategies: Sequence[str] = STRATEGIES) -> list[Option]:

@@ -146,7 +146,8 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _sized(sized: Sized) -> dict[str, Any]:
     counts = {mode: asdict(sized.measured.counts(mode)) for mode in MODES}
-    return {"bucket": sized.bucket, "tokens": sized.tokens, "share": sized.share, **counts}
+    sizes = {"bucket": sized.bucket, "tokens": sized.tokens, "share": sized.share}
+    return sizes | counts | {"encoding": sized.encoding.flops(1)}
 
 
 def _option(result: Result, option: Option) -> dict[str, Any]:
@@ -166,11 +167,11 @@ def _samples(run: Run) -> str:
     rows = []
     for sized in run.buckets:
         none, selective, full = (sized.measured.counts(mode) for mode in MODES)
-        numbers = (none.forward, none.backward, selective.recompute, full.recompute)
+        numbers = (none.forward, none.backward, selective.recompute, full.recompute, sized.encoding.flops(1))
         flops = (f"{number / 1e15:.3g}" for number in numbers)
         saved = (f"{gib(counts.saved):.3g}" for counts in (none, selective, full))
         rows.append((sized.bucket, sized.tokens, *flops, *saved))
-    head = ("bucket", "tokens", "forward", "backward", "selective again", "full again", *MODES)
+    head = ("bucket", "tokens", "forward", "backward", "selective again", "full again", "encoding", *MODES)
     return table(head, rows)
 
 
@@ -193,12 +194,13 @@ def _matrix(result: Result) -> str:
 def _buckets(result: Result) -> str:
     option = result.shown
     rows = []
-    for sized, part, sent, seconds in zip(
-        result.run.buckets, option.memory, option.communication, option.seconds, strict=True
-    ):
+    figures = zip(result.run.buckets, option.memory, option.communication, option.encoding, option.seconds, strict=True)
+    for sized, part, sent, *seconds in figures:
         sizes = [f"{gib(getattr(part, field)):.1f}" for field in _PARTS]
-        rows.append((sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", f"{seconds:.1f}"))
-    return table(("bucket", *_PARTS, "total", "sent per step", "s per step"), rows)
+        rows.append(
+            (sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", *(f"{s:.1f}" for s in seconds))
+        )
+    return table(("bucket", *_PARTS, "total", "sent per step", "s encoding", "s per step"), rows)
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

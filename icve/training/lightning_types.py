@@ -9,6 +9,7 @@ from lightning.pytorch.profilers import Profiler
 
 if TYPE_CHECKING:
     from diffusers.models.modeling_utils import ModelMixin
+    from torch import Tensor
 
     from icve.data.latent_grid import LatentGrid
     from icve.editing.pipeline import EditPipeline
@@ -35,6 +36,9 @@ class EditingModule(LightningModule):
         raise NotImplementedError
 
     def pipeline(self) -> EditPipeline:
+        raise NotImplementedError
+
+    def encode_videos(self, *videos: Tensor) -> list[Tensor]:
         raise NotImplementedError
 
 

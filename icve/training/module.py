@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from icve.data.edit_batch import EditBatch
 from icve.data.latent_grid import LatentGrid
-from icve.data.share import data_share
+from icve.data.share import SampleGroup, data_share, sample_group
 from icve.data.text_condition import TextCondition
 from icve.editing.pipeline import EditPipeline
 from icve.editing.sampling import Sampling
@@ -35,6 +35,7 @@ from icve.training.checkpoints.starting_weights import check_shapes, on_meta, ta
 from icve.training.checkpoints.state_dicts import SHAPES
 from icve.training.checkpoints.state_files import StateFiles
 from icve.training.distributed.activation_checkpointing import Checkpointing
+from icve.training.distributed.shared_encoding import encode_clips, encode_texts
 from icve.training.lightning_types import EditingModule, parts_of, reports
 from icve.training.objectives.objective import Objective
 from icve.training.optimization.parameter_groups import scale_learning_rates
@@ -169,18 +170,29 @@ class InContextEditingModule(EditingModule):
 
     def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
         """The batch with latents, and with the condition of these instructions."""
-        latents = {"source": self.encode_video(batch["source"]), "target": self.encode_video(batch["target"])}
-        return cast(EditBatch, {**batch, **latents, "condition": self.condition(batch, instructions)})
+        source, target = self.encode_videos(batch["source"], batch["target"])
+        condition = self.condition(batch, instructions)
+        return cast(EditBatch, {**batch, "source": source, "target": target, "condition": condition})
 
     @torch.no_grad()
-    def encode_video(self, video: Tensor) -> Tensor:
-        """uint8 pixels (B, 3, F, H, W) to latents (B, C, T, h, w) float32; floating point input is latents already."""
-        if video.dtype != torch.uint8:
-            return video.float()
-        self._place("codec", video.device)
+    def encode_videos(self, *videos: Tensor) -> list[Tensor]:
+        """uint8 pixels (B, 3, F, H, W) to latents (B, C, T, h, w) float32; floating point input is latents already.
+
+        Processes that have the same samples share the work, so that all of them must call this at once.
+        """
+        if any(video.dtype != torch.uint8 for video in videos):
+            return [video.float() for video in videos]
+        self._place("codec", videos[0].device)
+        codec, group = cast(Codec, self.codec), self._sample_group
         # The frozen parts choose their own precision.
-        with torch.autocast(video.device.type, enabled=False):
-            return self.codec.encode(video.float() / 127.5 - 1.0).float()
+        with torch.autocast(videos[0].device.type, enabled=False):
+            if group is not None:
+                return encode_clips(codec, videos, group)
+            return [codec.encode(video.float() / 127.5 - 1.0).float() for video in videos]
+
+    @property
+    def _sample_group(self) -> SampleGroup | None:
+        return sample_group(getattr(self, "_trainer", None))
 
     @torch.no_grad()
     def condition(self, batch: EditBatch, instructions: Sequence[str]) -> TextCondition:
@@ -193,8 +205,9 @@ class InContextEditingModule(EditingModule):
             encoder = KnownTexts(known, encoder)
         if not known.keys() >= set(instructions):
             self._place("text_encoder", self.device)
+        group = self._sample_group if "text" not in batch and len(instructions) > 1 else None
         with torch.autocast(self.device.type, enabled=False):
-            return encoder.encode(list(instructions))
+            return encoder.encode(list(instructions)) if group is None else encode_texts(encoder, instructions, group)
 
     def _place(self, name: str, device: torch.device) -> None:
         """Bring a frozen part to the device, once it is used: with latents from a cache none is."""

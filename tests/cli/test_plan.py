@@ -43,6 +43,7 @@ def test_json_has_every_layout_and_its_parts(plan):
         sized = told["buckets"][0][layout["checkpointing"]["mode"]]
         flops = 8 * (sized["forward"] + sized["backward"] + sized["recompute"])
         assert layout["seconds"][0] == pytest.approx(flops / (4 * 989e12 * 0.4))
+        assert layout["encoding"] == [0]  # the codec without weights
         assert layout["samples"] * layout["micro_steps"] * 4 // layout["sequence_parallel"] == 8
     assert told["chosen"]["fits"]
     assert told["chosen"]["checkpointing"]["mode"] == "none"  # computing again is slower

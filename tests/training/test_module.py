@@ -152,7 +152,7 @@ def test_channels_may_weigh_as_their_pixels_do(make_module, make_data):
 
 def test_latents_are_taken_as_they_are(make_module):
     latents = torch.randn(1, 16, 2, 2, 2, dtype=torch.float64)
-    assert torch.equal(make_module().encode_video(latents), latents.float())
+    assert torch.equal(make_module().encode_videos(latents)[0], latents.float())
 
 
 @pytest.mark.parametrize("dropped", [[False, False], [False, True], [True, False], [True, True]])

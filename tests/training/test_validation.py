@@ -22,7 +22,7 @@ def by_hand(module, batch, level):
     """Losses of a batch's samples at a noise level, one after the other."""
     losses = []
     for index, name in enumerate(batch["id"]):
-        source, x0 = (module.encode_video(batch[role][[index]]) for role in ("source", "target"))
+        source, x0 = module.encode_videos(batch["source"][[index]], batch["target"][[index]])
         noise = torch.randn(x0.shape, generator=generator(0, "validation", 0, name, f"noise at {level}"))
         sigma = torch.tensor([level])
         text = module.text_encoder.encode([batch["instruction"][index]])

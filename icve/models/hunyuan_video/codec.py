@@ -3,7 +3,8 @@
 Shapes: B batch, C = 16 latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8.
 """
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffusers.models import AutoencoderKLHunyuanVideo
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
 from icve.models.protocols import Codec
@@ -92,9 +94,24 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
     @classmethod
     def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
         """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
-        file = Path(arguments["pretrained"]).expanduser() / "config.json"
-        vae = AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
-        return sum(parameter.numel() for parameter in vae.parameters())
+        return sum(parameter.numel() for parameter in _empty_vae(arguments).parameters())
+
+    @classmethod
+    def count_flops(cls, arguments: Mapping[str, Any], video: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """Pixels and FLOPs of each tile of a clip of (frames, height, width), counted on the meta device.
+
+        Args:
+            arguments: all of the constructor's; the released VAE's configuration is taken where theirs is not there.
+            video: what is encoded.
+        """
+        vae = _tiled(_empty_vae(arguments), arguments)
+        tiles = _cut(vae, torch.empty(1, 3, *video, device="meta"))
+        counts = {}
+        for shape in {tile.shape for tile in tiles}:
+            with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as flops:
+                vae.quant_conv(vae.encoder(torch.empty(shape)))
+            counts[shape] = flops.get_total_flops()
+        return [(tile[0, 0].numel(), counts[tile.shape]) for tile in tiles]
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`vae`, tiled as configured."""
@@ -102,16 +119,7 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
         with init_empty_weights(include_buffers=False):
             vae = AutoencoderKLHunyuanVideo.from_config(read_json(folder / "config.json"))
         fill(vae, folder, "encoder.conv_in.conv.weight", dtype, device)
-        vae.enable_tiling(
-            tile_sample_min_height=config.tile_size,
-            tile_sample_min_width=config.tile_size,
-            tile_sample_min_num_frames=config.tile_frames,
-            tile_sample_stride_height=config.tile_stride,
-            tile_sample_stride_width=config.tile_stride,
-            tile_sample_stride_num_frames=config.tile_frame_stride,
-        )
-        vae.use_tiling = config.tile_size is not None  # of space; time is always tiled
-        return {"vae": vae}
+        return {"vae": _tiled(vae, config)}
 
     def files(self, name: str) -> list[Path]:
         return model_files(Path(self.config.pretrained))
@@ -148,6 +156,36 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
             return (mode.float() * self.vae.config.scaling_factor).to(video.dtype)
 
         return self._in_chunks(network, video, frames)
+
+    # ---- the same tile by tile, see `icve.models.protocols.TiledCodec` -----------------------------------------------
+
+    def tiles(self, video: Tensor) -> list[Tensor]:
+        """What the network takes at once of pixels (1, 3, F, H, W), as `encode` cuts them."""
+        self.load()
+        return _cut(self.vae, video)
+
+    @torch.no_grad()
+    def encode_tiles(self, tiles: Tensor) -> Tensor:
+        """Tiles (N, 3, f, H, W) in [-1, 1] to (N, 16, t, h, w) float32, as `encode` makes them before it joins them."""
+
+        def network(chunk: Tensor) -> Tensor:
+            moments = self.vae.quant_conv(self.vae.encoder(chunk.to(self.vae.dtype)))
+            return moments[:, : self.latent_channels].float()
+
+        return self._in_chunks(network, tiles, tiles.shape[2])
+
+    @torch.no_grad()
+    def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
+        """Latents (1, 16, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
+        self.load()
+        means = iter(encoded)
+
+        def recall(_: Tensor) -> Tensor:
+            mean = next(means).to(self.vae.dtype)
+            return torch.cat([mean, mean], 1)  # of which only the first is looked at
+
+        latents = _encode_with(self.vae, recall, video).latent_dist.mode()
+        return latents.float() * self.vae.config.scaling_factor
 
     @apply_forward_hook
     @torch.no_grad()
@@ -188,6 +226,60 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
         if self._channel_rms is None:
             self._channel_rms = measure_channel_rms(self, self.execution_device())
         return self._channel_rms
+
+
+class _Network(nn.Module):
+    """A function in the place of a network."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, tile: Tensor) -> Tensor:
+        return self.function(tile)
+
+
+def _encode_with(vae: Any, network: Callable[[Tensor], Tensor], video: Tensor) -> Any:
+    """The library's encoding, which cuts and blends, with a function that makes a tile's moments of its pixels."""
+    twin = copy.copy(vae)  # shares everything but the table of its parts
+    twin._modules = {**vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
+    return twin.encode(video)
+
+
+def _cut(vae: Any, video: Tensor) -> list[Tensor]:
+    """The tiles that encoding cuts from pixels, views of them, in its order."""
+    seen: list[Tensor] = []
+    space, time = vae.config.spatial_compression_ratio, vae.config.temporal_compression_ratio
+
+    def remember(tile: Tensor) -> Tensor:
+        seen.append(tile)
+        _, _, frames, height, width = tile.shape
+        channels = 2 * vae.config.latent_channels
+        return tile.new_zeros(1, channels, (frames - 1) // time + 1, height // space, width // space)
+
+    _encode_with(vae, remember, video)
+    return seen
+
+
+def _tiled(vae: Any, config: Mapping[str, Any]) -> Any:
+    """The VAE, cutting its tiles as the codec's arguments say."""
+    vae.enable_tiling(
+        tile_sample_min_height=config["tile_size"],
+        tile_sample_min_width=config["tile_size"],
+        tile_sample_min_num_frames=config["tile_frames"],
+        tile_sample_stride_height=config["tile_stride"],
+        tile_sample_stride_width=config["tile_stride"],
+        tile_sample_stride_num_frames=config["tile_frame_stride"],
+    )
+    vae.use_tiling = config["tile_size"] is not None  # of space; time is always tiled
+    return vae
+
+
+def _empty_vae(arguments: Mapping[str, Any]) -> Any:
+    """The VAE that a codec's arguments name, on the meta device; the release's where its folder is not there."""
+    file = Path(arguments["pretrained"]).expanduser() / "config.json"
+    with torch.device("meta"):
+        return AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
 
 
 def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -> Tensor:

@@ -96,11 +96,16 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
     @classmethod
     def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
         """Of the weights that these arguments name, from their configurations; the release's where there are none."""
-        llama = LlamaConfig(**_stored_config(arguments["llama"], LLAMA))
-        llama.num_hidden_layers -= SKIPPED_LAYERS
-        clip = CLIPTextConfig(**_stored_config(arguments["clip"], CLIP))
-        models = LlamaModel(llama), CLIPTextModel(clip)
-        return sum(parameter.numel() for model in models for parameter in model.parameters())
+        return sum(parameter.numel() for model in _empty_models(arguments) for parameter in model.parameters())
+
+    @classmethod
+    def count_flops(cls, arguments: Mapping[str, Any], tokens: int) -> int:
+        """Of embedding a text of so many tokens: two for every weight that a token meets, without attention."""
+        lengths = (tokens, min(tokens, CLIP_TOKENS))
+        return sum(
+            2 * length * sum(part.weight.numel() for part in model.modules() if isinstance(part, nn.Linear))
+            for model, length in zip(_empty_models(arguments), lengths, strict=True)
+        )
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`language_model`, the LLaMA without its last layers and norm, and `pooled_model`, CLIP's."""
@@ -186,6 +191,15 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
         ids = torch.tensor([row + row[-1:] * (length - len(row)) for row in rows])
         mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows])
         return to_device(ids, device), mask
+
+
+def _empty_models(arguments: Mapping[str, Any]) -> tuple[LlamaModel, CLIPTextModel]:
+    """The models that these arguments name, on the meta device; the release's where their folders are not there."""
+    llama = LlamaConfig(**_stored_config(arguments["llama"], LLAMA))
+    llama.num_hidden_layers -= SKIPPED_LAYERS
+    clip = CLIPTextConfig(**_stored_config(arguments["clip"], CLIP))
+    with torch.device("meta"):
+        return LlamaModel(llama), CLIPTextModel(clip)
 
 
 def _stored_config(folder: str, released: dict[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class EditPreviews(Callback):
             videos = {role: sample[role][None].to(pl_module.device) for role in ("source", "target")}
             with trainer.precision_plugin.forward_context():
                 cached = videos["source"].dtype != torch.uint8
-                latents = videos["source"].float() if cached else pipeline.encode_video(videos["source"])
+                latents = module.encode_videos(videos["source"])[0]
                 edited = module.objective.edit(
                     pipeline,
                     latents,

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 
+from icve.data.share import SampleGroup
+from icve.data.shared_loading import gather_clips
 from icve.models.sequence_parallel import set_sequence_parallel
 from icve.training.lightning_types import editing
 
@@ -49,6 +52,7 @@ class UlyssesGroups(MixedInto):
         super().__init__(*args, **kwargs)
         self.sequence_parallel_size = sequence_parallel_size
         self._group: dist.ProcessGroup | None = None
+        self._hosts: dist.ProcessGroup | None = None  # the same processes, with messages between their hosts
 
     def setup_distributed(self) -> None:
         super().setup_distributed()
@@ -56,6 +60,10 @@ class UlyssesGroups(MixedInto):
         count_groups(self.world_size, size)
         if size > 1:
             self._group, _ = dist.new_subgroups(size, timeout=self._timeout)  # neighbours
+            if dist.get_backend(self._group) == "gloo":
+                self._hosts = self._group
+            else:
+                self._hosts, _ = dist.new_subgroups(size, timeout=self._timeout, backend="gloo")
         set_sequence_parallel(self._group)
 
     def setup(self, trainer: Any) -> None:
@@ -79,13 +87,26 @@ class UlyssesGroups(MixedInto):
         size = self.sequence_parallel_size
         return {"num_replicas": self.world_size // size, "rank": self.global_rank // size}
 
+    @property
+    def sample_group(self) -> SampleGroup | None:
+        """This process's group, which shares the work of loading and encoding; None where it is alone."""
+        return None if self._group is None or self._hosts is None else SampleGroup(self._group, self._hosts)
+
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """The batch on the device, with what the group's other processes have loaded of it."""
+        batch, group = super().batch_to_device(batch, device, dataloader_idx), self.sample_group
+        return batch if group is None else gather_clips(batch, group, device or self.root_device)
+
     def on_exception(self, exception: BaseException) -> None:
-        self._group = None  # left to the end of the process: taking it apart could wait for one that is gone
+        self._group = self._hosts = (
+            None  # left to the end of the process: taking it apart could wait for one that is gone
+        )
         super().on_exception(exception)
 
     def teardown(self) -> None:
         set_sequence_parallel(None)
         super().teardown()
-        if self._group is not None:  # the next stage of a curriculum makes its own, and each has buffers
-            dist.destroy_process_group(self._group)
-            self._group = None
+        # The next stage of a curriculum makes its own, and each has buffers.
+        for group in {self._group, self._hosts} - {None}:
+            dist.destroy_process_group(group)
+        self._group = self._hosts = None

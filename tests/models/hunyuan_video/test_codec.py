@@ -116,6 +116,24 @@ def test_chunks_bound_what_the_network_sees_and_change_nothing(folder):
         torch.testing.assert_close(decoded, results[2][1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [((1, 8, 8), "float32"), ((9, 56, 40), "float32"), ((21, 40, 16), "float32"), ((21, 40, 16), "bfloat16")],
+    ids=["image", "tiled in space", "tiled in both", "16 bits"],
+)
+@torch.no_grad()
+def test_tiles_encoded_by_themselves_and_joined_are_what_encoding_gives(folder, size, dtype):
+    """Bit for bit, from pixels that are brought to [-1, 1] tile by tile."""
+    tiles = {"tile_size": 32, "tile_stride": 24, "tile_frames": 8, "tile_frame_stride": 4}
+    codec = HunyuanVideoCodec(str(folder), dtype=dtype, **tiles)
+    pixels = ((video(1, *size) + 1) * 127.5).to(torch.uint8)
+    cut = codec.tiles(pixels)
+    assert (len(cut) > 1) == (size[0] > 1)
+    assert all(tile._base is pixels or tile is pixels for tile in cut)
+    joined = codec.join_tiles(pixels, [codec.encode_tiles(tile.float() / 127.5 - 1) for tile in cut])
+    assert torch.equal(joined, codec.encode(pixels.float() / 127.5 - 1))
+
+
 def test_the_network_never_sees_more_than_one_tile(folder):
     tiles = {"tile_size": 32, "tile_stride": 24, "tile_frames": 8, "tile_frame_stride": 4}
     codec = HunyuanVideoCodec(str(folder), **tiles, chunk_frames=9)
