@@ -25,6 +25,7 @@ class PairLoader(DataLoader):
         for batch in super().__iter__():
             if isinstance(sampler := self.batch_sampler, BucketBatchSampler):
                 batch["weight"] = sampler.weight(sampler.start_batch)
+                batch["step_samples"] = sampler.samples(sampler.start_batch)
                 batch.pop("counted", None)
                 # Workers prefetch batches. The next iteration must begin after the last batch that was delivered.
                 sampler.start_batch += 1

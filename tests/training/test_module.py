@@ -114,8 +114,8 @@ def test_draws_follow_the_position_in_the_global_batch(make_module, make_trainer
 def spy_on_draws(module):
     seen, draws = [], module.draws
 
-    def spied(samples):
-        seen.append(draws(samples))
+    def spied(*samples):
+        seen.append(draws(*samples))
         return seen[-1]
 
     module.draws = spied

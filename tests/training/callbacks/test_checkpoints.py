@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from icve.editing.pipeline import EditPipeline
+from icve.flow import TimestepDensity
 from icve.models.run_folders import saved_checkpoints
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
@@ -118,6 +119,13 @@ def test_remains_of_a_killed_save_are_removed(make_module, make_trainer, make_da
     (tmp_path / "checkpoints" / ".last.99.tmp").symlink_to("nowhere")
     make_trainer(1, callbacks=[Checkpoints(1)]).fit(make_module(), datamodule=make_data())
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last", "step-000001"]
+
+
+@pytest.mark.parametrize(("own", "saved"), [(None, 40), (9, 9)])
+def test_the_saved_editor_shifts_by_size_as_training_did(make_module, own, saved):
+    module = make_module(density=TimestepDensity(shift=3.0, shift_tokens=40), sampling=Sampling(shift_tokens=own))
+    assert module.pipeline().default("shift_tokens") == saved
+    assert make_module().pipeline().default("shift_tokens") is None
 
 
 def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, make_trainer, make_data, tmp_path):
