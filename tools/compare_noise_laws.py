@@ -18,6 +18,7 @@ import json
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from icve.cli.demo.run import DemoSize, evaluate_run, find_config, hold_back, train
@@ -53,6 +54,7 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=1500, help="to train on")
     parser.add_argument("--edits", type=int, default=120, help="held out, a multiple of 6")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--precision", default="32-true", help="the same for all runs; bf16-mixed where that is faster")
     parser.add_argument("--table", action="store_true", help="only print what there is")
     arguments = parser.parse_args()
     size = DemoSize(
@@ -66,7 +68,7 @@ def main() -> int:
                 if arguments.table:
                     continue
                 data = world(arguments.output / f"seed{seed}" / "data", size, seed)
-                measure(folder, data, size, seed, LAWS[law])
+                measure(folder, data, size, seed, (f"--trainer.precision={arguments.precision}", *LAWS[law]))
             done[law][seed] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
             print(f"seed {seed}, {law}: {done[law][seed]}", flush=True)
     print(table(done, arguments.edits))
@@ -86,8 +88,7 @@ def world(folder: Path, size: DemoSize, seed: int) -> Path:
 
 def measure(folder: Path, data: Path, size: DemoSize, seed: int, options: tuple[str, ...]) -> None:
     """Train with a law, edit, and write figures.json: shares in %, PSNR of edits in dB, losses by noise level."""
-    every = f"--trainer.val_check_interval={size.sft_steps}"
-    settings = DemoSize(**{**vars(size), "overrides": (every, *options)})
+    settings = replace(size, overrides=(f"--trainer.val_check_interval={size.sft_steps}", *options))
     train("sft", find_config("sft.yaml"), data, folder / "run", settings, seed, start=None)
     evaluate_run(folder / "run", data / "held_out" / "manifest.parquet", folder / "after", settings, seed)
     edits, _ = load_evaluation(folder / "after")

@@ -22,6 +22,9 @@ class Sampling:
         negative_prompt: instruction of the negative branch.
         num_frames, height, width: clip size in pixels the model was trained on.
         fps: frame rate it was trained on; None keeps the input's.
+
+    Raises:
+        ValueError: shift_tokens below 1.
     """
 
     steps: int = 50
@@ -34,3 +37,7 @@ class Sampling:
     width: int = 384
     fps: float | None = None
     shift_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift_tokens is not None and self.shift_tokens < 1:
+            raise ValueError(f"sampling.shift_tokens must be at least 1, or null, got {self.shift_tokens}.")
