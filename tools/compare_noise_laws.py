@@ -54,12 +54,12 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=1500, help="to train on")
     parser.add_argument("--edits", type=int, default=120, help="held out, a multiple of 6")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=9, help="of every clip, 4k+1; 1 is a comparison on pictures")
     parser.add_argument("--precision", default="32-true", help="the same for all runs; bf16-mixed where that is faster")
     parser.add_argument("--table", action="store_true", help="only print what there is")
     arguments = parser.parse_args()
-    size = DemoSize(
-        train_pairs=arguments.pairs, validation_pairs=128, held_out_edits=arguments.edits, sft_steps=arguments.steps
-    )
+    counts = {"train_pairs": arguments.pairs, "held_out_edits": arguments.edits, "sft_steps": arguments.steps}
+    size = DemoSize(**counts, validation_pairs=96, frames=arguments.frames)
     done: dict[str, dict[int, dict[str, float]]] = {law: {} for law in arguments.laws}
     for seed in arguments.seeds:
         for law in arguments.laws:
