@@ -3,7 +3,10 @@
 sigma is the noise level in [0, 1]; the model's timestep is 1000*sigma. x0 are clean latents, noise is standard normal.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -30,6 +33,15 @@ def shift_sigma(sigma, shift: float):
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
+def shift_for_tokens(shift: float, tokens: int, reference: int | None) -> float:
+    """The shift at so many tokens, given that at `reference` tokens: s*sqrt(tokens/reference); s itself for None.
+
+    Noise hides less of a picture that has more tokens, as neighbours tell the same. Noise levels that hide as much of m
+    tokens as of n are each other's shift by sqrt(m/n) (Esser et al. 2024, arXiv:2403.03206, Eq. 23).
+    """
+    return shift if reference is None else shift * math.sqrt(tokens / reference)
+
+
 def interpolate(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """x_t = (1 - sigma)*x0 + sigma*noise; x0 and noise (B, ...), sigma (B,) in [0, 1]. Float32 in, float32 out."""
     sigma = _per_sample(sigma, x0)
@@ -49,29 +61,68 @@ class TimestepDensity:
         kind: "logit_normal" (sigmoid of a normal variable) or "uniform".
         mean, std: of the normal variable; unused by "uniform".
         shift: s in s*sigma/(1+(s-1)*sigma), as in sampling; > 1 puts more weight on high noise.
+        uniform_share: share of the noise levels that are uniform on (0, 1) instead, unshifted: low ones too are seen.
+        shift_tokens: tokens of a target at which `shift` holds; with others it is that of `shift_for_tokens`, in
+            training and of the saved editor. None: at every size.
     """
 
     kind: Literal["logit_normal", "uniform"] = "logit_normal"
     mean: float = 0.0
     std: float = 1.0
     shift: float = 1.0
+    uniform_share: float = 0.0
+    shift_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in ("logit_normal", "uniform"):
             raise ValueError(f"The timestep density must be 'logit_normal' or 'uniform', got {self.kind!r}.")
         if self.std <= 0 or self.shift <= 0:
             raise ValueError("std and shift of the timestep density must be positive.")
+        if not 0 <= self.uniform_share <= 1:
+            raise ValueError(f"uniform_share of the timestep density must be in [0, 1], got {self.uniform_share}.")
+        if self.shift_tokens is not None and self.shift_tokens < 1:
+            raise ValueError(f"shift_tokens of the timestep density must be at least 1, got {self.shift_tokens}.")
 
-    def quantile(self, probability: float) -> float:
-        """The sigma in (0, 1) below which the given share, in [0, 1], of the sampled noise levels lies."""
-        sigma = torch.tensor(probability, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    def at(self, tokens: int) -> "TimestepDensity":
+        """The law for targets of so many tokens, the same for all sizes."""
+        if self.shift_tokens is None:
+            return self
+        return replace(self, shift=shift_for_tokens(self.shift, tokens, self.shift_tokens), shift_tokens=None)
+
+    def level(self, chance: float) -> float:
+        """The sigma in (0, 1) that a number in [0, 1] stands for: uniform numbers give levels of this law.
+
+        Without a uniform share it rises with the number. With one, the numbers below it are the uniform levels, and the
+        others rise anew: numbers that are spread evenly give each part its share.
+        """
+        share = self.uniform_share
+        if chance < share:
+            return min(max(chance / share, SIGMA_MARGIN), 1 - SIGMA_MARGIN)
+        rest = (chance - share) / (1 - share) if share < 1 else 1.0
+        sigma = torch.tensor(rest, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
         if self.kind == "logit_normal":
             sigma = torch.sigmoid(self.mean + self.std * torch.special.ndtri(sigma))
         return float(shift_sigma(sigma, self.shift).clamp(SIGMA_MARGIN, 1 - SIGMA_MARGIN))
 
     def sample(self, generator: torch.Generator | None = None) -> float:
         """One sigma in (0, 1), a pure function of the state of a CPU generator."""
-        return self.quantile(float(torch.rand((), generator=generator, dtype=torch.float64)))
+        return self.level(float(torch.rand((), generator=generator, dtype=torch.float64)))
+
+    def share_below(self, sigma: float) -> float:
+        """The share of the noise levels below one in [0, 1]."""
+        if not 0 < sigma < 1:
+            return float(sigma >= 1)
+        plain = float(shift_sigma(sigma, 1 / self.shift))
+        if self.kind == "logit_normal":
+            normal = (math.log(plain / (1 - plain)) - self.mean) / self.std
+            plain = 0.5 * math.erfc(-normal / math.sqrt(2))
+        return self.uniform_share * sigma + (1 - self.uniform_share) * plain
+
+    def shares(self, sigmas: Sequence[float]) -> list[float]:
+        """The share of the noise levels that are nearest to each of these, which rise; they sum to 1."""
+        between = [(low + high) / 2 for low, high in pairwise(sigmas)]
+        below = [0.0, *map(self.share_below, between), 1.0]
+        return [high - low for low, high in pairwise(below)]
 
 
 def flow_loss(

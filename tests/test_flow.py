@@ -10,6 +10,7 @@ from icve.flow import (
     flow_loss,
     interpolate,
     sampling_sigmas,
+    shift_for_tokens,
     shift_sigma,
     to_velocity,
     velocity,
@@ -86,14 +87,55 @@ def test_loss_refuses_shapes_that_would_broadcast(pair):
         (TimestepDensity("logit_normal", shift=7.0), 7 / 8),
     ],
 )
-def test_samples_follow_the_quantiles(density, median):
-    assert density.quantile(0.5) == pytest.approx(median)
+def test_samples_follow_the_levels(density, median):
+    assert density.level(0.5) == pytest.approx(median)
     generator = torch.Generator().manual_seed(0)
     samples = torch.tensor([density.sample(generator) for _ in range(2000)])
     assert ((samples > 0) & (samples < 1)).all()
     for probability in (0.1, 0.5, 0.9):
-        share = (samples < density.quantile(probability)).float().mean().item()
+        share = (samples < density.level(probability)).float().mean().item()
         assert share == pytest.approx(probability, abs=0.03)
+
+
+LAWS = [
+    TimestepDensity("uniform"),
+    TimestepDensity("uniform", shift=3.0),
+    TimestepDensity(mean=0.5, std=0.7, shift=7.0),
+    TimestepDensity(shift=7.0, uniform_share=0.2),
+    TimestepDensity("uniform", shift=0.2, uniform_share=1.0),
+]
+
+
+@pytest.mark.parametrize("density", LAWS)
+def test_shares_are_those_of_evenly_spread_numbers(density):
+    levels = [density.level((i + 0.5) / 4000) for i in range(4000)]
+    sigmas = (0.1, 0.3, 0.5, 0.7, 0.9)
+    nearest = [min(sigmas, key=lambda sigma, level=level: abs(sigma - level)) for level in levels]
+    shares = density.shares(sigmas)
+    assert shares == pytest.approx([nearest.count(sigma) / 4000 for sigma in sigmas], abs=1e-3)
+    assert sum(shares) == pytest.approx(1, abs=1e-12)
+    assert [density.share_below(sigma) for sigma in (0.0, 1.0)] == [0.0, 1.0]
+
+
+def test_the_papers_shift_leaves_little_below_a_third():
+    assert TimestepDensity(shift=7.0).share_below(0.3) == pytest.approx(0.0026, abs=5e-5)
+
+
+def test_a_uniform_share_is_a_mixture():
+    density, plain = TimestepDensity(shift=7.0, uniform_share=0.25), TimestepDensity(shift=7.0)
+    assert density.share_below(0.3) == pytest.approx(0.25 * 0.3 + 0.75 * plain.share_below(0.3))
+    assert density.level(0.125) == 0.5
+    assert density.level(0.25 + 0.75 * 0.4) == pytest.approx(plain.level(0.4))
+
+
+def test_the_shift_follows_the_square_root_of_the_tokens():
+    density = TimestepDensity(shift=6.0, shift_tokens=400, uniform_share=0.1)
+    assert density.at(400) == TimestepDensity(shift=6.0, uniform_share=0.1)
+    assert density.at(1600).shift == shift_for_tokens(6.0, 1600, 400) == 12.0
+    assert density.at(100).shift == 3.0
+    fixed = TimestepDensity(shift=6.0)
+    assert fixed.at(1600) is fixed
+    assert shift_for_tokens(6.0, 1600, None) == 6.0
 
 
 def test_samples_are_a_function_of_the_generator():
@@ -102,12 +144,16 @@ def test_samples_are_a_function_of_the_generator():
     assert one != TimestepDensity().sample(torch.Generator().manual_seed(6))
 
 
-@pytest.mark.parametrize("density", [TimestepDensity("uniform"), TimestepDensity(std=100.0, shift=9.0)])
-def test_extreme_quantiles_stay_inside(density):
-    assert 0 < density.quantile(0.0) < density.quantile(1.0) < 1
+@pytest.mark.parametrize(
+    "density", [TimestepDensity("uniform"), TimestepDensity(std=100.0, shift=9.0), TimestepDensity(uniform_share=1.0)]
+)
+def test_extreme_levels_stay_inside(density):
+    assert 0 < density.level(0.0) < density.level(1.0) < 1
 
 
-@pytest.mark.parametrize("arguments", [{"kind": "beta"}, {"std": 0.0}, {"shift": -1.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"kind": "beta"}, {"std": 0.0}, {"shift": -1.0}, {"uniform_share": 1.5}, {"shift_tokens": 0}]
+)
 def test_impossible_densities_are_refused(arguments):
     with pytest.raises(ValueError, match=r"density"):
         TimestepDensity(**arguments)

@@ -147,7 +147,8 @@ class NoisedSource(Objective):
         noise = draws.normal("noise", x0)
         x_t, context = {"video": interpolate(x0, noise, sigma)}, {"source": batch["source"]}
         prediction = denoiser.denoise(x_t, sigma, batch["condition"], context)["video"]
-        return {"half": flow_loss(prediction, x0, noise, sigma)}
+        half = flow_loss(prediction, x0, noise, sigma)
+        return Losses(half, parts={"half": half})
 
 
 # --- transform ---

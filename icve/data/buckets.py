@@ -235,6 +235,10 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         part, samples = self._part(number)
         return len(part) * self.sizes.micro_steps / samples
 
+    def samples(self, number: int) -> int:
+        """Samples of the global batch that the micro-batch of that number is from."""
+        return self._part(number)[1] * self.sizes.groups
+
     def batch(self, step: int) -> list[Draw]:
         """The whole global batch of a step."""
         bucket, turn = self._bucket(step)

@@ -20,7 +20,7 @@ class EditBatch(TypedDict, total=False):
             instruction). `no_text`: that of "".
         condition: what the transformer is told, once the texts are encoded.
         mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
-        weight: of the batch's loss in the step's.
+        weight: of the batch's loss in the step's. `step_samples`: of the step's global batch.
         counted: False where a sample stands in for another one in a validation.
         dropped: (id, reason) of pairs that could not be read.
         shared: how the tensors lie on the processes of a group (`icve.data.shared_loading`), until they are gathered.
@@ -36,6 +36,7 @@ class EditBatch(TypedDict, total=False):
     mask: Tensor
     region: Tensor
     weight: float
+    step_samples: int
     counted: list[bool]
     dropped: list[tuple[str, str]]
     shared: dict[str, Shared]

@@ -54,6 +54,7 @@ class PairLoader(DataLoader):
         for batch in loaded:
             if sampler is not None:
                 batch["weight"] = sampler.weight(sampler.start_batch)
+                batch["step_samples"] = sampler.samples(sampler.start_batch)
                 batch.pop("counted", None)
                 # Workers prefetch batches. The next iteration must begin after the last batch that was delivered.
                 sampler.start_batch += 1

@@ -184,7 +184,7 @@ class PairsDataModule(LightningDataModule):
     Batches are ``source`` and ``target`` uint8 (B, 3, F, H, W), ``instruction`` and ``id`` lists of str, and ``mask``
     bool (B, 1, F, H, W) when the manifest has a ``mask_path``. Training batches also have ``weight``, which the mean
     loss of the batch is multiplied by: those of one step may differ in size (:class:`icve.data.buckets.StepSizes`), and
-    one without samples has ``instruction``, ``id`` and ``weight`` only.
+    ``step_samples``, how many samples the step has; one without samples has these, ``instruction`` and ``id`` only.
 
     The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
     pure function of (seed, step) and the data, however it is split over processes and micro-batches: the loader of a

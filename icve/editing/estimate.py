@@ -43,7 +43,7 @@ def seconds_per_batch(
         return result, best
 
     latents, seconds = timed(pipeline.encode_video, video)
-    shift = sampling["shift"]
+    shift = pipeline.default_shift(latents.shape[2:]) if sampling["shift"] is None else sampling["shift"]
     sigmas = sampling_sigmas(sampling["num_inference_steps"], shift, pipeline.config.prediction)
     guided = (
         0

@@ -101,6 +101,8 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
     sampling = {
         name: pipeline.default(names.get(name, name)) if value is None else value for name, value in given.items()
     }
+    if arguments.shift is None and pipeline.default("shift_tokens") is not None:
+        sampling["shift"] = None  # every window's own, by its size
     return Settings(
         sampling=sampling,
         window=arguments.window or pipeline.default("num_frames"),

@@ -4,6 +4,7 @@ Shapes: B items, C latent channels, F = 4k+1 frames of HxW pixels, T = k+1 laten
 """
 
 import difflib
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from icve.editing.edit_result import EditResult
 from icve.editing.samplers import EulerSampler, SamplerSettings
 from icve.editing.sampling import Sampling
 from icve.editing.video_inputs import VideoInput, as_video
-from icve.flow import Prediction
+from icve.flow import Prediction, shift_for_tokens
 from icve.models.denoiser import Denoiser, Latents
 from icve.models.families import import_parts
 from icve.models.family import Base
@@ -61,7 +62,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         transformer: in-context DiT of any family, called through `icve.models.denoiser`.
         prediction: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
-            steps, guidance_scale, guidance_until, shift, negative_prompt, num_frames, height, width (pixels), fps.
+            steps, guidance_scale, guidance_until, shift, shift_tokens, negative_prompt, num_frames, height, width
+            (pixels), fps.
     """
 
     config: PipelineConfig
@@ -178,6 +180,11 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         value = self.config.defaults.get(name)
         return DEFAULTS[name] if value is None else value
 
+    def default_shift(self, latents: Sequence[int]) -> float:
+        """The model's default shift for a clip of latents (T, h, w): it may depend on how many tokens they are."""
+        tokens = math.prod(latents) // math.prod(self.grid.patch)
+        return shift_for_tokens(self.default("shift"), tokens, self.default("shift_tokens"))
+
     @torch.no_grad()
     def __call__(
         self,
@@ -263,7 +270,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         steps = self.default("steps") if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default("guidance_scale") if guidance_scale is None else guidance_scale
         guidance_until = self.default("guidance_until") if guidance_until is None else guidance_until
-        shift = self.default("shift") if shift is None else shift
+        shift = self.default_shift(source.shape[2:]) if shift is None else shift
         negative_prompt = self.default("negative_prompt") if negative_prompt is None else negative_prompt
         if shift <= 0:
             raise ValueError(f"shift must be positive, got {shift}.")

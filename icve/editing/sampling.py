@@ -16,10 +16,15 @@ class Sampling:
         steps: Euler steps.
         guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
         shift: of the noise levels towards 1.
+        shift_tokens: tokens of a clip (of one window, in longer videos) at which `shift` holds; at others it is that of
+            `icve.flow.shift_for_tokens`. None takes the objective's; if that is None too, `shift` holds at every size.
         guidance_until: noise level down to which steps are guided; 0 guides every step.
         negative_prompt: instruction of the negative branch.
         num_frames, height, width: clip size in pixels the model was trained on.
         fps: frame rate it was trained on; None keeps the input's.
+
+    Raises:
+        ValueError: shift_tokens below 1.
     """
 
     steps: int = 50
@@ -31,3 +36,8 @@ class Sampling:
     height: int = 240
     width: int = 384
     fps: float | None = None
+    shift_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shift_tokens is not None and self.shift_tokens < 1:
+            raise ValueError(f"sampling.shift_tokens must be at least 1, or null, got {self.shift_tokens}.")

@@ -89,6 +89,8 @@ def figures_text(figures: Mapping[str, Any]) -> str:
 def _stage(run: Path, title: str, figures: Mapping[str, Any]) -> Section:
     curves = read_curves(run)
     validation = {f"σ {tag.rpartition('_')[2]}": curve for tag, curve in curves.items() if "/loss_sigma_" in tag}
+    if "val/loss" in curves:
+        validation["weighted as in training"] = curves["val/loss"]
     training = {"loss": curves["train/loss"]} if "train/loss" in curves else {}
     return Section(f"After {title}", figures, training, validation)
 

@@ -139,7 +139,7 @@ class InContextEditingModule(EditingModule):
         self.samples = len(batch["id"])
         if not self.samples:
             return {"loss": torch.zeros((), device=self.device, requires_grad=True), "samples": 0, "tokens": 0}
-        draws = self.draws(self.samples)
+        draws = self.draws(self.samples, batch.get("step_samples"))
         encoded = self.encode(batch, self.objective.instructions(batch, draws))
         losses = self.objective.loss(self.denoiser, encoded, draws)
         loss = losses.per_sample.mean()
@@ -158,15 +158,19 @@ class InContextEditingModule(EditingModule):
             means = torch.as_tensor(self.all_gather(torch.stack(values))).reshape(-1, len(names)).mean(0).cpu()
             self.log_dict(dict(zip(names, means, strict=True)))
 
-    def draws(self, samples: int) -> Draws:
-        """Random decisions of this micro-batch's samples, by their positions in the step's global batch."""
+    def draws(self, samples: int, of: int | None = None) -> Draws:
+        """Random decisions of this micro-batch's samples, by their positions in the step's global batch `of` so many.
+
+        None takes all its micro-batches for as large as this one.
+        """
         step = self.trainer.global_step
         part, parts = data_share(self.trainer)
         if step != self._drawing_step:
             self._drawing_step, self._next_position = step, 0
         start = self._next_position + part * samples
         self._next_position += parts * samples
-        return Draws(self.seed, self.stage, step, range(start, start + samples))
+        of = of or parts * samples * self.trainer.accumulate_grad_batches
+        return Draws(self.seed, self.stage, step, range(start, start + samples), of)
 
     def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
         """The batch with latents, and with the condition of these instructions."""
@@ -260,13 +264,16 @@ class InContextEditingModule(EditingModule):
 
     def pipeline(self) -> EditPipeline:
         """The editor made of this module's parts, with the transformer's current weights."""
+        defaults = asdict(self.sampling)
+        if self.sampling.shift_tokens is None:
+            defaults["shift_tokens"] = self.objective.shift_tokens
         return EditPipeline(
             self.codec,
             self.text_encoder,
             FlowMatchEulerDiscreteScheduler(shift=self.sampling.shift),
             self.transformer,
             prediction=self.objective.predicts,
-            defaults=asdict(self.sampling),
+            defaults=defaults,
         )
 
     def write_model(self, shapes: Mapping[str, Sequence[int]], folder: Path, files: StateFiles) -> None:

@@ -41,20 +41,34 @@ class Draws:
     Attributes:
         seed, stage, step: see `generator`.
         positions: of each sample, or its id.
+        total: samples of the step's global batch, which `stratified` spreads its numbers over.
     """
 
     seed: int
     stage: str
     step: int
     positions: Sequence[int | str]
+    total: int = 1
 
     def generators(self, purpose: str) -> list[torch.Generator]:
         """One fresh CPU generator per sample."""
         return [generator(self.seed, self.stage, self.step, position, purpose) for position in self.positions]
 
-    def uniform(self, purpose: str) -> list[float]:
-        """One number in [0, 1) per sample."""
-        return [float(torch.rand((), generator=g)) for g in self.generators(purpose)]
+    def uniform(self, purpose: str, dtype: torch.dtype = torch.float32) -> list[float]:
+        """One number in [0, 1) per sample, with as many digits as the type has."""
+        return [float(torch.rand((), generator=g, dtype=dtype)) for g in self.generators(purpose)]
+
+    def stratified(self, purpose: str) -> list[float]:
+        """One number in [0, 1) per sample: those of a global batch are one in each of `total` equal parts of [0, 1).
+
+        Which position has which part is drawn for the step, and the place in the part for the position, in float64.
+        """
+        strata = generator(self.seed, self.stage, self.step, "all", purpose)
+        parts = torch.randperm(self.total, generator=strata).tolist()
+        within = self.uniform(purpose, torch.float64)
+        # Where more came than were announced, they begin again: each number is uniform all the same.
+        places = [int(position) % self.total for position in self.positions]
+        return [(parts[place] + offset) / self.total for place, offset in zip(places, within, strict=True)]
 
     def normal(self, purpose: str, like: Tensor) -> Tensor:
         """Standard normal noise of the shape and on the device of `like` (B, ...), float32.

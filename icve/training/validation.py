@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from icve.runtime.transfers import to_device
+from icve.training.objectives.objective import Losses
 
 
 class HeldOutLoss:
@@ -22,10 +21,10 @@ class HeldOutLoss:
         self.sums: Tensor | None = None  # of each loss, and last the number of samples
         self.names: list[str] = []
 
-    def add(self, losses: Mapping[str, Tensor], counted: list[bool] | None = None) -> None:
-        """Take in losses (B,) by name of B samples: those that are ``counted``, all if that is None."""
-        self.names = list(losses)
-        values = torch.stack([*losses.values(), torch.ones_like(next(iter(losses.values())))])
+    def add(self, losses: Losses, counted: list[bool] | None = None) -> None:
+        """Take in the losses of B samples: those that are ``counted``, all if that is None."""
+        self.names = ["val/loss", *(f"val/loss_{name}" for name in losses.parts)]
+        values = torch.stack([losses.per_sample, *losses.parts.values(), torch.ones_like(losses.per_sample)])
         if counted is not None:
             values = torch.where(to_device(torch.tensor(counted), values.device), values, 0.0)
         self.sums = values.sum(1) if self.sums is None else self.sums + values.sum(1)
@@ -38,9 +37,7 @@ class HeldOutLoss:
         *sums, samples = torch.as_tensor(module.all_gather(self.sums)).reshape(-1, len(self.sums)).sum(0)
         if not samples:
             return {}
-        means = torch.stack(sums) / samples
-        named = {f"val/loss_{name}": mean for name, mean in zip(self.names, means, strict=True)}
-        return {**named, "val/loss": means.mean()}
+        return dict(zip(self.names, torch.stack(sums) / samples, strict=True))
 
 
 def validation_figures(trainer: Trainer) -> dict[str, float]:

@@ -20,6 +20,7 @@ from icve.data.media.video_formats import FORMATS
 from icve.editing.results import ResultLog
 from tests.browser import probe_page
 from tests.data.media.test_sound import process, tones, with_sound
+from tests.tiny import tiny_editor
 
 
 def run(model, source, output, *options, instruction="make it red") -> int:
@@ -160,6 +161,19 @@ def test_dry_run_writes_nothing_and_says_what_it_would_do(tiny_model, make_clip,
     assert "would fail: c:" in said
     assert "2 edits into" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_shift_that_depends_on_the_size_is_the_window_s(make_clip, tmp_path, capsys):
+    tiny_editor(shift=2.0, shift_tokens=2).save_pretrained(tmp_path / "model")
+    clip = make_clip("clip.mp4", size=(32, 32))  # windows of 8 tokens
+    assert run(tmp_path / "model", clip, tmp_path / "out", "--dry-run") == 0
+    made = []
+    for options in ((), ("--shift", 4), ("--shift", 2)):
+        out = tmp_path / "_".join(map(str, ("out", *options)))
+        assert run(tmp_path / "model", clip, out, *options) == 0
+        made.append((out / "clip.mp4").read_bytes())
+    assert made[0] == made[1] != made[2]
+    assert results(tmp_path / "out")["clip"]["settings"]["shift"] is None
 
 
 def test_report_page_shows_what_was_edited(tiny_model, make_clip, tmp_path, capsys):

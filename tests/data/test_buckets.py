@@ -121,6 +121,7 @@ def test_what_groups_cannot_share_is_met_on_average():
         assert [a + b for a, b in zip(of_bucket[::2], of_bucket[1::2], strict=False)] == [24] * (len(of_bucket) // 2)
     assert set(counts) == {8, 16}
     sampler = BucketBatchSampler(MEMBERS, sizes(12, groups=8))
+    assert [sampler.samples(step) for step in range(50)] == [len(sampler.batch(step)) for step in range(50)]
     first = [draw.row for step in range(50) for draw in sampler.batch(step) if draw.row < 12]
     assert all(sorted(first[12 * epoch : 12 * epoch + 12]) == MEMBERS[0] for epoch in range(len(first) // 12))
 

@@ -62,7 +62,7 @@ def test_batches_are_as_the_contract_says(pairs_folder):
     batches = take(data_module(pairs_folder), 5)
     assert {batch["source"].shape[-2:] for batch in batches} == {(48, 64), (64, 48)}
     for batch in batches:
-        assert batch.keys() == {"source", "target", "instruction", "id", "weight"}
+        assert batch.keys() == {"source", "target", "instruction", "id", "weight", "step_samples"}
         assert batch["weight"] == 1
         for name in ("source", "target"):
             assert batch[name].shape == (4, 3, 9, *batch["source"].shape[-2:])
@@ -142,7 +142,7 @@ def test_a_steps_batch_is_made_of_micro_batches(pairs_folder, workers, caplog):
         of_step = parts[5 * step : 5 * step + 5]
         assert [len(part["id"]) for part in of_step] == [0, 1, 0, 2, 2]
         assert [part["weight"] for part in of_step] == [0, 1, 0, 2, 2]
-        assert of_step[0] == of_step[2] == {"instruction": [], "id": [], "weight": 0}
+        assert of_step[0] == of_step[2] == {"instruction": [], "id": [], "weight": 0, "step_samples": 5}
         full = [part for part in of_step if part["id"]]
         assert [name for part in full for name in part["id"]] == batch["id"]
         assert torch.equal(torch.cat([part["target"] for part in full]), batch["target"])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from icve.data.media.video import write_video
 from icve.editing.pipeline import DEFAULTS, EditPipeline, draw_noise
-from icve.flow import sampling_sigmas
+from icve.flow import sampling_sigmas, shift_sigma
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
@@ -211,6 +211,17 @@ def test_numbers_that_disagree_are_refused(pipeline):
         pipeline(video(), "make it red", output_type="pil")
     with pytest.raises(ValueError, match="at least 1 step"):
         pipeline(video(), "make it red", num_inference_steps=0)
+
+
+def test_the_shift_follows_the_size_where_training_s_did():
+    """At 16 times the tokens of which the shift is told, four times the shift; what a call asks for stays as asked."""
+    pipeline = oracle_pipeline(steps=2, guidance_scale=1.0, shift=2.0, shift_tokens=2)
+    for source, shift in ((video(1)[..., :16, :16], 2.0), (video(1).repeat(1, 1, 1, 2, 2), 8.0)):
+        for options, used in (({}, shift), ({"shift": 3.0}, 3.0)):
+            pipeline.transformer.calls.clear()
+            pipeline(source, "make it red", **options)
+            levels = [float(call["timestep"][0]) / 1000 for call in pipeline.transformer.calls]
+            assert levels == pytest.approx([1.0, shift_sigma(0.5, used)])
 
 
 def test_folder_round_trip(pipeline, tmp_path):

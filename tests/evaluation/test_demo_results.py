@@ -51,7 +51,7 @@ def test_metrics_and_report_tell_what_the_stages_left(output):
     page = (output / "report.html").read_text()
     assert page.count("<article") == 2  # one per type, the first ones
     assert "do &lt;0&gt;" in page
-    assert page.count("σ 0.1") == 2
+    assert page.count("σ 0.1") == page.count("weighted as in training") == 2
     assert "stage: sft" in page
     for label in ("source", "after pretraining", "after fine-tuning", "target"):
         assert page.count(f"<figcaption>{label}</figcaption>") == 2

@@ -208,7 +208,7 @@ def test_the_documented_objective_trains(documented, make_module, make_trainer, 
     module = make_module(objective=documented["UniformFlow"]())
     trainer = make_trainer(2, val_check_interval=2)
     trainer.fit(module, datamodule=make_data(validation=1))
-    assert trainer.callback_metrics["val/loss_uniform"] == trainer.callback_metrics["val/loss"] > 0
+    assert trainer.callback_metrics["val/loss"] > 0
 
 
 def test_the_documented_stage_decides_on_rows(documented, tmp_path):

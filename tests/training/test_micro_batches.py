@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.share import batches_done
+from icve.flow import TimestepDensity
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.monitor import TrainingMonitor
 from tests.training.runs import fit, steps, strategy
@@ -19,7 +20,9 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 def run(make_module, make_trainer, manifest, folder, passes, length=STEPS, ckpt_path=None, **sizes):
     data = PairedEditsDataModule(str(manifest), [[32, 32, 5]], seed=3, **sizes)
-    module = make_module(instruction_dropout=0.3, optimizer=SGD)
+    # The strata are those of the whole step, of which a micro-batch has some.
+    law = {"stratified": True, "density": TimestepDensity(shift=3.0, uniform_share=0.2)}
+    module = make_module(instruction_dropout=0.3, optimizer=SGD, **law)
     callbacks = [TrainingMonitor(), Checkpoints(every_n_steps=2, keep_last=0)]
     trainer = make_trainer(length, callbacks, folder, accumulate_grad_batches=passes)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -74,6 +77,7 @@ def test_a_run_with_empty_micro_batches_resumes(make_module, make_trainer, tiny_
 @pytest.mark.parametrize("sequence_parallel", [1, 2])
 def test_processes_with_empty_micro_batches_train_as_one(tiny_yaml, tmp_path, sequence_parallel):
     optimizer = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.init_args.lr=0.1", "--trainer.max_steps=3"]
+    optimizer += ["--model.objective.init_args.stratified=true"]
     fit(tiny_yaml, tmp_path / "one", *optimizer, "--data.init_args.batch_size=4")
     split = ["--data.init_args.batch_size=1", "--trainer.accumulate_grad_batches=4"]
     split += ["--data.init_args.tokens_per_micro_batch=16", "--trainer.val_check_interval=16"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from icve.data.edit_region import region_from_mask
-from icve.flow import flow_loss, interpolate
+from icve.flow import TimestepDensity, flow_loss, interpolate
 from icve.models.weightless.dct import DCTCodec
 from icve.training.checkpoints.starting_weights import check_shapes, trained_shapes
 from icve.training.checkpoints.state_dicts import SHAPES
@@ -75,6 +75,18 @@ def test_the_step_is_the_papers(make_module, make_trainer, make_data, make_losse
     assert losses.lines[0][0] == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_stratified_levels_are_spread_over_the_step(make_module, make_trainer, make_data):
+    """Two micro-batches of two: one level in each quarter of the law, that for targets of two tokens."""
+    spy = Spy(tiny_transformer())
+    module = make_module(transformer=spy, stratified=True, density=TimestepDensity(shift=5.0, shift_tokens=8))
+    make_trainer(3, accumulate_grad_batches=2).fit(module, datamodule=make_data())
+    levels = torch.cat([call["timestep"] / 1000 for call in spy.calls]).reshape(3, 4)
+    law = TimestepDensity(shift=2.5)
+    quarters = [[int(4 * law.share_below(float(level))) for level in step] for step in levels]
+    assert [sorted(step) for step in quarters] == [[0, 1, 2, 3]] * 3
+    assert len(set(map(tuple, quarters))) > 1
+
+
 def test_guidance_is_embedded_when_the_model_has_it(make_module, make_trainer, make_data):
     spy = Spy(tiny_transformer(guidance_embeds=True))
     train_one_step(make_trainer, make_module(transformer=spy), make_data())
@@ -114,8 +126,8 @@ def test_draws_follow_the_position_in_the_global_batch(make_module, make_trainer
 def spy_on_draws(module):
     seen, draws = [], module.draws
 
-    def spied(samples):
-        seen.append(draws(samples))
+    def spied(*samples):
+        seen.append(draws(*samples))
         return seen[-1]
 
     module.draws = spied

@@ -1,6 +1,6 @@
 import torch
 
-from icve.training.randomness import generator
+from icve.training.randomness import Draws, generator
 
 
 def draw(*arguments):
@@ -31,3 +31,31 @@ def test_values_are_fixed_for_all_time():
     # Another value would make every running stage unresumable.
     values = torch.rand(2, generator=generator(0, "stage", 5, 2, "sigma"), dtype=torch.float64)
     torch.testing.assert_close(values, torch.tensor([0.9883726716436299, 0.4547820247698381], dtype=torch.float64))
+
+
+def test_stratified_numbers_are_one_in_each_part():
+    drawn = [Draws(0, "s", step, range(8), 8).stratified("sigma") for step in range(200)]
+    assert all(sorted(int(8 * number) for number in numbers) == list(range(8)) for numbers in drawn)
+    # A position's numbers are uniform: it meets every part, and every place in a part.
+    assert {int(8 * numbers[3]) for numbers in drawn} == set(range(8))
+    within = [8 * numbers[3] % 1 for numbers in drawn]
+    assert 0.4 < sum(within) / 200 < 0.6
+    assert min(within) < 0.05
+
+
+def test_stratified_numbers_do_not_depend_on_the_split():
+    whole = Draws(1, "s", 4, range(6), 6).stratified("sigma")
+    parts = [
+        Draws(1, "s", 4, positions, 6).stratified("sigma") for positions in (range(0, 1), range(1, 4), range(4, 6))
+    ]
+    assert [number for part in parts for number in part] == whole
+    assert all(
+        Draws(*arguments, range(6), 6).stratified("sigma") != whole
+        for arguments in ((2, "s", 4), (1, "t", 4), (1, "s", 5))
+    )
+
+
+def test_more_samples_than_announced_are_spread_anew():
+    numbers = Draws(0, "s", 0, range(10), 4).stratified("sigma")
+    assert sorted(int(4 * number) for number in numbers[4:8]) == list(range(4))
+    assert len(set(numbers)) == 10

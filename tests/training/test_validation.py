@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from icve.cli.main import main
-from icve.flow import flow_loss, interpolate
+from icve.flow import TimestepDensity, flow_loss, interpolate
 from icve.training.objectives.in_context import VALIDATION_SIGMAS
 from icve.training.randomness import generator
 from icve.training.run.curriculum_record import Record
@@ -16,6 +16,7 @@ from tests.training.conftest import TINY_YAML, as_loader, cut, tiny_transformer
 from tests.training.runs import run_in_turn, strategy
 
 TIME_LIMIT = 200
+LAW = TimestepDensity(shift=7.0)
 
 
 def by_hand(module, batch, level):
@@ -47,7 +48,9 @@ def test_the_figures_are_means_over_the_samples_that_count(make_module, make_tra
     # Neither the stage nor the seed of training matters.
     figures = [
         make_trainer(1).validate(
-            make_module(stage=f"stage{n}", seed=n, transformer=tiny_transformer()), as_loader(batches), verbose=False
+            make_module(stage=f"stage{n}", seed=n, transformer=tiny_transformer(), density=LAW),
+            as_loader(batches),
+            verbose=False,
         )[0]
         for n, batches in enumerate(sets)
     ]
@@ -56,9 +59,29 @@ def test_the_figures_are_means_over_the_samples_that_count(make_module, make_tra
         losses = by_hand(make_module(), whole, level)
         assert max(losses) > 1.02 * min(losses)
         truth[f"val/loss_sigma_{level}"] = sum(losses) / len(losses)
-    truth["val/loss"] = sum(truth.values()) / len(truth)
+    shares = LAW.shares(VALIDATION_SIGMAS)
+    assert shares[0] < 0.01 < 0.5 < shares[-1]
+    truth |= {
+        "val/loss_plain": sum(truth.values()) / len(truth),
+        "val/loss": sum(share * loss for share, loss in zip(shares, truth.values(), strict=True)),
+    }
+    assert truth["val/loss"] != pytest.approx(truth["val/loss_plain"], rel=1e-3)
     for values in figures:
         assert values == pytest.approx(truth, rel=1e-5)
+
+
+def test_the_weights_of_the_levels_follow_the_size(make_module, make_trainer, make_data):
+    """With a shift by tokens, a clip's levels weigh as training draws them for clips of its size."""
+    law = TimestepDensity(shift=4.0, shift_tokens=1, uniform_share=0.2)
+    for frames, tokens in ((1, 1), (13, 4)):  # one token a latent frame
+        batch = make_data(frames=frames).batch(-1)
+        module = make_module(density=law)
+        figures = make_trainer(1).validate(module, as_loader([batch]), verbose=False)[0]
+        shares = TimestepDensity(shift=4.0 * tokens**0.5, uniform_share=0.2).shares(VALIDATION_SIGMAS)
+        levels = [figures[f"val/loss_sigma_{level}"] for level in VALIDATION_SIGMAS]
+        assert figures["val/loss"] == pytest.approx(
+            sum(share * loss for share, loss in zip(shares, levels, strict=True)), rel=1e-5
+        )
 
 
 @pytest.fixture
@@ -115,7 +138,7 @@ def test_two_processes_give_the_figures_of_one(two_stages, tmp_path):
     for entries in others:
         for (key, figures), (true_key, truth) in zip(entries, alone, strict=True):
             assert key == true_key
-            assert len(truth) == 8
+            assert len(truth) == 9
             assert figures == pytest.approx(truth, rel=1e-5), json.dumps(key)
     shown = [served_by_tensorboard(tmp_path / name / "three" / "tensorboard").keys() for name in runs]
     assert len(shown[0]) == 3

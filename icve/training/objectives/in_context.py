@@ -7,6 +7,7 @@ x_t           noised target (B, C, T, h, w)                           noise  sta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -36,6 +37,8 @@ class InContext(Objective):
         pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
             alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms`.
         edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
+        stratified: the noise levels of a step are spread evenly over the law, one in each of as many equal shares of it
+            as the global batch has samples; which sample has which share is drawn. Else each is drawn by itself.
 
     Raises:
         ValueError: for values out of range.
@@ -50,13 +53,15 @@ class InContext(Objective):
         edit_weight: float = 1.0,
         pixel_weight: float = 0.0,
         edit_threshold: float = 0.1,
+        stratified: bool = False,
     ) -> None:
         if not 0.0 <= instruction_dropout <= 1.0:
             raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
         if edit_weight <= 0:
             raise ValueError(f"edit_weight must be positive, got {edit_weight}.")
         self.predicts = predicts
-        self.density = density
+        self.density, self.stratified = density, stratified
+        self.shift_tokens = density.shift_tokens
         self.instruction_dropout = instruction_dropout
         self.guidance = guidance
         self.edit_weight = edit_weight
@@ -84,7 +89,9 @@ class InContext(Objective):
     def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
         """|v - (noise - x0)|^2 at a drawn noise level (Eq. 3)."""
         z_source, x0, text = batch["source"], batch["target"], batch["condition"]
-        sigma = to_device(torch.tensor([self.density.sample(g) for g in draws.generators("sigma")]), x0.device)
+        law = self.density.at(_tokens(denoiser, x0))
+        chances = draws.stratified("sigma") if self.stratified else draws.uniform("sigma", torch.float64)
+        sigma = to_device(torch.tensor([law.level(chance) for chance in chances]), x0.device)
         noise = draws.normal("noise", x0)
         x_t = {"video": interpolate(x0, noise, sigma)}  # (1 - sigma) x0 + sigma noise
         context = {"source": z_source}
@@ -93,16 +100,23 @@ class InContext(Objective):
         losses = flow_loss(prediction, x0, noise, sigma, self.predicts, weight)
         return Losses(losses, denoiser.tokens(x_t, text, context))
 
-    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
-        """Losses at fixed noise levels, unweighted."""
-        z_source, x0, losses = batch["source"], batch["target"], {}
+    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
+        """Losses at fixed noise levels, all latents alike; their mean as training's law weighs the levels, and "plain".
+
+        A level stands for those that are nearest to it: its weight is their share in training, for targets of this
+        size. "plain" weighs all levels alike, whatever the law.
+        """
+        z_source, x0, levels = batch["source"], batch["target"], []
         for level in VALIDATION_SIGMAS:
             noise = draws.normal(f"noise at {level}", x0)
             sigma = torch.full((len(x0),), level, device=x0.device)
             x_t, context = {"video": interpolate(x0, noise, sigma)}, {"source": z_source}
             prediction = denoiser.denoise(x_t, sigma, batch["condition"], context, self.guidance)["video"]
-            losses[f"sigma_{level}"] = flow_loss(prediction, x0, noise, sigma, self.predicts)
-        return losses
+            levels.append(flow_loss(prediction, x0, noise, sigma, self.predicts))
+        shares = self.density.at(_tokens(denoiser, x0)).shares(VALIDATION_SIGMAS)
+        weighted = sum(share * losses for share, losses in zip(shares, levels, strict=True))
+        parts = {f"sigma_{level}": losses for level, losses in zip(VALIDATION_SIGMAS, levels, strict=True)}
+        return Losses(torch.as_tensor(weighted), parts=parts | {"plain": torch.stack(levels).mean(0)})
 
     def loss_weight(
         self, mask: Tensor | None, z_source: Tensor, x0: Tensor, region: Tensor | None = None
@@ -128,3 +142,8 @@ class InContext(Objective):
             return weight
         region = region_weight(region, self.edit_weight)
         return region if weight is None else region * weight
+
+
+def _tokens(denoiser: Denoiser, x0: Tensor) -> int:
+    """Of one target."""
+    return math.prod(x0.shape[2:]) // math.prod(denoiser.transformer.patch)

@@ -23,7 +23,7 @@ class Losses:
     Attributes:
         per_sample: (B,) float32; their mean is minimised.
         tokens: that the transformer attended to, for the figures of speed.
-        parts: (B,) by name, of losses that are sums; logged.
+        parts: (B,) by name, what the losses are made of; logged.
     """
 
     per_sample: Tensor
@@ -36,9 +36,11 @@ class Objective(ABC):
 
     Attributes:
         predicts: what the transformer learns to predict, which sampling must know.
+        shift_tokens: of the law of the noise level, where it depends on the size: sampling follows it.
     """
 
     predicts: Prediction = "velocity"
+    shift_tokens: int | None = None
 
     def use(self, frozen: Mapping[str, nn.Module]) -> None:  # noqa: B027 - most objectives need nothing of them
         """Called once, with the frozen parts by name. Raises ValueError where they lack what the objective needs."""
@@ -52,8 +54,10 @@ class Objective(ABC):
         """Of a batch with latents (`source`, `target`) and `condition`."""
 
     @abstractmethod
-    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> dict[str, Tensor]:
-        """Validation losses (B,) by name, e.g. "sigma_0.5"; the draws depend on the samples' ids only."""
+    def held_out(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
+        """Validation losses: `val/loss` is the mean of `per_sample`, by which stages end and the best weights are
+        chosen, and `val/loss_NAME` that of a part, e.g. "sigma_0.5". The draws depend on the samples' ids only.
+        """
 
     def edit(self, pipeline: EditPipeline, source: Tensor, instructions: Sequence[str], **settings: Any) -> Tensor:
         """Edited latents (B, C, T, h, w) of source latents, for previews, as an editor trained for this makes them.

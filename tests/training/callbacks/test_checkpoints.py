@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from icve.cli.main import main
 from icve.editing.editors import load_editor, resolve_model_folder
 from icve.editing.pipeline import EditPipeline
+from icve.flow import TimestepDensity
 from icve.models.loading import load_transformer
 from icve.models.run_folders import exported, saved_checkpoints
 from icve.runtime.folder_contents import describe, write_contents
@@ -214,6 +215,13 @@ def test_remains_of_a_killed_save_are_removed(make_module, make_trainer, make_da
     (tmp_path / "checkpoints" / ".last.99.tmp").symlink_to("nowhere")
     make_trainer(1, callbacks=[Checkpoints(1)]).fit(make_module(), datamodule=make_data())
     assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last", "step-000001"]
+
+
+@pytest.mark.parametrize(("own", "saved"), [(None, 40), (9, 9)])
+def test_the_saved_editor_shifts_by_size_as_training_did(make_module, own, saved):
+    module = make_module(density=TimestepDensity(shift=3.0, shift_tokens=40), sampling=Sampling(shift_tokens=own))
+    assert module.pipeline().default("shift_tokens") == saved
+    assert make_module().pipeline().default("shift_tokens") is None
 
 
 def test_the_folder_is_a_working_editor_with_the_averaged_weights(make_module, make_trainer, make_data, tmp_path):

@@ -198,6 +198,12 @@ def test_validate_tells_the_losses(fit, capsys):
         (["--data.init_args.batchsize", "3"], "did you mean 'batch_size'?"),
         (["--data.init_args.manifest", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--model.objective.init_args.density.kind", "normal"], "density.kind"),
+        (
+            ["--model.objective.init_args.density.uniform_share", "2"],
+            "uniform_share of the timestep density must be in",
+        ),
+        (["--model.objective.init_args.density.shift_tokens", "0"], "shift_tokens of the timestep density must be at"),
+        (["--model.sampling.shift_tokens", "0"], "sampling.shift_tokens must be at least 1"),
         (["--model.objective.init_args.instruction_dropout", "2"], "instruction_dropout must be in [0, 1]"),
         (["--model.frozen.codec", "icve.models.weightless.dct.DCTCode"], "DCTCode"),
         (["-c", "nowhere.yaml"], "nowhere.yaml"),
