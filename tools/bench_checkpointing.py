@@ -2,7 +2,8 @@
 
 The modes take turns in every round, so that a busy machine slows all of them; medians are compared. *waiting* are the
 bytes that wait for the backward pass when the forward pass has ended, *peak* the most there are in a step; parameters
-and their gradients are counted in neither. On a GPU both are asked of its allocator, on the CPU counted by storage.
+and their gradients are counted in neither. On a GPU both are asked of its allocator, on the CPU counted by storage, but
+not where blocks are compiled. `--compile` adds the modes compiled; what compiling takes is said beside.
 
     python tools/bench_checkpointing.py                      # 1440 visual tokens, 2+4 blocks of width 512, on the CPU
     python tools/bench_checkpointing.py --device cuda --heads 24 --head-dim 128 --layers 2 4 --grid 20 30 48 \\
@@ -12,7 +13,8 @@ and their gradients are counted in neither. On a GPU both are asked of its alloc
 import argparse
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -27,6 +29,7 @@ MODES = {
     "selective": Checkpointing("selective"),
     "full": Checkpointing("full"),
 }
+COMPILED = {f"{mode}, compiled": Checkpointing(mode, compile=True) for mode in ("none", "selective", "full")}
 
 
 class Step:
@@ -94,18 +97,26 @@ class Step:
             torch.cuda.synchronize()
 
 
-def measure(step: Step, rounds: int, modes: Mapping[str, Checkpointing] = MODES) -> dict[str, tuple[int, int, float]]:
-    """(bytes waiting, most bytes, seconds) of every mode."""
-    memory, times = {}, {name: [] for name in modes}
+def measure(
+    make: Callable[[], Step], rounds: int, modes: Mapping[str, Checkpointing] = MODES
+) -> dict[str, tuple[int, int, float, float]]:
+    """(bytes waiting, most bytes, seconds, seconds of the first step) of every mode."""
+    shared = make()
+    # What is compiled stays with its model.
+    steps = {name: make() if mode.compile else shared for name, mode in modes.items()}
+    memory, first, times = {}, {}, {name: [] for name in modes}
     for name, mode in modes.items():
-        mode.apply(step.model)
-        step.seconds()  # warms up
-        memory[name] = step.memory()
+        mode.apply(steps[name].model)
+        first[name] = steps[name].seconds()
+        steps[name].seconds()  # a graph for gradients that are there
+        seen = not mode.compile or steps[name].device.type == "cuda"
+        memory[name] = steps[name].memory() if seen else (0, 0)
     for _ in range(rounds):
         for name, mode in modes.items():
-            mode.apply(step.model)
-            times[name].append(step.seconds())
-    return {name: (*memory[name], statistics.median(times[name])) for name in modes}
+            if not mode.compile:
+                mode.apply(shared.model)
+            times[name].append(steps[name].seconds())
+    return {name: (*memory[name], statistics.median(times[name]), first[name]) for name in modes}
 
 
 def main() -> None:
@@ -118,23 +129,25 @@ def main() -> None:
     parser.add_argument("--grid", type=int, nargs=3, default=[5, 12, 12], help="target tokens along t, h, w")
     parser.add_argument("--text", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also the modes with compiled blocks")
     args = parser.parse_args()
-    step = Step(args.heads, args.head_dim, args.layers, args.grid, args.text, getattr(torch, args.dtype), args.device)
-    device = torch.cuda.get_device_name() if step.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    dtype = getattr(torch, args.dtype)
+    make = partial(Step, args.heads, args.head_dim, args.layers, args.grid, args.text, dtype, args.device)
+    capability = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"CPU, {capability}"
     tokens = 2 * args.grid[0] * args.grid[1] * args.grid[2]
     print(
         f"{tokens} visual + {args.text} text tokens, {args.layers[0]}+{args.layers[1]} blocks of width "
         f"{args.heads * args.head_dim}, {args.dtype}, torch {torch.__version__}, {device}\n"
     )
-    measured = measure(step, args.rounds)
-    first = measured["none"]
-    print("| mode | waiting MiB | ratio | peak MiB | ratio | step s | ratio |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
-    for name, (waiting, peak, seconds) in measured.items():
-        print(
-            f"| {name} | {waiting / 2**20:.1f} | {waiting / first[0]:.2f} | {peak / 2**20:.1f} | {peak / first[1]:.2f} "
-            f"| {seconds:.3f} | {seconds / first[2]:.2f} |"
-        )
+    measured = measure(make, args.rounds, MODES | (COMPILED if args.compile else {}))
+    none = measured["none"]
+    print("| mode | waiting MiB | ratio | peak MiB | ratio | step s | ratio | first step s |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name, (waiting, peak, seconds, first) in measured.items():
+        memory = [f"{size / 2**20:.1f} | {size / of:.2f}" for size, of in ((waiting, none[0]), (peak, none[1]))]
+        memory = memory if waiting else ["| "] * 2
+        print(f"| {name} | {' | '.join(memory)} | {seconds:.3f} | {seconds / none[2]:.2f} | {first:.1f} |")
 
 
 if __name__ == "__main__":

@@ -145,7 +145,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def _sized(sized: Sized) -> dict[str, Any]:
-    counts = {mode: asdict(sized.measured.counts(mode)) for mode in MODES}
+    counts: dict[str, Any] = {mode: asdict(sized.measured.counts(mode)) for mode in MODES}
     sizes = {"bucket": sized.bucket, "tokens": sized.tokens, "share": sized.share}
     return sizes | counts | {"encoding": sized.encoding.flops(1)}
 
