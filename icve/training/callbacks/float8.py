@@ -1,4 +1,4 @@
-"""Matrix products of the blocks in 8 bits, on GPUs that multiply such numbers: twice bfloat16's rate, by their makers.
+"""Matrix products of the blocks in 8-bit floating point, on GPUs that multiply such numbers.
 
 A feature beside the step: the linear layers are exchanged before the strategy shares the model out, so that every
 strategy, activation checkpointing and compilation work as without it.
