@@ -39,3 +39,13 @@ def test_loading_needs_the_model_and_one_shard(tool, format, dtype):
 def test_mapped_weights_take_no_memory_of_the_process(tool):
     result = tool.measure(640, "50MB", None, "diffusers", mapped=True)
     assert result["own"] < 0.1 * result["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_both_ways_of_writing_are_measured(tool):
+    size, ways = tool.measure_stopped(2, 128, 1, 1, 1)
+    assert size > 10e6
+    assert len(ways) == 2
+    assert all(stopped > 0 and slower >= 0 for stopped, slower in ways.values())
