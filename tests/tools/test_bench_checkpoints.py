@@ -1,15 +1,12 @@
-import importlib.util
+import importlib
 import sys
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    spec = importlib.util.spec_from_file_location("bench_checkpoints", repository / "tools" / "bench_checkpoints.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool():
+    return importlib.import_module("tools.bench_checkpoints")  # by a name that new processes know
 
 
 @pytest.mark.slow
