@@ -1,15 +1,12 @@
-import importlib.util
+import importlib
 import sys
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def tool(repository):
-    spec = importlib.util.spec_from_file_location("bench_checkpoints", repository / "tools" / "bench_checkpoints.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool():
+    return importlib.import_module("tools.bench_checkpoints")  # by a name that new processes know
 
 
 @pytest.mark.slow
@@ -39,3 +36,13 @@ def test_loading_needs_the_model_and_one_shard(tool, format, dtype):
 def test_mapped_weights_take_no_memory_of_the_process(tool):
     result = tool.measure(640, "50MB", None, "diffusers", mapped=True)
     assert result["own"] < 0.1 * result["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_both_ways_of_writing_are_measured(tool):
+    size, ways = tool.measure_stopped(2, 128, 1, 1, 1)
+    assert size > 10e6
+    assert len(ways) == 2
+    assert all(stopped > 0 and slower >= 0 for stopped, slower in ways.values())

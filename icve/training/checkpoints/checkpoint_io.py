@@ -61,6 +61,7 @@ class CheckpointFolders(CheckpointIO):
         self.fall_back = False  # from a damaged checkpoint to the one before it
         self._thread = ThreadPoolExecutor(1, "checkpoint")  # the interpreter waits for it
         self._writing: Future[None] | None = None
+        self._room: dict[str, torch.Tensor] = {}  # of what is being written, or was
         self._run_failed = threading.Event()  # what is being written is to end soon
 
     def save_checkpoint(
@@ -117,7 +118,7 @@ class CheckpointFolders(CheckpointIO):
         def prepare() -> None:
             nonlocal slices, contents
             if done is not None:
-                slices, contents = snapshot(slices), copy.deepcopy(contents)
+                slices, contents = snapshot(slices, self._room), copy.deepcopy(contents)
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # of an earlier attempt
                 temporary.mkdir(parents=True)
