@@ -23,6 +23,7 @@ from icve.runtime.together import gather
 from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.gradient_norms import transformer_gradient_norms
 from icve.training.callbacks.loop_times import LoopTimes
+from icve.training.callbacks.nonfinite import TrainingDiverged
 from icve.training.lightning_types import editing, parts_of, reports
 from icve.training.optimization.parameter_groups import group_label
 
@@ -174,6 +175,10 @@ class TrainingMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write_down(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, TrainingDiverged):  # all processes meet it at the same step
+            self._write_down(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reset()  # validation is not training time

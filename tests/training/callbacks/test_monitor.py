@@ -9,7 +9,7 @@ from icve.training.callbacks import loop_times, monitor
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.flops import TrainingFlops
 from icve.training.callbacks.monitor import StepProgressBar, TrainingMonitor, keep_steps_before
-from icve.training.callbacks.nonfinite import SkipNonFinite
+from icve.training.callbacks.nonfinite import SkipNonFinite, TrainingDiverged
 from icve.training.optimization.schedule import Schedule
 from tests.training.conftest import tiny_transformer
 from tests.training.runs import steps
@@ -126,6 +126,13 @@ def test_nothing_is_written_between_reports_but_before_a_checkpoint(make_module,
     callbacks = [TrainingMonitor(), Checkpoints(every_n_steps=3)]
     make_trainer(8, callbacks, log_every_n_steps=5).fit(module, datamodule=make_data())
     assert seen == [0, 0, 3, 3, 5, 6, 6, 8]  # the checkpoints are of the steps 3, 6 and 8
+
+
+def test_a_run_that_diverges_leaves_its_last_steps_on_record(make_module, make_trainer, make_data, tmp_path):
+    trainer = make_trainer(9, [TrainingMonitor(), SkipNonFinite(patience=2)], log_every_n_steps=50)
+    with pytest.raises(TrainingDiverged):
+        trainer.fit(make_module(), datamodule=make_data(poison=[3, 4]))
+    assert [line["step"] for line in steps(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_steps_that_are_repeated_and_torn_lines_are_dropped(tmp_path):
