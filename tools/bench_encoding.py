@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vae", help="folder of a HunyuanVideo VAE; default: a small one with random weights")
     parser.add_argument("--size", type=int, nargs=2, default=[64, 96], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--samples", type=int, default=1, help="pairs of a batch")
     parser.add_argument("--tile", type=int, nargs=4, default=[64, 48, 16, 12], help="side, stride, frames, stride")
     parser.add_argument("--rounds", type=int, default=5)
