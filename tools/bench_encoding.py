@@ -140,14 +140,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="that share the samples")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vae", help="folder of a HunyuanVideo VAE; default: a small one with random weights")
-    parser.add_argument("--size", type=int, nargs=2, default=[120, 192], metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--frames", type=int, default=33)
+    parser.add_argument("--size", type=int, nargs=2, default=[64, 96], metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--frames", type=int, default=9)
     parser.add_argument("--samples", type=int, default=1, help="pairs of a batch")
-    parser.add_argument("--tile", type=int, nargs=4, default=[128, 96, 16, 12], help="side, stride, frames, stride")
+    parser.add_argument("--tile", type=int, nargs=4, default=[64, 48, 16, 12], help="side, stride, frames, stride")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        synthesize_pairs(Path(folder, "pairs"), 16, "train", sizes=(tuple(args.size),), frames=args.frames)
+        synthesize_pairs(Path(folder, "pairs"), 4, "train", sizes=(tuple(args.size),), frames=args.frames)
         if args.vae is None:
             torch.manual_seed(0)
             AutoencoderKLHunyuanVideo(**SMALL).save_pretrained(f"{folder}/vae")

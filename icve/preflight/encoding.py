@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from icve.data.buckets import Bucket
@@ -31,7 +31,7 @@ class Encoding:
         return _flops(self, samples, processes)
 
 
-@lru_cache
+@cache
 def _flops(encoding: Encoding, samples: int, processes: int) -> float:
     tiles = encoding.tiles * (2 * samples)
     loads = [0.0] * processes
