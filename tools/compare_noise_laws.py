@@ -129,7 +129,7 @@ def difference(values: list[float]) -> str:
     """Mean of paired differences, and half the width of its 95 % interval."""
     quantile = STUDENT[min(len(values) - 1, len(STUDENT)) - 1]
     half = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{statistics.mean(values):+.2g} ± {half:.2g}"
+    return f"{round(statistics.mean(values), 9):+.2g} ± {half:.2g}"
 
 
 if __name__ == "__main__":
