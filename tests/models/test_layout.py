@@ -43,12 +43,11 @@ def test_sections_and_rotations_follow_the_segments():
     assert (rope[16:] == 1).all()
 
 
-def test_every_process_keeps_the_rotations_of_its_own_tokens(monkeypatch):
+def test_every_process_keeps_the_rotations_of_its_own_tokens():
     alone = pack(SEGMENTS).rotations((2, 2, 2), 256.0, torch.device("cpu"))
     ranks = []
     for rank in (0, 1):
-        monkeypatch.setattr(Shards, "rank", rank)
-        shards = Shards(None, ([1, 1], [3, 3], [3, 2]))
+        shards = Shards("", rank, ([1, 1], [3, 3], [3, 2]))
         ranks.append(PackedLayout(SEGMENTS, shards=shards).rotations((2, 2, 2), 256.0, torch.device("cpu")))
     assert torch.equal(ranks[0], alone[[0, 2, 3, 4, 8, 9, 10, *range(13, 20)]])
     assert torch.equal(ranks[1], alone[[1, 5, 6, 7, 11, 12, *range(13, 20)]])

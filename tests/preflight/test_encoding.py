@@ -5,12 +5,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from icve.data.buckets import Bucket
-from icve.models.counting import Counts
+from icve.models.counting import Counts, Measured
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
+from icve.models.recompute import MODES
 from icve.preflight.encoding import Encoding, encoding_of
 from icve.preflight.fits import Machine, Run, Sized, best, evaluate
 from icve.preflight.layouts import Layout, Model
+from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.tiny_hunyuan import save_tiny_hunyuan
 
 WEIGHTLESS = {
@@ -67,20 +69,21 @@ def test_a_group_divides_tiles_and_texts():
 
 def run(encoding):
     model = Model(1000, 100, 8.0, 0, 8, 3, 24, 2, True, False)
-    sized = Sized(Bucket(32, 32, 5), 20, 1.0, dict.fromkeys((False, True), Counts(1.0, 2.0, 0.0, 4.0, 8.0)), encoding)
-    return Run("test", model, [sized], 8, 10, False)
+    of_blocks = {"layers": dict.fromkeys(MODES, Counts(1.0, 2.0, 0.0, 4.0, 8.0))}  # one block, which is all there is
+    sized = Sized(Bucket(32, 32, 5), 20, 1.0, Measured({"layers": 1}, of_blocks, of_blocks), encoding)
+    return Run("test", model, [sized], 8, 10, Checkpointing())
 
 
 def test_encoding_is_part_of_the_step_and_of_the_choice():
     machine = Machine(4, 4, 1e9, 0, 1.0)
     encoding = Encoding(tiles=((1, 6),) * 4, text=1)
     for ranks, expected in ((1, 2 * (48 + 1)), (2, 4 * (24 + 1)), (4, 8 * (12 + 1))):
-        option = evaluate(run(encoding), machine, Layout(4, "zero1", ranks, False), samples=1)
+        option = evaluate(run(encoding), machine, Layout(4, "zero1", ranks, Checkpointing()), samples=1)
         assert option.encoding == [expected]
         assert option.seconds == [expected + 8 * 3 / 4]
         assert option.step_seconds == option.seconds[0]
     # Whole clips, of which a sample has two, keep no more than two processes busy.
     whole = run(Encoding(tiles=((1, 24),)))
-    found = [evaluate(whole, machine, Layout(4, "zero1", ranks, False), samples=1) for ranks in (1, 2, 4)]
+    found = [evaluate(whole, machine, Layout(4, "zero1", ranks, Checkpointing()), samples=1) for ranks in (1, 2, 4)]
     assert [option.encoding for option in found] == [[96], [96], [192]]
     assert best(found).layout.sequence_parallel == 1

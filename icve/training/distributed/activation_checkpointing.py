@@ -62,7 +62,8 @@ class Checkpointing:
             transformer: its modules, and so the names of its weights, stay as they are.
             **options: of torch.compile.
         """
-        blocks = [m for m in transformer.modules() if type(m).__name__ in transformer._repeated_blocks]
+        kinds = getattr(transformer, "_repeated_blocks", None) or ()
+        blocks = [module for module in transformer.modules() if type(module).__name__ in kinds]
         chosen = {block for i, block in enumerate(blocks) if is_recomputed(i, self.mode, self.every)}
         again = recomputed(self.mode)
         transformer.gradient_checkpointing = False
