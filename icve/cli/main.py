@@ -5,6 +5,7 @@ Nothing heavy is imported until a subcommand is known.
 
 import difflib
 import importlib
+import logging
 import sys
 
 from icve.data.media.media_paths import refuse_foreign
@@ -12,6 +13,8 @@ from icve.runtime.gpu_allocator import set_up_allocator
 from icve.runtime.printable import forgive_output
 from icve.runtime.threads import set_up_threads
 
+# They warn of parts of torchao, where it is installed, that nothing here uses.
+NOISY = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
 USAGE = 2  # exit status of an error the user can correct
 
 COMMANDS = {
@@ -62,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     set_up_threads()
     set_up_allocator()
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     forgive_output()
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):
