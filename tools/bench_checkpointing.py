@@ -147,7 +147,7 @@ def main() -> None:
     for name, (waiting, peak, seconds, first) in measured.items():
         memory = [f"{size / 2**20:.1f} | {size / of:.2f}" for size, of in ((waiting, none[0]), (peak, none[1]))]
         memory = memory if waiting else ["| "] * 2
-        print(f"| {name} | {' | '.join(memory)} | {seconds:.3f} | {seconds / none[2]:.2f} | {first:.1f} |")
+        print(f"| {name} | {' | '.join(memory)} | {seconds:.3f} | {seconds / none[2]:.2f} | {first:.3g} |")
 
 
 if __name__ == "__main__":

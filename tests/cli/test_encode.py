@@ -139,7 +139,7 @@ def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, 
     pixels = fit(tiny_yaml, tmp_path / "pixels", *options)
     cached = fit(tiny_yaml, tmp_path / "cached", *options, *latents)
     assert pixels[0] == cached[0]
-    assert len(pixels[1]) == 6
+    assert len(pixels[1]) == 7  # val/loss, of the five levels, and plain
     assert pixels[1] == cached[1]
     # the comparison sees the mask, and the dropped instructions
     assert (

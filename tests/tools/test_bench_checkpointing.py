@@ -1,6 +1,7 @@
 import importlib.util
 import math
 import shlex
+from functools import partial
 
 import pytest
 
@@ -25,13 +26,13 @@ def test_the_table_has_a_row_of_finite_figures_for_every_mode(tool, monkeypatch,
     assert cells[0][2::2] == ["1.00"] * 3  # the ratios of keeping all
     for name, *figures in cells:
         waiting, _, peak, *_ = values = [float(figure) for figure in figures]
-        assert len(values) == 6
+        assert len(values) == 7
         assert all(math.isfinite(value) and value > 0 for value in values), name
         assert waiting <= peak
 
 
 def test_full_checkpointing_keeps_the_least_for_backward(tool):
-    step = tool.Step(2, 16, (1, 2), (1, 4, 4), 4, tool.torch.float32, "cpu")
-    waiting = {name: figures[0] for name, figures in tool.measure(step, 1).items()}
+    make = partial(tool.Step, 2, 16, (1, 2), (1, 4, 4), 4, tool.torch.float32, "cpu")
+    waiting = {name: figures[0] for name, figures in tool.measure(make, 1).items()}
     assert min(waiting, key=waiting.get) == "full"
     assert max(waiting, key=waiting.get) == "none"
