@@ -23,7 +23,7 @@ def test_all_strategies_validate_and_skip_as_one_process(tmp_path):
     # Training does not notice the validations; they see the averages.
     np.testing.assert_array_equal(train(tmp_path / "unseen", validate=False)["losses"], alone["losses"])
     for figures, live in zip(alone["figures"], train(tmp_path / "live", average=False)["figures"], strict=True):
-        assert len(figures) == 8
+        assert len(figures) == 9
         assert figures["val/loss"] != pytest.approx(live["val/loss"], rel=1e-4)
 
     _, told = torchrun("tests.training.eventful", 2, tmp_path, seconds=400)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
+from icve.models.sequence_parallel import sequence_parallel_group
 
 if TYPE_CHECKING:
     from icve.models.denoiser import InContextTransformer
@@ -35,7 +36,8 @@ class Checkpointing:
             computing. "selective" also keeps the results of attention, so that it is not done twice.
         every: of this many blocks, the first is checkpointed and the others keep all; 1 checkpoints every block.
         compile: let torch.compile make kernels of the blocks, which takes a minute or more at the first step and once
-            more when sizes change for the first time. Losses stay equal to about 1e-5.
+            more when sizes change for the first time; where processes share tokens, once for every size of bucket and
+            text (of texts there are few, see `icve.models.layout`). Losses stay equal to about 1e-5.
 
     Raises:
         ValueError: every is not positive, or the mode is unknown.
@@ -97,6 +99,11 @@ def _compiled(
     def run(*inputs: Any) -> Any:
         return forward(*inputs) if again is None or not torch.is_grad_enabled() else again(forward, *inputs)
 
-    compiled = torch.compile(run, **options)
+    of_any_size, of_one = torch.compile(run, **options), torch.compile(run, **options | {"dynamic": False})
+
+    def compiled(*inputs: Any) -> Any:
+        # torch's tracer (2.13) cannot put exchanges of symbolic sizes into checkpointed graphs: then one of every size.
+        return (of_any_size if sequence_parallel_group() is None else of_one)(*inputs)
+
     setattr(compiled, COMPILED, True)
     return compiled

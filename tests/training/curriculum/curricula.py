@@ -5,6 +5,7 @@ import shutil
 import yaml
 
 from icve.cli.main import main
+from icve.models.loading import load_transformer
 from icve.training.run.curriculum_record import Record
 from tests.training.runs import steps
 
@@ -49,10 +50,14 @@ def fit(path, run, *arguments):
     return main(["fit", "-c", str(path), "--trainer.default_root_dir", str(run), *map(str, arguments)])
 
 
+def state(run, name):
+    """A stage's last averaged weights by name, however many files hold them."""
+    return load_transformer(run / name / "checkpoints" / "last").state_dict()
+
+
 def weights(run, name):
-    """Bytes of a stage's last averaged weights."""
-    folder = run / name / "checkpoints" / "last" / "transformer"
-    return (folder / "diffusion_pytorch_model.safetensors").read_bytes()
+    """The bytes of those."""
+    return {weight: tensor.numpy().tobytes() for weight, tensor in state(run, name).items()}
 
 
 def assert_equal_runs(run, truth, names=NAMES):
