@@ -273,9 +273,9 @@ class Latents(L.LightningDataModule):
 class TimedCheckpoints(Checkpoints):
     """Notes how long training stands still for each checkpoint."""
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer, ends: bool = False) -> None:
         device = trainer.strategy.root_device
-        self.stopped = bench_transformer.seconds(lambda: super(TimedCheckpoints, self).save(trainer), device)
+        self.stopped = bench_transformer.seconds(lambda: super(TimedCheckpoints, self).save(trainer, ends), device)
 
 
 def checkpoint(args: Namespace, asynchronous: bool) -> str:

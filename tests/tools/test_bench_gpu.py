@@ -67,9 +67,9 @@ def test_every_cell_is_measured_while_there_is_time(repository):
         assert bool(ratio) == (row[0] == "icve" and row[3] != "selective")
     assert len(found["beside the step"]) == 5
     for what, _, cost in found["beside the step"]:
-        assert re.match(r"\d+\.\d+ s", cost), (what, cost)
+        assert re.match(r"-?\d+\.\d+ s|no time left", cost), (what, cost)  # a difference of two times may be below 0
     assert "attention by torch's kernel 'flash'" in out
-    assert out.splitlines()[-1].startswith("Fastest: ")
+    assert out.splitlines()[-1].startswith(("Fastest: ", "Not enough was measured"))
 
 
 @pytest.mark.slow
