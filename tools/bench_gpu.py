@@ -163,11 +163,8 @@ def own_step(args: Namespace, mode: str, compiled: bool, float8: bool) -> Timing
     step = Step(size.heads, size.head_dim, LONG, size.grid, size.text, args.dtype, str(device))
     if float8:
         use_float8(step.model, device, emulate=device.type == "cpu")
-    Checkpointing(mode).apply(step.model)
-    if compiled:
-        torch.compiler.reset()
-        for block in (m for m in step.model.modules() if type(m).__name__ in step.model._repeated_blocks):
-            block.compile(backend="aot_eager" if args.tiny else "inductor")
+    torch.compiler.reset()
+    Checkpointing(mode).apply(step.model, compiled, backend="aot_eager" if args.tiny else "inductor")
 
     def run() -> None:
         step.model(**step.inputs).float().square().mean().backward()
