@@ -64,7 +64,7 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     sized, counted = [], {}
     for bucket, ratio in zip(buckets, ratios, strict=True):
         sample = latents(bucket, grid, text)
-        number = 2 * grid.tokens(*bucket) + text
+        number = len(empty.latents + empty.context) * grid.tokens(*bucket) + text
         if number not in counted:  # which side of the picture is the longer makes no difference
             counted[number] = count(kind, transformer, sample, _DTYPES[weight])
         encoding = Encoding() if cached else encoding_of(config.model.frozen, bucket, text)

@@ -116,7 +116,7 @@ def test_names_and_the_inner_calls_stay(tmp_path):
 def share_tokens(rank: int, size: int, store: str, mode: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    transformer = parallel.model(layers=2)
+    transformer = parallel.model(layers=1)
     # Graphs of a kind of block so far -> inputs: other texts are one more, other buckets too, and the third is none.
     # Tokens that the processes can share evenly, and that they cannot.
     grids = ((2, 4, 12), (3, 6, 10), (2, 6, 8))
