@@ -9,6 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.sequence_parallel import sequence_parallel
 from icve.training.distributed.activation_checkpointing import Checkpointing, compiled_blocks
+from icve.training.run.configuration import parse_configuration
 from tests.models import test_sequence_parallel as parallel
 from tests.models.conftest import TINY, batch, randomised
 
@@ -95,6 +96,13 @@ def test_the_compiler_keeps_what_the_mode_says():
     # Attention's result, and a logarithm per head.
     assert kept["selective"] - kept["full"] == pytest.approx(1 + 1 / TINY["attention_head_dim"])
     assert kept["none"] - kept["selective"] > 8
+
+
+def test_a_configuration_switches_it_on(repository, make_module):
+    config = parse_configuration(["-c", str(repository / "configs" / "debug" / "sft.yaml"), "--model.compile=true"])
+    assert config.model.compile is True
+    assert compiled_blocks(make_module(compile=config.model.compile).transformer)
+    assert not compiled_blocks(make_module().transformer)
 
 
 def test_names_and_the_inner_calls_stay(tmp_path):
