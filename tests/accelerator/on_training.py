@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.callbacks.monitor import StepProgressBar, TrainingMonitor
 from icve.training.callbacks.nonfinite import SkipNonFinite
@@ -142,3 +143,17 @@ def test_validation_waits_once(make_module, make_trainer, make_data):
             make_trainer(1).validate(module, datamodule=make_data(validation=batches), verbose=False)
         counts.append(len(waits(seen.events)))
     assert counts[0] == counts[1], counts
+
+
+def test_a_checkpoint_that_is_written_meanwhile_is_copied_through_pinned_memory(make_module, make_trainer, make_data):
+    checkpoints = Checkpoints(2, asynchronous=True)
+    with watch() as seen:
+        trainer = make_trainer(4, [EMA(), checkpoints])
+        trainer.fit(make_module(), datamodule=make_data())
+    copies = [event for event in seen.events if "/snapshot.py" in event.place and event.kind != "sync"]
+    assert {event.kind for event in copies} == {"d2h-async"}, table(copies)
+    saved, _ = trainer.strategy.checkpoint_io.load_parts(checkpoints.newest)
+    weights = trainer.strategy.checkpoint_io.load_checkpoint(checkpoints.newest)["state_dict"]
+    assert saved["global_step"] == 4
+    for name, value in trainer.lightning_module.transformer.state_dict().items():
+        assert torch.equal(weights[f"transformer.{name}"], value.cpu())
