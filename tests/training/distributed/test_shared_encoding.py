@@ -41,7 +41,7 @@ def compare(rank: int, folder: str) -> None:
             videos = [pixels(count, 5, 32, 24), pixels(count, 9, 32, 56)]
             alone = [codec.encode(video.float() / 127.5 - 1) for video in videos]
             whole, calls[:] = sum(calls), []
-            together = encode_clips(codec, videos, group)
+            together = encode_clips(codec, videos, group)()
             for one, other in zip(alone, together, strict=True):
                 # To rounding, which differs with how many tiles the network takes at once.
                 torch.testing.assert_close(other, one, atol=2e-6, rtol=0)
@@ -52,7 +52,7 @@ def compare(rank: int, folder: str) -> None:
             calls.clear()
     for encoder in (HashedTextEncoder(), HunyuanTextEncoder(f"{folder}/llama", f"{folder}/clip")):
         for count in (2, 3, 5):
-            alone, together = encoder.encode(TEXTS[:count]), encode_texts(encoder, TEXTS[:count], group)
+            alone, together = encoder.encode(TEXTS[:count]), encode_texts(encoder, TEXTS[:count], group)()
             assert torch.equal(together.mask, alone.mask)
             torch.testing.assert_close(together.embeddings, alone.embeddings, atol=2e-6, rtol=0)
             torch.testing.assert_close(together.extras["pooled"], alone.extras["pooled"], atol=2e-6, rtol=0)
