@@ -46,20 +46,21 @@ def encode_clips(codec: Codec, videos: Sequence[Tensor], group: SampleGroup) -> 
         group: the processes.
 
     Returns:
-        what gives the codec's latents (B, C, T, h, w) float32 of each video, to rounding; called by the whole group at
-        once.
+        what gives the codec's latents (B, C, T, h, w) float32 of each video; called by the whole group at once. Where
+        the codec has tiles they are its `encode`'s bit for bit: its network is given the same at once.
     """
     tiled = cast(TiledCodec, codec) if hasattr(codec, "tiles") else None
-    pieces = [[[clip] if tiled is None else tiled.tiles(clip) for clip in video.split(1)] for video in videos]
-    gather_tiles = _encode_tiles(codec, [tile for video in pieces for clip in video for tile in clip], group)
+    chunks = [video.split(1 if tiled is None else tiled.clips_at_once(video.shape[2])) for video in videos]
+    pieces = [[[chunk] if tiled is None else tiled.tiles(chunk) for chunk in video] for video in chunks]
+    gather_tiles = _encode_tiles(codec, [tile for video in pieces for chunk in video for tile in chunk], group)
 
     def gather() -> list[Tensor]:
         encoded = iter(gather_tiles())
         latents = []
-        for video, clips in zip(videos, pieces, strict=True):
-            parts = [[next(encoded) for _ in tiles] for tiles in clips]
+        for video, tiles_of in zip(chunks, pieces, strict=True):
+            parts = [[next(encoded) for _ in tiles] for tiles in tiles_of]
             if tiled is not None:
-                parts = [[tiled.join_tiles(clip, own)] for clip, own in zip(video.split(1), parts, strict=True)]
+                parts = [[tiled.join_tiles(chunk, own)] for chunk, own in zip(video, parts, strict=True)]
             latents.append(torch.cat([own[0] for own in parts]))
         return latents
 
@@ -67,29 +68,30 @@ def encode_clips(codec: Codec, videos: Sequence[Tensor], group: SampleGroup) -> 
 
 
 def _encode_tiles(codec: Codec, tiles: Sequence[Tensor], group: SampleGroup) -> Callable[[], list[Tensor]]:
-    """Encode this process's tiles (1, 3, f, H, W) uint8; all of them, (1, C, t, h, w) float32, once gathered."""
+    """Encode this process's tiles (n, 3, f, H, W) uint8; all of them, (n, C, t, h, w) float32, once gathered."""
     chosen = owners([tile.numel() for tile in tiles], group.size)
-    own: dict[int, Tensor] = {}
     encode = getattr(codec, "encode_tiles", codec.encode)
-    for shape in dict.fromkeys(tile.shape for tile in tiles):  # those of one shape at once, as in a batch
-        mine = [n for n, tile in enumerate(tiles) if chosen[n] == group.rank and tile.shape == shape]
-        if mine:
-            # Pixels become numbers tile by tile: whole clips would take four times their memory on every process.
-            latents = encode(torch.cat([tiles[n] for n in mine]).float() / 127.5 - 1.0).float()
-            own |= zip(mine, latents.split(1), strict=True)
+    # Pixels become numbers tile by tile: whole clips would take four times their memory on every process.
+    own = [
+        encode(tile.float() / 127.5 - 1.0).float()
+        for tile, rank in zip(tiles, chosen, strict=True)
+        if rank == group.rank
+    ]
 
     grid = LatentGrid(codec.spatial_factor, codec.temporal_factor)
-    shapes = [(codec.latent_channels, *grid.latents(tile.shape[3], tile.shape[4], tile.shape[2])) for tile in tiles]
+    shapes = [
+        (len(tile), codec.latent_channels, *grid.latents(tile.shape[3], tile.shape[4], tile.shape[2])) for tile in tiles
+    ]
     of_rank = [[n for n, rank in enumerate(chosen) if rank == r] for r in range(group.size)]
     sizes = [[torch.Size(shapes[n]).numel() for n in numbers] for numbers in of_rank]
-    flat = torch.cat([torch.empty(0, device=tiles[0].device), *(own[n].flatten() for n in sorted(own))])
+    flat = torch.cat([torch.empty(0, device=tiles[0].device), *(part.flatten() for part in own)])
 
     def gather() -> list[Tensor]:
         gathered = _gather_rows(flat, [sum(counts) for counts in sizes], group.device)
         found: dict[int, Tensor] = {}
         for numbers, counts, numbers_flat in zip(of_rank, sizes, gathered, strict=True):
             parts = zip(numbers, numbers_flat.split(counts), strict=True)
-            found |= {n: part.view(1, *shapes[n]) for n, part in parts}
+            found |= {n: part.view(shapes[n]) for n, part in parts}
         return [found[n] for n in range(len(tiles))]
 
     return gather
