@@ -65,7 +65,7 @@ def test_every_cell_is_measured_while_there_is_time(repository):
         assert share.endswith("%")
         assert peak == ""  # only a GPU's allocator tells
         assert bool(ratio) == (row[0] == "icve" and row[3] != "selective")
-    assert len(found["beside the step"]) == 5
+    assert len(found["beside the step"]) == 6
     for what, _, cost in found["beside the step"]:
         assert re.match(r"-?\d+\.\d+ s|no time left", cost), (what, cost)  # a difference of two times may be below 0
     assert "attention by torch's kernel 'flash'" in out

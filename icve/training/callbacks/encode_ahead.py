@@ -63,17 +63,13 @@ class EncodeAhead(Callback):
         if ahead is None:
             return
         join_clips, join_texts = ahead.parts.result()
-        here = None
-        if self._stream is not None:
-            here = torch.cuda.current_stream(self._stream.device)
-            here.wait_stream(self._stream)
         with torch.no_grad():
             batch["source"], batch["target"] = join_clips()
             condition = join_texts()
-        made = [batch["source"], batch["target"], condition.embeddings, *condition.extras.values()]
-        for tensor in made if here is not None else ():
-            if tensor.device.type == "cuda":  # the other stream must not use its memory again too early
-                tensor.record_stream(here)
+        if self._stream is not None:  # which must not use their memory again too early
+            for tensor in (batch["source"], batch["target"], condition.embeddings, *condition.extras.values()):
+                if tensor.device.type == "cuda":
+                    tensor.record_stream(torch.cuda.current_stream(tensor.device))
         # Which are dropped depends on the step, and which that would be was foretold.
         if ahead.instructions == self._instructions(pl_module, batch, trainer.global_step):
             batch["condition"] = condition
@@ -123,6 +119,8 @@ class EncodeAhead(Callback):
         if self._pending is not None:
             wait([self._pending])  # its error belongs to the next batch
             self._pending = None
+            if self._stream is not None:
+                torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
