@@ -13,7 +13,7 @@ from icve.models.hunyuan_video.text import HunyuanTextEncoder
 from icve.models.recompute import MODES
 from icve.preflight.encoding import Encoding, encoding_of
 from icve.preflight.fits import Machine, Run, Sized, best, evaluate
-from icve.preflight.layouts import Layout, Model
+from icve.preflight.layouts import STRATEGIES, Layout, Model
 from icve.preflight.plan_report import Result, tables
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.tiny_hunyuan import save_tiny_hunyuan
@@ -96,5 +96,5 @@ def test_a_plan_says_how_encoding_ahead_is_counted():
     machine, encoding = Machine(4, 4, 1e9, 0, 1.0), Encoding(tiles=((1, 6),) * 4, text=1)
     said = "Encoding is counted in full, though batches are encoded ahead"
     for encoded, ahead, expected in ((encoding, True, True), (encoding, False, False), (Encoding(), True, False)):
-        result = Result(replace(run(encoded), encode_ahead=ahead), machine, ["DDP"])
+        result = Result(replace(run(encoded), encode_ahead=ahead), machine, STRATEGIES)
         assert (said in tables(result)) == expected
