@@ -71,7 +71,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], encoding))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     checkpointing = Checkpointing(config.model.checkpointing.mode, config.model.checkpointing.every)
-    return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing)
+    ahead = any(callback["class_path"].endswith("EncodeAhead") for callback in config.trainer.callbacks or [])
+    return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing, ahead)
 
 
 def configured_transformer(part: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -80,6 +80,7 @@ def test_every_cell_is_named_and_one_without_a_figure_says_why(repository):
         assert peak == ""  # only a GPU's allocator tells
         peer = ("diffusers", "float32", "eager", row[3])
         assert bool(ratio) == (row[0] == "icve" and peer in measured), row
+    assert len(found["beside the step"]) == 6
     for what, _, cost in found["beside the step"]:
         assert re.match(r"-?\d+\.\d+ s|no time left", cost), (what, cost)  # a difference of two times may be below 0
     assert re.search("attention by torch's kernel '(flash|no time left)'", out)
