@@ -83,8 +83,10 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     index, read = RecordIndex(cache.records()), type(data).read
     work = Work(0, [], [])
     seen: set[tuple] = set()
-    held_out = [DataSet(data.val_manifest)] if data.val_manifest else []
-    for of in [*data.data_sets, *held_out]:
+    sets = list(data.data_sets)
+    if data.val_manifest and (held_out := DataSet(data.val_manifest)) not in sets:
+        sets.append(held_out)
+    for of in sets:
         manifest = data.rows(of).part(*part)
         index.describe(manifest, data.fps)
         selection = select(manifest, data.buckets, data.fps)

@@ -31,8 +31,9 @@ def data_record(data: Any, stage: str) -> dict[str, Any]:
     record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}
     if "transforms" in record:
         record["transforms"] = ", ".join(map(_described, record["transforms"])) or "none"
-    if sets := getattr(data, "data_sets", None):
-        contents = [_content(Path(of.manifest)) for of in sets]
+    manifests = [of.manifest for of in getattr(data, "data_sets", ())] or [getattr(data, "manifest", None)]
+    contents = [_content(Path(manifest)) for manifest in manifests if isinstance(manifest, str)]
+    if contents:
         record["manifest"] = contents[0] if len(contents) == 1 else contents
     if selections := [each for each in (getattr(data, "train", None), *getattr(data, "mixed", [])) if each is not None]:
         record["rows"] = sum(each.rows for each in selections)
@@ -48,8 +49,8 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
     if "manifest" in saved and "manifest" in now and saved["manifest"] != now["manifest"]:
         data, rows, before = _of_stage(data, stage), None, saved.get("rows")
         with contextlib.suppress(AttributeError, ValueError, OSError):  # reported when the data is set up
-            found = [data.rows(of) for of in data.data_sets]
-            rows = sum(len(each) + len(each.rejected) for each in found)  # as a selection counts them
+            found = [data.rows(of) for of in getattr(data, "data_sets", None) or [data.manifest]]
+            rows = sum(len(each) + len(getattr(each, "rejected", ())) for each in found)  # as a selection counts them
         counts = f"{before} rows" if rows == before else f"{before} rows, then {rows}"
         changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
     for name, title in _CHANGES.items():
