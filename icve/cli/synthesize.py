@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="pixels; several take turns (default: 64x64)",
     )
-    parser.add_argument("--frames", type=int, default=9, help="per clip (default: 9; 1: PNG pictures); raw scenes hold several")
+    frames = "per clip (default: 9; 1 makes PNG pictures); raw scenes hold several clips"
+    parser.add_argument("--frames", type=int, default=9, help=frames)
     parser.add_argument("--fps", type=float, default=8.0, help="frame rate (default: 8)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser

@@ -1,4 +1,4 @@
-"""Runs on a mixture of data sets: losses by their weights, resumed exactly, with videos and pictures beside each other."""
+"""Runs on a mixture of data sets: losses by their weights, resumed exactly, videos beside pictures."""
 
 import json
 from collections import Counter
@@ -77,8 +77,6 @@ def test_a_mixture_is_given_on_the_command_line(fit, tiny_manifest, capsys):
     twice = json.dumps([{"manifest": str(tiny_manifest), "name": name, "loss_weight": 0.5} for name in "ab"])
     run = fit("run", "--data.init_args.mixture", twice, steps=2)
     assert len(steps(run)) == 2
-    assert main(["fit", "-c", f"{run}.yaml", "--data.init_args.mixture[0].weight", "x"]) == 2
-    capsys.readouterr()
     missing = json.dumps([{"manifest": "nowhere.jsonl"}])
     assert main(["fit", "-c", f"{run}.yaml", "--data.init_args.mixture", missing]) == 2
     assert "data.init_args.mixture[0].manifest is nowhere.jsonl, which does not exist" in capsys.readouterr().err
@@ -105,3 +103,38 @@ def test_the_gradient_is_that_of_the_weighted_mean_however_a_step_is_split(make_
     assert outputs["loss"].item() == pytest.approx(float((each * torch.tensor([1, 1, 0.5, 2])).sum() / 4), rel=1e-6)
     for parts in ([range(2), range(2, 4)], [range(1), range(1, 4)]):
         assert torch.allclose(gradient(parts)[1], whole, rtol=1e-4, atol=1e-7)
+
+
+def test_a_mixture_is_encoded_with_its_prefixes_and_trains_from_the_cache(
+    fit, tiny_manifest, tiny_pictures, tmp_path, capsys
+):
+    from_videos = steps(fit("run", steps=4))
+    cache = tmp_path / "cache"
+    words = ["encode", "-c", f"{tmp_path / 'run'}.yaml", "--output", str(cache), "--dtype", "float32"]
+    assert main(words) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["encoded"] == len(tiny_manifest.read_text().splitlines()) + 4
+    assert steps(fit("cached", "--data.init_args.latents", cache, steps=4)) == from_videos
+    entries = [{"manifest": str(tiny_manifest)}, {"manifest": str(tiny_pictures), "prefix": "Please, "}]
+    changed = ["--data.init_args.mixture", json.dumps(entries)]
+    capsys.readouterr()
+    words = ["fit", "-c", f"{tmp_path / 'cached'}.yaml", "--data.init_args.latents", str(cache), *changed]
+    assert main([*words, "--trainer.default_root_dir", str(tmp_path / "other")]) == 2
+    assert (
+        "picture0: it was encoded with instruction make it blue, asked for is Please, make" in capsys.readouterr().err
+    )
+
+
+def test_every_data_set_of_a_mixture_is_inspected(fit, tmp_path, capsys, tiny_manifest):
+    run = fit("run", steps=1)
+    capsys.readouterr()
+    assert main(["inspect-data", "-c", f"{run}.yaml", "--output", str(tmp_path / "seen")]) == 0
+    shown = capsys.readouterr().out
+    assert "videos, with weight 0.5: " in shown
+    assert "pictures, with weight 0.5: " in shown
+    assert "     4 rows in 32x32x1" in shown
+    assert sorted(path.name for path in (tmp_path / "seen" / "pictures").iterdir()) == ["pairs.html", "pairs.png"]
+    assert main(["inspect-data", str(tiny_manifest), "-c", f"{run}.yaml"]) == 0
+    assert "pictures" not in capsys.readouterr().out
+    assert main(["inspect-data", "--buckets", "32x32x5"]) == 2
+    assert "There is nothing to inspect" in capsys.readouterr().err
