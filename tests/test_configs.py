@@ -288,12 +288,17 @@ def test_the_debug_adapter_trains(variables, tmp_path):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(600)
 def test_videos_and_pictures_train_in_one_run_on_two_devices(variables, tmp_path):
-    """Both devices share every sample's tokens."""
-    words = ["fit", "-c", DEBUG["sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.max_steps", 5]
-    words += ["--trainer.default_root_dir", tmp_path / "run"]
-    more = ["--trainer.max_steps", 8, "--ckpt_path", tmp_path / "run"]
-    runs.run_in_turn([words, [*words, *more]], 2, tmp_path, seconds=500)
-    assert trained_steps(tmp_path / "run") == list(range(8))
+    """Both devices share every sample's tokens, and the run resumes; or each has samples of its own, with equal losses."""
+    words = ["fit", "-c", DEBUG["sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    shared = [*words, "--trainer.default_root_dir", tmp_path / "shared", "--trainer.max_steps"]
+    apart = [*words, "--trainer.default_root_dir", tmp_path / "apart", "--trainer.max_steps", 6]
+    apart += ["--trainer.strategy.init_args.sequence_parallel_size", 1]
+    runs.run_in_turn([[*shared, 4], [*shared, 6, "--ckpt_path", tmp_path / "shared"], apart], 2, tmp_path, seconds=500)
+    assert trained_steps(tmp_path / "shared") == list(range(6))
+    both = [runs.steps(tmp_path / name) for name in ("shared", "apart")]
+    assert [line["ids"] for line in both[0]] == [line["ids"] for line in both[1]]
+    losses = [[line["loss"] for line in lines] for lines in both]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", STAGES)

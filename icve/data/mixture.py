@@ -67,6 +67,8 @@ class DataSet:
         Raises:
             ValueError: there are none.
         """
+        if self.edit_types is None and not self.prefix:
+            return manifest
         rows = [row for row in manifest if self.edit_types is None or row.get("edit_type") in self.edit_types]
         if self.edit_types is not None:
             if not rows:
