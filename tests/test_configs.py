@@ -288,7 +288,7 @@ def test_the_debug_adapter_trains(variables, tmp_path):
 @pytest.mark.multiprocess
 @pytest.mark.timeout(600)
 def test_videos_and_pictures_train_in_one_run_on_two_devices(variables, tmp_path):
-    """Both devices share every sample's tokens, and the run resumes; or each has samples of its own, with equal losses."""
+    """Both devices share every sample's tokens, and the run resumes; or each has samples of its own: equal losses."""
     words = ["fit", "-c", DEBUG["sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
     shared = [*words, "--trainer.default_root_dir", tmp_path / "shared", "--trainer.max_steps"]
     apart = [*words, "--trainer.default_root_dir", tmp_path / "apart", "--trainer.max_steps", 6]
