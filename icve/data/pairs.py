@@ -301,9 +301,11 @@ class PairsDataModule(LightningDataModule):
             self.train = self._select(self.data_sets[0], str(self.manifest), index)
         elif train:
             self.mixed = [self._select(entry, entry.name, index) for entry in self.data_sets]
-            # The samples of a batch have the same keys.
-            for selection in self.mixed:
-                selection.has_masks = any(each.has_masks for each in self.mixed)
+            # The samples of a batch have the same keys: what one data set has, all are filled up with.
+            for flag in [name for name in vars(self.mixed[0]) if name.startswith("has_")]:
+                has = any(getattr(selection, flag) for selection in self.mixed)
+                for selection in self.mixed:
+                    setattr(selection, flag, has)
         if val_manifest is not None:
             self.val = self._select(DataSet(val_manifest), val_manifest, index)
 

@@ -39,7 +39,7 @@ def fit(tmp_path, tiny_manifest, tiny_pictures):
         entries = [{"manifest": str(tiny_manifest), "name": "videos"}, {"manifest": str(tiny_pictures)}]
         mixture = [entry | {"weight": weight} for entry, weight in zip(entries, weights, strict=True)]
         config["data"]["init_args"] |= {"mixture": mixture, "buckets": [[32, 32, 5], [32, 32, 1]], **changes}
-        config["trainer"]["max_steps"] = steps
+        config["trainer"] |= {"max_steps": steps, "log_every_n_steps": 2}  # one of each bucket
         file = tmp_path / f"{run}.yaml"
         file.write_text(yaml.safe_dump(config))
         assert main(["fit", "-c", str(file), *map(str, arguments)]) == 0
