@@ -14,6 +14,7 @@ from icve.data.manifest import Manifest, read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.mixture import DataSet, as_data_sets
 from icve.data.paired_edits import PairedEditsDataModule
+from icve.data.unpaired_clips import UnpairedClipsDataModule
 
 BUCKETS = [[48, 64, 9], [64, 48, 9], [48, 64, 1]]
 
@@ -226,3 +227,15 @@ def test_draws_are_those_of_the_rows_own_data_set(entries):
     assert dataset[Draw(10, 0, 0)]["id"] == "edit0"
     assert dataset[Draw(10, 0, 0)]["data_set"] == "pictures"
     assert dataset[Draw(9, 0, 0)]["data_set"] == "videos"
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_workers_change_nothing(entries):
+    assert same(take(module(entries, num_workers=2, worker_timeout=60), 6), take(module(entries), 6))
+
+
+def test_unpaired_clips_can_be_mixed(entries, caplog):
+    data = UnpairedClipsDataModule(mixture=entries, buckets=BUCKETS, batch_size=4)
+    data.trainer = at_batch(0)
+    assert Counter(name for batch in take(data, 4) for name in batch["data_set"]) == {"videos": 12, "pictures": 4}
