@@ -25,7 +25,7 @@ CURRICULA = {path.parent.name: path for path in FILES if path.stem == "curriculu
 CONFIGS = [path for path in FILES if path not in CURRICULA.values()]  # of one stage
 DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
 REAL = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
-PAPER = {name: path for name, path in REAL.items() if name != "sft_lora"}
+PAPER = {name: path for name, path in REAL.items() if name not in ("sft_lora", "sft_pictures")}
 DEBUG = {path.stem: path for path in CONFIGS if path.parent.name == "debug"}
 STAGES = ("pretrain_240p", "pretrain_480p", "sft")
 # The same configuration on fewer layers and steps.
@@ -54,8 +54,17 @@ def tiny_pairs(tmp_path_factory):
     return folder / "manifest.parquet"
 
 
+@pytest.fixture(scope="session")
+def tiny_pictures(tmp_path_factory):
+    """The pictures that the debug configuration says how to make."""
+    folder = tmp_path_factory.mktemp("pictures") / "data"
+    words = ["synthesize", "pairs", "--split", "train", "--seed", "0", "--count", "12", "--output", str(folder)]
+    assert main([*words, "--size", "64x96", "--frames", "1"]) == 0
+    return folder / "manifest.parquet"
+
+
 @pytest.fixture
-def variables(tiny_weights, tiny_pairs, monkeypatch):
+def variables(tiny_weights, tiny_pairs, tiny_pictures, monkeypatch):
     """The environment variables of all configurations name the tiny weights and pairs."""
     for name in ("ICVE_WEIGHTS", "ICVE_DEBUG_WEIGHTS"):
         monkeypatch.setenv(name, str(tiny_weights))
@@ -63,6 +72,8 @@ def variables(tiny_weights, tiny_pairs, monkeypatch):
         monkeypatch.setenv(name, str(tiny_weights / "transformer"))
     for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_HELD_OUT_CLIPS", "ICVE_HELD_OUT_EDITS", "ICVE_DEBUG_MANIFEST"):
         monkeypatch.setenv(name, str(tiny_pairs))
+    for name in ("ICVE_PICTURES", "ICVE_DEBUG_PICTURES"):
+        monkeypatch.setenv(name, str(tiny_pictures))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -230,7 +241,7 @@ def flat(config, prefix="", all_keys=False):
             yield name, value
 
 
-@pytest.mark.parametrize("name", [*STAGES, "sft_lora"])
+@pytest.mark.parametrize("name", [*STAGES, "sft_lora", "sft_pictures"])
 def test_a_debug_configuration_is_the_real_one_but_smaller(name):
     real, small = (dict(flat(yaml.safe_load(paths[name].read_text()))) for paths in (REAL, DEBUG))
     assert {key for key in real.keys() | small.keys() if real.get(key) != small.get(key)} <= SMALLER
@@ -271,6 +282,23 @@ def test_the_debug_adapter_trains(variables, tmp_path):
     assert trained_steps(tmp_path) == [0, 1]
     assert not (tmp_path / "checkpoints" / "last" / "transformer").exists()
     assert load_transformer(tmp_path).config.num_single_layers == 2
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(600)
+def test_videos_and_pictures_train_in_one_run_on_two_devices(variables, tmp_path):
+    """Both devices share every sample's tokens, and the run resumes; or each has samples of its own: equal losses."""
+    words = ["fit", "-c", DEBUG["sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    shared = [*words, "--trainer.default_root_dir", tmp_path / "shared", "--trainer.max_steps"]
+    apart = [*words, "--trainer.default_root_dir", tmp_path / "apart", "--trainer.max_steps", 6]
+    apart += ["--trainer.strategy.init_args.sequence_parallel_size", 1]
+    runs.run_in_turn([[*shared, 4], [*shared, 6, "--ckpt_path", tmp_path / "shared"], apart], 2, tmp_path, seconds=500)
+    assert trained_steps(tmp_path / "shared") == list(range(6))
+    both = [runs.steps(tmp_path / name) for name in ("shared", "apart")]
+    assert [line["ids"] for line in both[0]] == [line["ids"] for line in both[1]]
+    losses = [[line["loss"] for line in lines] for lines in both]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -44,7 +44,7 @@ failed or changed; several processes may share a manifest and an output folder w
   prores4444  <id>.mov: ProRes 4444, for editing programs; the source's sound
   vp9         <id>.webm: VP9, for web pages; the source's sound as Opus
   png         <id>.frames/000000.png ...: a picture per frame without loss; no sound and no times
-Reports and side-by-side copies are made of all of them, and are MP4.
+Reports and side-by-side copies are made of all of them, and are MP4. A picture (.png, .jpg, .webp) becomes <id>.png.
 
 Under torchrun, the processes of a machine share the tokens of every edit. With --sequence_parallel_size S, groups of S
 do, and groups take different edits; 1 gives every process its own.
@@ -69,7 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model", help="run, checkpoint or model folder (default: the small editor that comes with icve)")
     add("--transformer", metavar="WEIGHTS", help="instead of --model: published weights, with --base")
     add("--base", metavar="FOLDER", help="of the model it was made from, as published: autoencoder, text encoders")
-    add("--input", help="video, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)")
+    add(
+        "--input",
+        help="video, picture, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)",
+    )
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
     add("--output", help="folder for the results")
     add("--root", help="folder that a manifest's paths are relative to (default: as recorded, else its own)")
@@ -316,7 +319,9 @@ def _prepare_output(folder: Path, items: Sequence[Item], suffix: str) -> None:
             pass
     except OSError as error:
         raise ValueError(f"The output folder {folder} cannot be written to: {error.strerror or error}.") from error
-    outputs = {(folder / f"{item.name}{suffix}").resolve() for item in items}
+    from icve.editing.items import result_name
+
+    outputs = {(folder / result_name(item, suffix)).resolve() for item in items}
     for item in items:
         if item.source.resolve() in outputs:
             raise ValueError(f"A result would replace the input {item.shown_source}: choose another --output folder.")

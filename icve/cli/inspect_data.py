@@ -13,6 +13,8 @@ EPILOG = """examples:
       runs/inspection/pairs.png and pairs.html show the first pairs
   icve inspect-data data/edits.jsonl --kind edits --buckets 480x768x77 768x480x77 --fps 24 --decode
       without a configuration; every frame is decoded, which finds damaged files
+  icve inspect-data -c configs/sft_pictures.yaml --output runs/inspection
+      every data set of the configuration's mixture; runs/inspection/NAME/ shows pairs of each
 
 With -c, options of `icve fit` override the configuration (--data.init_args.fps 16).
 
@@ -31,7 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("manifest", help="manifest to inspect (.jsonl, .json, .csv, .tsv, .parquet or a folder of Parquet files)")
+    kinds = ".jsonl, .json, .csv, .tsv, .parquet or a folder of Parquet files"
+    add("manifest", nargs="?", help=f"manifest to inspect ({kinds}; default: what the configuration trains on)")
     add("-c", "--config", action="append", default=[], help="training configuration that says how it is read")
     add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
     add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")
@@ -60,20 +63,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(arguments.count, arguments.rows or 1) < 1:
             raise ValueError("--count and --rows must be at least 1.")
         module = _data_module(arguments, overrides)
-        inspection = inspect_rows(module, arguments.decode, arguments.rows)
-        shown = choose(inspection, arguments.count) if arguments.output is not None else []
-        pairs = [pair for pair in map(inspection.read, shown) if pair is not None]
-        print(summary(inspection))
-        if pairs:
-            for path in (
-                write_sheet(arguments.output / PICTURE, pairs),
-                write_page(arguments.output / PAGE, pairs, inspection),
-            ):
-                print(path)
+        status = 0
+        for data_set in module.data_sets:
+            folder = arguments.output
+            if module.mixture is not None:
+                folder = folder and folder / data_set.name
+                print(f"\n{data_set.name}, with weight {data_set.weight:g}: {data_set.manifest}\n")
+            inspection = inspect_rows(module, arguments.decode, arguments.rows, data_set)
+            shown = choose(inspection, arguments.count) if folder is not None else []
+            pairs = [pair for pair in map(inspection.read, shown) if pair is not None]
+            print(summary(inspection))
+            if pairs:
+                print(write_sheet(folder / PICTURE, pairs))
+                print(write_page(folder / PAGE, pairs, inspection))
+            status = 3 if inspection.dropped else status
     except (ValueError, FileNotFoundError) as error:
         print(f"icve inspect-data: error: {error}", file=sys.stderr)
         return 2
-    return 3 if inspection.dropped else 0
+    return status
 
 
 def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
@@ -96,7 +103,11 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
         settings = data.init_args.as_dict()
         if "latents" in settings:
             settings["latents"] = None  # the videos are looked at
-        return kind(**settings | {"manifest": arguments.manifest, "val_manifest": None, "cache_in_memory": False})
+        if arguments.manifest is not None:
+            settings |= {"manifest": arguments.manifest, "mixture": None}
+        return kind(**settings | {"val_manifest": None, "cache_in_memory": False})
+    if arguments.manifest is None:
+        raise ValueError("There is nothing to inspect: name a manifest, or a configuration with -c.")
     if not arguments.buckets:
         raise ValueError("buckets are needed: name a configuration with -c, or give --buckets 480x768x77 ...")
     columns = column_names(arguments.columns)

@@ -15,6 +15,8 @@ examples:
       60 edits to test on: sources, targets, masks, targets of wrong instructions, manifest.parquet
   icve synthesize pairs --split train --seed 0 --count 6000 --output pairs --workers 2
       paired edits to fine-tune on
+  icve synthesize pairs --split train --seed 0 --count 6000 --output pictures --frames 1
+      edits of pictures, PNG files
   icve synthesize raw --split train --seed 0 --count 40 --output raw --size 64x64 64x112 --workers 2
       long videos with cuts and events, and the log of what happens in them
 
@@ -59,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="pixels; several take turns (default: 64x64)",
     )
-    parser.add_argument("--frames", type=int, default=9, help="per clip (default: 9); raw scenes hold several clips")
+    frames = "per clip (default: 9; 1 makes PNG pictures); raw scenes hold several clips"
+    parser.add_argument("--frames", type=int, default=9, help=frames)
     parser.add_argument("--fps", type=float, default=8.0, help="frame rate (default: 8)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser

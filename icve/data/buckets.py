@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -167,54 +168,32 @@ class StepSizes:
         return math.ceil(samples / max(1, self.tokens_per_micro_batch // self.tokens(bucket)))
 
 
-class BucketBatchSampler(Sampler[list[Draw]]):
+class StepSampler(Sampler[list[Draw]], ABC):
     """Endless stream of micro-batches; those of an optimizer step are its global batch, which is from one bucket.
 
-    A bucket's samples come in seeded permutations, one after the other without a gap: a batch at the end of one is
-    filled from the next, so nothing is left over and every sample of a bucket is seen equally often (a batch across
-    that border, or larger than its bucket, may hold a sample twice). Buckets alternate as evenly as their shares allow.
-
     Args:
-        members: row numbers of each bucket; empty buckets are never drawn.
         sizes: samples of a step and of its micro-batches.
         seed: orders samples and buckets.
         rank: number of this process's group, whose slice of every micro-batch is drawn. Which samples a step's global
             batch holds does not depend on it, nor on how the batch is split.
         start_batch: number of the first micro-batch; may be set until iteration begins.
-        ratios: share of steps per bucket; None gives every sample the same share (to 1 in 10 000 where buckets have
-            batches of different sizes).
-
-    Raises:
-        ValueError: no members, a batch that the groups cannot share, or bad ratios.
     """
 
-    def __init__(
-        self,
-        members: Sequence[Sequence[int]],
-        sizes: StepSizes,
-        seed: int = 0,
-        rank: int = 0,
-        start_batch: int = 0,
-        ratios: Sequence[float] | None = None,
-    ) -> None:
-        if not any(len(rows) for rows in members):
-            raise ValueError("There is nothing to draw from: every bucket is empty.")
-        if ratios is not None and (len(ratios) != len(members) or min(ratios) < 0):
-            raise ValueError(
-                f"Give one ratio of at least 0 for each of the {len(members)} buckets, not {list(ratios)}."
-            )
-        self.members = [np.asarray(rows, dtype=np.int64) for rows in members]
+    def __init__(self, sizes: StepSizes, seed: int = 0, rank: int = 0, start_batch: int = 0) -> None:
         self.sizes, self.seed, self.rank, self.start_batch = sizes, seed, rank, start_batch
-        self._turns = self._share(ratios)
-        for bucket in self.drawn:
-            sizes.check(bucket)
-        self._cycle, self._turn_in_cycle = self._interleave()
-        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
     @property
+    @abstractmethod
     def drawn(self) -> list[int]:
         """Numbers of the buckets that are drawn from."""
-        return [bucket for bucket, turns in enumerate(self._turns) if turns]
+
+    @abstractmethod
+    def _bucket(self, step: int) -> tuple[int, int]:
+        """Bucket of a step's batch, and how many batches of that bucket are before it."""
+
+    @abstractmethod
+    def _member(self, bucket: int, place: int) -> int:
+        """Row number at a place of the bucket's endless stream."""
 
     def __iter__(self) -> Iterator[list[Draw]]:
         number = self.start_batch
@@ -251,6 +230,49 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         samples = len(self.sizes.span(bucket, turn)) // self.sizes.groups
         return self.sizes.part(bucket, samples, micro_step), samples
 
+
+class BucketBatchSampler(StepSampler):
+    """Batches of one data set.
+
+    A bucket's samples come in seeded permutations, one after the other without a gap: a batch at the end of one is
+    filled from the next, so nothing is left over and every sample of a bucket is seen equally often (a batch across
+    that border, or larger than its bucket, may hold a sample twice). Buckets alternate as evenly as their shares allow.
+
+    Args:
+        members: row numbers of each bucket; empty buckets are never drawn.
+        sizes, seed, rank, start_batch: see :class:`StepSampler`.
+        ratios: share of steps per bucket; None gives every sample the same share (to 1 in 10 000 where buckets have
+            batches of different sizes).
+
+    Raises:
+        ValueError: no members, a batch that the groups cannot share, or bad ratios.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Sequence[int]],
+        sizes: StepSizes,
+        seed: int = 0,
+        rank: int = 0,
+        start_batch: int = 0,
+        ratios: Sequence[float] | None = None,
+    ) -> None:
+        if not any(len(rows) for rows in members):
+            raise ValueError("There is nothing to draw from: every bucket is empty.")
+        check_ratios(ratios, len(members))
+        super().__init__(sizes, seed, rank, start_batch)
+        self.members = [np.asarray(rows, dtype=np.int64) for rows in members]
+        self._turns = self._share(ratios)
+        for bucket in self.drawn:
+            sizes.check(bucket)
+        self._cycle, self._turn_in_cycle = self._interleave()
+        self._permutations: dict[int, tuple[int, np.ndarray]] = {}
+
+    @property
+    def drawn(self) -> list[int]:
+        """Numbers of the buckets that are drawn from."""
+        return [bucket for bucket, turns in enumerate(self._turns) if turns]
+
     def _share(self, ratios: Sequence[float] | None) -> np.ndarray:
         """Steps of each bucket in one cycle."""
         rows = np.array([len(rows) for rows in self.members], dtype=np.int64)
@@ -280,14 +302,20 @@ class BucketBatchSampler(Sampler[list[Draw]]):
     def _member(self, bucket: int, place: int) -> int:
         epoch, offset = divmod(place, len(self.members[bucket]))
         if self._permutations.get(bucket, (None,))[0] != epoch:
-            generator = np.random.default_rng(_digest(self.seed, "order", bucket, epoch))
+            generator = np.random.default_rng(digest(self.seed, "order", bucket, epoch))
             self._permutations[bucket] = epoch, generator.permutation(self.members[bucket])
         return int(self._permutations[bucket][1][offset])
 
 
+def check_ratios(ratios: Sequence[float] | None, buckets: int) -> None:
+    """Raise ValueError unless there is a ratio of at least 0 for each bucket, or none at all."""
+    if ratios is not None and (len(ratios) != buckets or min(ratios) < 0):
+        raise ValueError(f"Give one ratio of at least 0 for each of the {buckets} buckets, not {list(ratios)}.")
+
+
 def replacement(members: Sequence[int], seed: int, draw: Draw, attempt: int) -> int:
     """Row in place of an unreadable one, a pure function of the seed, the place and the attempt (counted from 1)."""
-    return int(members[_digest(seed, "replacement", draw.batch, draw.position, attempt) % len(members)])
+    return int(members[digest(seed, "replacement", draw.batch, draw.position, attempt) % len(members)])
 
 
 def draw_generator(seed: int, draw: Draw, purpose: str, per_step: bool = False) -> np.random.Generator:
@@ -296,8 +324,9 @@ def draw_generator(seed: int, draw: Draw, purpose: str, per_step: bool = False) 
     Args:
         per_step: the same for all positions of a step's global batch.
     """
-    return np.random.default_rng(_digest(seed, purpose, draw.batch, "all" if per_step else draw.position))
+    return np.random.default_rng(digest(seed, purpose, draw.batch, "all" if per_step else draw.position))
 
 
-def _digest(*parts: int | str) -> int:
+def digest(*parts: int | str) -> int:
+    """A number of 64 bits that stands for these."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")

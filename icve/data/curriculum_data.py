@@ -59,6 +59,14 @@ class CurriculumDataModule(LightningDataModule):
         """Held-out samples of the current stage; an empty list where it has none."""
         return self.current.val_dataloader()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the current stage's data."""
+        return self.current.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Give a checkpoint's state to the current stage, whose it is."""
+        self.current.load_state_dict(state_dict)
+
     @property
     def latent_cache(self) -> Any:
         """The latent cache of the current stage, or None where it decodes videos."""

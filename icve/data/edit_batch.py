@@ -21,6 +21,7 @@ class EditBatch(TypedDict, total=False):
         condition: what the transformer is told, once the texts are encoded.
         mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
         weight: of the batch's loss in the step's. `step_samples`: of the step's global batch.
+        data_set, loss_weight: of every sample of a mixture: name of its data set, and what its loss is multiplied by.
         counted: False where a sample stands in for another one in a validation.
         dropped: (id, reason) of pairs that could not be read.
         shared: how the tensors lie on the processes of a group (`icve.data.shared_loading`), until they are gathered.
@@ -37,6 +38,8 @@ class EditBatch(TypedDict, total=False):
     region: Tensor
     weight: float
     step_samples: int
+    data_set: list[str]
+    loss_weight: list[float]
     counted: list[bool]
     dropped: list[tuple[str, str]]
     shared: dict[str, Shared]

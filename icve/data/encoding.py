@@ -21,6 +21,7 @@ from icve.data.edit_region import region_from_mask
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.manifest import ManifestError
 from icve.data.media.video import VideoError, probe, read_frames
+from icve.data.mixture import DataSet
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
 from icve.data.text_condition import TextCondition
@@ -44,7 +45,7 @@ class Job:
 @dataclass
 class Work:
     """What a part of the manifests comes to: ``rows`` = rows of ``jobs``, ``reused`` and ``rejected``, and ``repeated``
-    ones, which are in both manifests.
+    ones, which are in several manifests.
     """
 
     rows: int
@@ -82,8 +83,11 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     index, read = RecordIndex(cache.records()), type(data).read
     work = Work(0, [], [])
     seen: set[tuple] = set()
-    for path in dict.fromkeys(filter(None, (data.manifest, data.val_manifest))):
-        manifest = data.rows(path).part(*part)
+    sets = list(data.data_sets)
+    if data.val_manifest and (held_out := DataSet(data.val_manifest)) not in sets:
+        sets.append(held_out)
+    for of in sets:
+        manifest = data.rows(of).part(*part)
         index.describe(manifest, data.fps)
         selection = select(manifest, data.buckets, data.fps)
         work.rows += selection.rows

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from icve.data.buckets import BucketBatchSampler, Draw
+from icve.data.buckets import Draw, StepSampler
 from icve.data.share import SampleGroup
 from icve.data.shared_loading import OwnDraws, complete
 
@@ -29,7 +29,7 @@ class PairLoader(DataLoader):
     def __init__(
         self,
         dataset: Dataset,
-        batches: BucketBatchSampler | list[list[Draw]],
+        batches: StepSampler | list[list[Draw]],
         *,
         report: Callable[[list[tuple[str, str]]], None],
         group: SampleGroup | None = None,
@@ -48,7 +48,7 @@ class PairLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # PyTorch promises its private class
         loaded: Iterator[dict[str, Any]] = super().__iter__()
-        sampler = self.batches if isinstance(self.batches, BucketBatchSampler) else None
+        sampler = self.batches if isinstance(self.batches, StepSampler) else None
         if self.group is not None:
             loaded = complete(loaded, self.group, 0 if sampler is None else sampler.start_batch, self.num_workers)
         for batch in loaded:

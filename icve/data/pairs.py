@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import Dataset
 
-from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
+from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSampler, StepSizes, replacement
 from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
 from icve.data.latent_grid import LatentGrid
@@ -22,6 +22,8 @@ from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
+from icve.data.mixture import DataSet, MixedPairs, as_data_sets, continued_sampler
+from icve.data.mixture_sampler import MixtureSampler
 from icve.data.selection import Pair, Selection, select
 from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
@@ -186,6 +188,7 @@ class PairsDataModule(LightningDataModule):
     bool (B, 1, F, H, W) when the manifest has a ``mask_path``. Training batches also have ``weight``, which the mean
     loss of the batch is multiplied by: those of one step may differ in size (:class:`icve.data.buckets.StepSizes`), and
     ``step_samples``, how many samples the step has; one without samples has these, ``instruction`` and ``id`` only.
+    Those of a mixture also have the lists ``data_set``, names, and ``loss_weight``.
 
     The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
     pure function of (seed, step) and the data, however it is split over processes and micro-batches: the loader of a
@@ -198,7 +201,7 @@ class PairsDataModule(LightningDataModule):
     its bucket, chosen by (seed, n, position).
 
     Args:
-        manifest: training manifest, see :func:`icve.data.manifest.read_manifest`.
+        manifest: training manifest, see :func:`icve.data.manifest.read_manifest`; or give a mixture.
         buckets: list of [height, width, frames]; a row goes to the one that keeps most of it
             (:func:`icve.data.buckets.choose_bucket`).
         batch_size: samples per batch, of all processes together; met on average where they cannot share a step's
@@ -223,10 +226,13 @@ class PairsDataModule(LightningDataModule):
         grid: strides of the codec and patch of the transformer, with which tokens are counted.
         transforms: of training samples, in their order (:mod:`icve.data.transforms`); validation samples stay as they
             are.
+        mixture: data sets to train on in place of `manifest`, and their shares
+            (:class:`icve.data.mixture_sampler.MixtureSampler` says how these are kept).
 
     Raises:
-        ValueError: the manifest cannot be used, or no row of it can, or rows are not in the cache as asked for, or a
-            transform cannot be used with a cache (raised by ``setup``).
+        ValueError: not exactly one of manifest and mixture is given; or, raised by ``setup``, the manifest cannot be
+            used, or no row of it can, or rows are not in the cache as asked for, or a transform cannot be used with a
+            cache.
         FileNotFoundError: there is no latent cache (raised by ``setup``).
     """
 
@@ -234,9 +240,9 @@ class PairsDataModule(LightningDataModule):
 
     def __init__(
         self,
-        manifest: str,
-        buckets: list[list[int]],
-        batch_size: int,
+        manifest: str | None = None,
+        buckets: list[list[int]] | None = None,
+        batch_size: int = 0,
         val_manifest: str | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -251,10 +257,17 @@ class PairsDataModule(LightningDataModule):
         tokens_per_micro_batch: int | None = None,
         grid: LatentGrid = LatentGrid(),  # noqa: B008 (frozen)
         transforms: list[SourceTransform] | None = None,
+        mixture: list[DataSet] | None = None,
     ) -> None:
         super().__init__()
         if not buckets:
             raise ValueError("Give at least one bucket [height, width, frames].")
+        if batch_size < 1:
+            raise ValueError(f"Give batch_size, samples of all processes together, at least 1, not {batch_size}.")
+        if (manifest is None) == (mixture is None):
+            both = "not both" if mixture is not None else "for neither is set"
+            raise ValueError(f"Give the training data as either manifest or mixture, {both}.")
+        self.mixture = None if mixture is None else as_data_sets(mixture)
         self.manifest, self.val_manifest, self.columns, self.root = manifest, val_manifest, columns, root
         self.buckets = [Bucket.parse(bucket) for bucket in buckets]
         self.batch_size, self.bucket_ratios, self.seed, self.fps = batch_size, bucket_ratios, seed, fps
@@ -264,6 +277,9 @@ class PairsDataModule(LightningDataModule):
         self.grid, self.transforms = grid, transforms or []
         self.latent_cache: LatentCache | None = None
         self.train: Selection | None = None
+        self.mixed: list[Selection] = []  # in place of `train`, of every data set of a mixture
+        self._sampler: StepSampler | None = None
+        self._resumed: dict[str, Any] | None = None  # of the mixture, from a checkpoint
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
         self._given_texts: dict[str, TextCondition] = {}
@@ -271,7 +287,7 @@ class PairsDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
-        train = self.train is None and stage in (None, "fit")
+        train = self.train is None and not self.mixed and stage in (None, "fit")
         val_manifest = self.val_manifest if self.val is None and stage in (None, "fit", "validate") else None
         index = None
         if train and self.latents is not None:
@@ -282,10 +298,32 @@ class PairsDataModule(LightningDataModule):
             index = RecordIndex(self.latent_cache.records())
         if train and self.latent_cache is not None:
             self._given_texts = self.latent_cache.texts(given_texts(self.transforms))
-        if train:
-            self.train = self._select(self.manifest, index)
+        if train and self.mixture is None:
+            self.train = self._select(self.data_sets[0], str(self.manifest), index)
+        elif train:
+            self.mixed = [self._select(entry, entry.name, index) for entry in self.data_sets]
+            # The samples of a batch have the same keys: what one data set has, all are filled up with.
+            for flag in [name for name in vars(self.mixed[0]) if name.startswith("has_")]:
+                has = any(getattr(selection, flag) for selection in self.mixed)
+                for selection in self.mixed:
+                    setattr(selection, flag, has)
         if val_manifest is not None:
-            self.val = self._select(val_manifest, index)
+            self.val = self._select(DataSet(val_manifest), val_manifest, index)
+
+    @property
+    def data_sets(self) -> list[DataSet]:
+        """What is trained on: the mixture, or the one manifest as a data set."""
+        return [DataSet(str(self.manifest))] if self.mixture is None else self.mixture
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of a mixture; nothing without one."""
+        if not isinstance(self._sampler, MixtureSampler):
+            return {}
+        return {"mixture": self._sampler.state(batches_done(self.trainer) // self._sampler.sizes.micro_steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint's mixture was; called before the loader is made."""
+        self._resumed = state_dict.get("mixture")
 
     def check_encoders(self, frozen: Mapping[str, nn.Module]) -> None:
         """Raise ValueError unless these frozen parts ("codec", "text_encoder") made the latents, if there are any."""
@@ -301,16 +339,23 @@ class PairsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> PairLoader:
         """Endless loader that begins where the trainer is."""
-        if self.train is None:
+        if self.train is None and not self.mixed:
             self.setup("fit")
-        assert self.train is not None  # as setup leaves it
         rank, groups = data_share(self.trainer)
         passes = getattr(self.trainer, "accumulate_grad_batches", 1)  # without a trainer, a batch is a step's
-        sizes = self.step_sizes(groups, passes)
-        members = self.train.members(len(self.buckets))
-        sampler = BucketBatchSampler(members, sizes, self.seed, rank, batches_done(self.trainer), self.bucket_ratios)
-        log.info("A step's batch: %s.", "; ".join(map(sizes.describe, sampler.drawn)))
-        return self._loader(self.train, self.manifest, sampler, self.transforms)
+        sizes, done = self.step_sizes(groups, passes), batches_done(self.trainer)
+        if self.train is not None:
+            members = self.train.members(len(self.buckets))
+            self._sampler = BucketBatchSampler(members, sizes, self.seed, rank, done, self.bucket_ratios)
+            dataset: Dataset = self._pairs(self.train, str(self.manifest), self.transforms)
+        else:
+            own = (sizes, self.seed, rank, done, self.bucket_ratios)
+            self._sampler = continued_sampler(self._resumed, self.data_sets, self.mixed, *own)
+            log.info("The mixture: %s.", self._sampler.describe())
+            pairs = [self._pairs(*one, self.transforms) for one in zip(self.mixed, self._sampler.members, strict=True)]
+            dataset = MixedPairs(self.data_sets, pairs)
+        log.info("A step's batch: %s.", "; ".join(map(sizes.describe, self._sampler.drawn)))
+        return self._loader(dataset, self._sampler)
 
     def val_dataloader(self) -> PairLoader | list:
         """Fixed order, see :func:`icve.data.validation_batches.validation_batches`; as many batches for every process.
@@ -325,14 +370,18 @@ class PairsDataModule(LightningDataModule):
         assert self.val is not None  # as setup leaves it
         members = self.val.members(len(self.buckets))
         batches = validation_batches(members, self.batch_size, *data_share(self.trainer))
-        return self._loader(self.val, self.val_manifest, batches)
+        return self._loader(self._pairs(self.val, self.val_manifest), batches)
 
-    def rows(self, path: str) -> Manifest:
-        """Rows of one of the manifests, and the records that are none."""
-        return read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
+    def rows(self, of: str | DataSet) -> Manifest:
+        """Rows of a manifest or data set as they are trained on, and the records that are none."""
+        of = of if isinstance(of, DataSet) else DataSet(of)
+        root, columns = of.root or self.root, self.columns if of.columns is None else of.columns
+        required = (*REQUIRED, "target_path", *(["edit_type"] if of.edit_types else []))
+        return of.of(read_manifest(of.manifest, root, columns, required, partial=True))
 
-    def _select(self, path: str, index: RecordIndex | None) -> Selection:
-        manifest = self.rows(path)
+    def _select(self, of: DataSet, name: str, index: RecordIndex | None) -> Selection:
+        """Rows of a data set by bucket; it is named by its manifest, or in a mixture by its name."""
+        manifest, path = self.rows(of), of.manifest
         if index is not None:
             index.describe(manifest, self.fps)
         selection = select(manifest, self.buckets, self.fps)
@@ -340,32 +389,31 @@ class PairsDataModule(LightningDataModule):
             f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
         )
-        log.info("%s: %d of %d rows used: %s.", path, len(selection.pairs), selection.rows, per_bucket)
-        self._report(selection.dropped)
+        log.info("%s: %d of %d rows used: %s.", name, len(selection.pairs), selection.rows, per_bucket)
+        prefix = "" if name == path else f"{name}/"
+        self._report([(prefix + row, reason) for row, reason in selection.dropped])
         if not selection.pairs:
             raise ValueError(
                 f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
                 "check the manifest, its root and the buckets."
             )
         if index is not None and self.latent_cache is not None:
-            self._cached[path] = CachedRows(
+            self._cached[name] = CachedRows(
                 self.latent_cache, index, selection, self.buckets, self.fps, type(self).read, path
             )
         return selection
 
-    def _loader(
-        self,
-        selection: Selection,
-        manifest: str,
-        batches: BucketBatchSampler | list[list[Draw]],
-        transforms: Sequence[SourceTransform] = (),
-    ) -> PairLoader:
-        workers, cached, read = self.num_workers, self._cached.get(manifest), type(self).read
-        join = collate
-        if cached is not None:
-            join = partial(collate_cached, empty=cached.cache.no_instruction(), texts=self._given_texts)
+    def _pairs(self, selection: Selection, name: str, transforms: Sequence[SourceTransform] = ()) -> PairDataset:
+        read, cached = type(self).read, self._cached.get(name)
+        return PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached, transforms)
+
+    def _loader(self, dataset: Dataset, batches: StepSampler | list[list[Draw]]) -> PairLoader:
+        workers, join = self.num_workers, collate
+        if self.latent_cache is not None:
+            empty = self.latent_cache.no_instruction()
+            join = partial(collate_cached, empty=empty, texts=self._given_texts)
         return PairLoader(
-            PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached, transforms),
+            dataset,
             batches,
             collate_fn=partial(collate_any, collate=join),
             num_workers=workers,
@@ -374,7 +422,7 @@ class PairsDataModule(LightningDataModule):
             pin_memory=self._on_accelerator,
             report=self._report,
             # From a cache every process reads everything: it is little.
-            group=sample_group(self.trainer) if cached is None else None,
+            group=sample_group(self.trainer) if self.latent_cache is None else None,
         )
 
     @property

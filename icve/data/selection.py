@@ -57,7 +57,7 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
     """Sort the rows of a manifest into buckets.
 
     Rows whose size and length stand in the columns ``width``, ``height`` and ``source_frames`` or ``frames`` (and, with
-    ``fps``, the rate in ``fps``) cost nothing; files of the others are probed.
+    ``fps`` and more than one frame, the rate in ``fps``) cost nothing; files of the others are probed.
     """
     selection = Selection(
         len(manifest) + len(manifest.rejected),
@@ -91,9 +91,9 @@ def _missing(row: Row) -> str | None:
 
 def is_described(row: Row, fps: float | None) -> bool:
     """Whether a row's own columns tell its bucket, so that its video need not be opened for that."""
-    return all(row.get(name) for name in ("width", "height", *(("fps",) if fps else ()))) and any(
-        row.get(name) for name in ("source_frames", "frames")
-    )
+    lengths = [row[name] for name in ("source_frames", "frames") if row.get(name)]
+    rate = ("fps",) if fps and 1 not in lengths else ()  # a picture has none
+    return bool(lengths) and all(row.get(name) for name in ("width", "height", *rate))
 
 
 def _probe_all(rows: Sequence[Row], root: Path) -> list[VideoInfo | ValueError]:
@@ -119,7 +119,7 @@ def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, i
     if file_frames is not None:
         lengths.append(file_frames - (row.get("source_start") or 0))
     frames = max(0, min(lengths))
-    if fps is not None and frames:
+    if fps is not None and frames > 1:
         frames = int((frames - 1) / rate * fps + 1e-3) + 1
     return width, height, frames
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from icve.data.buckets import BucketBatchSampler, Draw
+from icve.data.buckets import Draw, StepSampler
 from icve.data.share import SampleGroup, block_of
 
 
@@ -47,7 +47,7 @@ class OwnDraws(Sampler[list[Draw]]):
         return len(self.batches)  # type: ignore[arg-type]  # asked of a validation's only, which is a list
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        first = self.batches.start_batch if isinstance(self.batches, BucketBatchSampler) else 0
+        first = self.batches.start_batch if isinstance(self.batches, StepSampler) else 0
         for number, draws in enumerate(self.batches, first):
             # A process's turn lasts a batch for each of its workers: otherwise always the same one would have to work.
             part = block_of(len(draws), self.group.block(number // self.workers), self.group.size)

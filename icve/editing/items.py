@@ -14,6 +14,7 @@ from typing import Any
 
 from icve.data.manifest import ManifestError, RejectedRow, Row, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
+from icve.data.media.still_picture import is_picture
 from icve.data.media.video_folders import broken_link, find_videos, left_out_text
 from icve.data.tables import SUFFIXES
 from icve.runtime.printable import is_text
@@ -58,9 +59,10 @@ def read_items(
     """Items of an input.
 
     Args:
-        source: a video file; a folder of videos (subfolders too, see :mod:`icve.data.media.video_folders`); or a
-            manifest (a table that :mod:`icve.data.tables` reads, or a folder of Parquet parts) with the columns
-            ``source_path`` and ``instruction``, optionally ``id``, ``seed``, ``source_start`` and ``source_frames``.
+        source: a video or picture file; a folder of videos (subfolders too, see
+            :mod:`icve.data.media.video_folders`); or a manifest (a table that :mod:`icve.data.tables` reads, or a
+            folder of Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
+            ``source_start`` and ``source_frames``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
@@ -97,6 +99,11 @@ def shard(items: Sequence[Item], text: str) -> list[Item]:
     part, parts = parse_shard(text)
     order = {source: number for number, source in enumerate(dict.fromkeys(item.source for item in items))}
     return [item for item in items if order[item.source] % parts == part - 1]
+
+
+def result_name(item: Item, suffix: str) -> str:
+    """File name of an item's result, with the suffix of the format that videos are written in: a picture stays one."""
+    return f"{item.name}{'.png' if is_picture(item.source) else suffix}"
 
 
 def safe_name(text: str) -> str:

@@ -13,7 +13,7 @@ from icve.data.latent_grid import LatentGrid
 from icve.data.media.video import VideoError
 from icve.data.media.video_formats import FORMATS
 from icve.data.media.video_index import VideoInfo, index_packets
-from icve.editing.items import Item
+from icve.editing.items import Item, result_name
 from icve.editing.windows import model_size, windows
 
 KINDS = ("decode", "encode", "model", "write")  # of work, for which seconds are counted
@@ -57,8 +57,8 @@ class Settings:
     format: str = "mp4"
 
     def file_name(self, item: Item) -> str:
-        """Name of an item's result, a file or a folder of frames, in the folder of results."""
-        return f"{item.name}{FORMATS[self.format].suffix}"
+        """Name of an item's result, a file or a folder of frames, in the folder of results; of a picture, a picture."""
+        return result_name(item, FORMATS[self.format].suffix)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.media.png_frames import remove_frames
-from icve.editing.items import Item
+from icve.editing.items import Item, result_name
 from icve.editing.jobs import Outcome, Settings
 from icve.runtime.atomic import fsync, write_text
 from icve.runtime.locks import locked
@@ -72,7 +72,7 @@ def is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Pat
     """Whether a result of this key is recorded in ``known`` and its files are there."""
     row = known.get(item.id, {})
     files = [output / settings.file_name(item)]
-    files += [output / "side_by_side" / f"{item.name}.mp4"] if settings.side_by_side else []
+    files += [output / "side_by_side" / result_name(item, ".mp4")] if settings.side_by_side else []
     return row.get("status") == "ok" and row.get("key") == keys[item.id] and all(file.exists() for file in files)
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.media.prepared_sound import PreparedSound
+from icve.data.media.still_picture import PictureWriter
 from icve.data.media.video import VideoWriter, iterate_frames, resize_crop
 from icve.data.media.video_formats import FORMATS
-from icve.data.media.video_index import VideoInfo, index_packets
+from icve.data.media.video_index import STILL, VideoInfo, index_packets
 from icve.editing.editors import first_sentence
-from icve.editing.items import Item
+from icve.editing.items import Item, result_name
 from icve.editing.jobs import Clip, Outcome, Progress, Settings
 from icve.editing.windows import CrossFade
 from icve.runtime.atomic import remove_abandoned, temporary_name
@@ -37,7 +38,7 @@ class Entry:
         self.last: Future | None = None
         self._fade = CrossFade(clip.spans)
         self._position = 0
-        self._writers: list[VideoWriter] = []
+        self._writers: list[VideoWriter | PictureWriter] = []
         self._beside: Iterator[np.ndarray] | None = None
         self._sound: PreparedSound | None = None
         try:
@@ -82,6 +83,8 @@ class Entry:
         clip, index = self.clip, index_packets(self.clip.path)
         whole = clip.frames == clip.info.frames
         self._times, self._time_base = None, None
+        if clip.info.codec == STILL:
+            return
         origin, end = 0.0, None
         if index.pts is not None:
             pts = index.pts[clip.start : clip.start + clip.frames]
@@ -103,13 +106,13 @@ class Entry:
             aspect = Fraction(width, height) / Fraction(clip.size[1], clip.size[0])
         paths = [(self.path, self.settings.format)]
         if self.settings.side_by_side:
-            paths.append((self.path.parent / "side_by_side" / f"{self.outcome.item.name}.mp4", "mp4"))
+            paths.append((self.path.parent / "side_by_side" / result_name(self.outcome.item, ".mp4"), "mp4"))
             self._beside = itertools.chain.from_iterable(iterate_frames(clip.path, clip.start, clip.frames, self._size))
         for path, kind in paths:
             remove_abandoned(path)
-            writer = VideoWriter(
-                path, clip.info.fps, self._time_base, self.settings.crf, "veryfast", aspect, self._sound, kind
-            )
+            options = (self._time_base, self.settings.crf, "veryfast", aspect, self._sound, kind)
+            still = clip.info.codec == STILL
+            writer = PictureWriter(path) if still else VideoWriter(path, clip.info.fps, *options)
             self._writers.append(writer.__enter__())
 
     def _append(self, frames: np.ndarray) -> None:

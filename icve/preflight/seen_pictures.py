@@ -62,7 +62,7 @@ def write_page(path: Path, pairs: Sequence[SeenPair], inspection: Inspection) ->
         {"rows": summary(inspection)},
         {},
         title="What training sees",
-        introduction=f"{len(pairs)} pairs of {inspection.module.manifest}, after resampling and cropping; at most "
+        introduction=f"{len(pairs)} pairs of {inspection.of.manifest}, after resampling and cropping; at most "
         f"{_FRAMES} frames of each, at most {_SIDE} pixels.",
         heading="Pairs",
     )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from icve.data.buckets import Bucket
 from icve.data.manifest import ManifestError, resolve_path
 from icve.data.media.video import VideoError, cover_size, probe, read_frames, timestamps
+from icve.data.mixture import DataSet
 from icve.data.pairs import PairsDataModule
 from icve.data.selection import Pair, Selection, select
 
@@ -80,12 +81,13 @@ SeenPair = tuple[Seen, dict[str, np.ndarray]]  # with its clips' pixels by role,
 
 @dataclass
 class Inspection:
-    """Rows of a manifest: of its ``selection`` so many were ``looked_at``, and are in ``rows`` or among ``dropped``.
+    """Rows of a data set: of its ``selection`` so many were ``looked_at``, and are in ``rows`` or among ``dropped``.
 
     ``dropped`` are (id, reason), those that the selection left out too.
     """
 
     module: PairsDataModule
+    of: DataSet
     selection: Selection
     looked_at: int
     rows: list[Seen]
@@ -101,22 +103,25 @@ class Inspection:
         return row, {"source": pixels[0], "target": pixels[1]}
 
 
-def inspect_rows(module: PairsDataModule, decode: bool = False, limit: int | None = None) -> Inspection:
-    """Look at the rows of a data module's training manifest.
+def inspect_rows(
+    module: PairsDataModule, decode: bool = False, limit: int | None = None, of: DataSet | None = None
+) -> Inspection:
+    """Look at the rows of a data set that a data module trains on.
 
     Args:
         module: the data module that would train.
         decode: decode all frames, not only the index of each file.
         limit: rows looked at, evenly over the manifest; None is all.
+        of: the data set; None is the first, or only one.
 
     Raises:
         ValueError: the manifest cannot be read.
     """
-    selection = select(module.rows(module.manifest), module.buckets, module.fps)
+    selection = select(module.rows(of or module.data_sets[0]), module.buckets, module.fps)
     pairs: Sequence[Pair] = selection.pairs
     if limit is not None and limit < len(pairs):
         pairs = [pairs[int(k)] for k in np.linspace(0, len(pairs) - 1, limit)]
-    inspection = Inspection(module, selection, len(pairs), [], list(selection.dropped))
+    inspection = Inspection(module, of or module.data_sets[0], selection, len(pairs), [], list(selection.dropped))
     for pair in tqdm(pairs, desc="Looking at rows", unit="row", disable=len(pairs) < 100):
         noted: list[Clip] = []
 

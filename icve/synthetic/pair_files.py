@@ -1,4 +1,4 @@
-"""Paired edits as files: MP4 videos, masks and a manifest."""
+"""Paired edits as files: MP4 videos or PNG pictures, masks and a manifest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from icve.data.manifest import write_manifest
 from icve.data.masks import save_mask
+from icve.data.media.still_picture import PictureWriter
 from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
 from icve.synthetic.paired_clips import SPLITS, TURNS, WORLD, make_pair
@@ -92,7 +93,7 @@ def synthesize_pairs(
         split: "train" or "test"; they share no scene, and held-out wordings and combinations are in "test" only.
         seed: selects another set of pairs.
         sizes: (height, width) in pixels, multiples of 16; all pairs of one turn of the edit types have one size.
-        frames: frames per clip, at least 1 (codecs want 4k + 1).
+        frames: frames per clip, at least 1 (codecs want 4k + 1); clips of one are PNG pictures, without a rate.
         fps: frame rate of the files.
         workers: processes to use.
 
@@ -106,11 +107,16 @@ def synthesize_pairs(
 
 def _write_pair(job: Job) -> dict[str, Any]:
     pair = make_pair(job.split, job.seed, job.index, job.height, job.width, job.frames)
-    videos = {f"sources/{job.name}.mp4": pair.source, f"targets/{job.name}.mp4": pair.target}
-    wrong = {f"distractors/{job.name}-{n}.mp4": frames for n, frames in enumerate(pair.distractors)}
+    name = f"{job.name}.png" if job.frames == 1 else f"{job.name}.mp4"
+    videos = {f"sources/{name}": pair.source, f"targets/{name}": pair.target}
+    wrong = {f"distractors/{job.name}-{n}{name[-4:]}": frames for n, frames in enumerate(pair.distractors)}
     for path, frames in {**videos, **wrong}.items():
         if not (job.output / path).exists():
-            write_video(job.output / path, frames, job.fps, crf=CRF)
+            if job.frames > 1:
+                write_video(job.output / path, frames, job.fps, crf=CRF)
+            else:
+                with PictureWriter(job.output / path) as writer:
+                    writer.write(frames)
     mask_path = f"masks/{job.name}.npz"
     if not (job.output / mask_path).exists():
         save_mask(job.output / mask_path, pair.mask)
@@ -121,7 +127,7 @@ def _write_pair(job: Job) -> dict[str, Any]:
     row |= {
         "width": job.width,
         "height": job.height,
-        "fps": float(job.fps),
+        "fps": float(job.fps) if job.frames > 1 else None,
         "instruction": pair.instruction,
         "edit_type": edit.pop("edit_type"),
         "mask_path": mask_path,

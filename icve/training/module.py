@@ -27,6 +27,7 @@ from icve.models.denoiser import Denoiser, InContextTransformer
 from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
 from icve.models.protocols import Codec, TextEncoder
+from icve.runtime.transfers import to_device
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_record
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
@@ -143,12 +144,16 @@ class InContextEditingModule(EditingModule):
         draws = self.draws(self.samples, batch.get("step_samples"))
         encoded = self.encode(batch, self.objective.instructions(batch, draws))
         losses = self.objective.loss(self.denoiser, encoded, draws)
-        loss = losses.per_sample.mean()
+        per_sample = losses.per_sample
+        if "loss_weight" in batch:  # not divided by their sum, which other micro-batches and processes do not know
+            per_sample = per_sample * to_device(torch.tensor(batch["loss_weight"]), per_sample.device)
+        loss = per_sample.mean()
         parts = {f"train/loss_{name}": part.detach().mean() for name, part in losses.parts.items()}
         self._figures = {"train/loss": loss.detach(), **parts}
         shape = tuple(encoded["target"].shape[2:])
         loss = loss * batch.get("weight", 1.0)
-        return {"loss": loss, "samples": self.samples, "tokens": losses.tokens, "latents": shape}
+        of_sets = {"per_sample": losses.per_sample.detach()} if "data_set" in batch else {}
+        return {"loss": loss, "samples": self.samples, "tokens": losses.tokens, "latents": shape, **of_sets}
 
     def on_train_batch_end(self, outputs: Any, batch: EditBatch, batch_idx: int) -> None:
         """Log the losses of the step's last micro-batch, where figures are logged: in one exchange, after the step."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from icve.cli import edit
 from icve.data.media import sound
@@ -505,3 +506,29 @@ def test_a_result_plays_in_a_browser(tiny_model, tmp_path, capsys):
 def test_help_needs_no_torch():
     code = "import sys, icve.cli.edit; icve.cli.edit.build_parser().format_help(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=dict(os.environ))
+
+
+def test_a_picture_becomes_a_picture(tiny_model, tmp_path, capsys):
+    colours = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    Image.fromarray(colours).save(tmp_path / "a.png")
+    Image.fromarray(colours[:, ::-1]).save(tmp_path / "b.jpg")
+    out = tmp_path / "out"
+    options = ("--steps", 1, "--side-by-side", "--report", 1, "--format", "prores4444")
+    assert run(tiny_model, tmp_path / "a.png", out, *options) == 0
+    assert visible(out) == ["a.png", "report.html", "results.jsonl", "side_by_side"]
+    assert results(out)["a"]["output"] == "a.png"
+    edited = np.asarray(Image.open(out / "a.png"))
+    assert edited.shape == colours.shape
+    assert (edited.astype(int) - colours).any()
+    beside = np.asarray(Image.open(out / "side_by_side" / "a.png"))
+    assert np.array_equal(beside, np.concatenate([colours, edited], axis=1))
+    assert run(tiny_model, tmp_path / "a.png", out, *options) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 1
+    # Of a manifest, beside a video; and never over its own source.
+    write_video(tmp_path / "c.mp4", np.repeat(colours[None], 5, axis=0), 8.0)
+    rows = [{"id": name, "source_path": name, "instruction": "make it red"} for name in ("b.jpg", "c.mp4")]
+    assert run(tiny_model, manifest(tmp_path, rows), out, "--steps", 1, instruction=None) == 0
+    assert {line["output"] for line in results(out).values()} == {"a.png", "b.jpg.png", "c.mp4.mp4"}
+    capsys.readouterr()
+    assert run(tiny_model, tmp_path / "a.png", tmp_path) == 2
+    assert "A result would replace the input" in capsys.readouterr().err

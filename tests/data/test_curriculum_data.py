@@ -42,6 +42,22 @@ def test_the_stage_of_the_model_chooses_the_data():
     assert data.latent_cache == "cache"
 
 
+def test_a_checkpoint_keeps_the_state_of_the_stages_own_data():
+    class Counting(Numbers):
+        def state_dict(self):
+            return {"factor": self.factor}
+
+        def load_state_dict(self, state):
+            self.loaded = state
+
+    data = CurriculumDataModule({"clips": Counting(10), "edits": Counting(100)})
+    data.trainer = in_stage("edits")
+    assert data.state_dict() == {"factor": 100}
+    data.load_state_dict({"factor": 7})
+    assert data.stages["edits"].loaded == {"factor": 7}
+    assert not hasattr(data.stages["clips"], "loaded")
+
+
 def test_what_is_missing_is_named():
     data = CurriculumDataModule({"clips": Numbers(1)})
     data.trainer = in_stage("sft")

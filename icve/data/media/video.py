@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from icve.data.media.picture import upright
-from icve.data.media.video_index import PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
+from icve.data.media.still_picture import read_picture
+from icve.data.media.video_index import STILL, PacketIndex, VideoError, VideoInfo, index_packets, probe, timestamps
 from icve.data.media.video_stream import open_media, shown_frames, video_stream
 from icve.data.media.video_writer import VideoWriter, write_video
 
@@ -186,6 +187,9 @@ def resize_crop(frames: np.ndarray, size: tuple[int, int], shape: tuple[int, int
 
 def _read(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray) -> Iterator[np.ndarray]:
     """Yield (n, H, W, 3) chunks of ascending frame numbers."""
+    if index.info.codec == STILL:
+        yield read_picture(path)[None]
+        return
     # Decoding begins at the last key frame shown at or before the first wanted frame; what an open group of pictures
     # shows before its key frame is never wanted then. Where the container's seek goes too far, or the key frame turns
     # out to be none that decoding can begin at, the one before it is tried, and then the start of the file.

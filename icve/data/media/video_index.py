@@ -18,12 +18,14 @@ import numpy as np
 
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.picture import dynamic_range, orientation
+from icve.data.media.still_picture import is_picture, picture_size
 from icve.data.media.timeline import display_times
 from icve.data.media.video_packets import Packet, packets_are_frames
 from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, time_unit, video_stream
 
-__all__ = ["PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
+__all__ = ["STILL", "PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
+STILL = "still picture"  # `VideoInfo.codec` of a file that is a single picture (icve.data.media.still_picture)
 # How far the rate a container states may be from that of its frames' times, which is taken then.
 _RATE_ERROR = 0.01
 # Packets between a break in a transport stream and the one that FFmpeg marks.
@@ -104,7 +106,16 @@ def index_packets(path: str | os.PathLike) -> PacketIndex:
         raise VideoError(path, "it is a folder, not a video file.")
     if stat.st_size == 0:
         raise VideoError(path, "it is empty.")
+    if is_picture(path):
+        return _of_picture(path)
     return _indexed(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+
+
+def _of_picture(path: str | os.PathLike) -> PacketIndex:
+    """A picture as a video of one frame, at the rate that FFmpeg gives pictures: it has to be some."""
+    size, first = picture_size(path), np.zeros(1, np.int64)
+    info = VideoInfo(*size, fps=25.0, frames=1, duration=1 / 25, rotation=0, codec=STILL)
+    return PacketIndex(info, None, np.zeros(1), Fraction(1, 25), 0, first, None, size)
 
 
 @lru_cache(maxsize=1024)

@@ -33,18 +33,22 @@ if sys.platform != "win32":
 
 @dataclass
 class MicroBatch:
-    """A micro-batch of this process that is not on record yet; `loss` () is on the device."""
+    """A micro-batch of this process that is not on record yet; `loss` () is on the device, and so are the losses of its
+    samples (B,), before their weights, where it is from a mixture of data `sets`, by sample."""
 
     step: int
     loss: Tensor
     weight: float
     ids: list[str]
     bucket: str
+    sets: list[str]
+    losses: Tensor
 
 
 class TrainingMonitor(Callback):
     """Logs learning rates, samples/s and tokens/s (source, target and text tokens) of all processes together, the mean
-    loss of each bucket since the last report, and the gradient norm of each part of the transformer before clipping.
+    loss of each bucket and, before its weight, of each data set of a mixture since the last report, and the gradient
+    norm of each part of the transformer before clipping.
 
     Of the first process: the share of the time in which it waited for the next batch (near 0 when the loader's workers
     keep up; validation and checkpoints do not count as time), on CUDA the most memory (GiB) it has allocated, and the
@@ -76,7 +80,7 @@ class TrainingMonitor(Callback):
         self._optimizer_figures: dict[str, Any] = {}
         self._file: Any = None
         self._pending: list[MicroBatch] = []
-        self._losses: dict[str, list[float]] = defaultdict(list)  # by bucket, since the last report
+        self._losses: dict[str, list[float]] = defaultdict(list)  # since the last report, by bucket or of_ a data set
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._seconds = LoopTimes(parts_of(trainer).profiler).seconds
@@ -124,7 +128,8 @@ class TrainingMonitor(Callback):
         height, width, frames = editing(pl_module).grid.pixels(*outputs["latents"])
         bucket = f"{height}x{width}x{frames}"
         weight = batch.get("weight", 1.0)
-        self._pending.append(MicroBatch(self._step, outputs["loss"], weight, list(batch["id"]), bucket))
+        mixed = batch.get("data_set", []), outputs.get("per_sample", outputs["loss"].new_empty(0))
+        self._pending.append(MicroBatch(self._step, outputs["loss"], weight, list(batch["id"]), bucket, *mixed))
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -155,12 +160,17 @@ class TrainingMonitor(Callback):
         pending, self._pending = self._pending, []
         if not pending:
             return
-        losses = torch.stack([one.loss for one in pending]).tolist()  # waits for the device once
+        # Waits for the device once.
+        losses = iter(torch.cat([*(one.loss.reshape(1) for one in pending), *(one.losses for one in pending)]).tolist())
         # Lightning has divided them, and the module weighed them.
         scale = trainer.accumulate_grad_batches
-        own = [(loss * scale / one.weight, one.ids) for loss, one in zip(losses, pending, strict=True)]
+        own = [(loss * scale / one.weight, one.ids) for one, loss in zip(pending, losses, strict=False)]
+        of_sets = list(zip((name for one in pending for name in one.sets), losses, strict=True))
         _, groups = data_share(trainer)
-        everybody = gather(own)[:: trainer.world_size // groups]
+        told = gather((own, of_sets))[:: trainer.world_size // groups]
+        for name, loss in (sample for _, samples in told for sample in samples):
+            self._losses[f"of_{name}"].append(loss)
+        everybody = [parts for parts, _ in told]
         for one, shares in zip(pending, zip(*everybody, strict=True), strict=True):
             loss = fmean(loss for loss, _ in shares)  # each is of equally many samples
             self._losses[one.bucket].append(loss)

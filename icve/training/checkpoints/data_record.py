@@ -17,7 +17,7 @@ _PLAIN = (str, int, float, bool, list, tuple)
 
 
 def data_record(data: Any, stage: str) -> dict[str, Any]:
-    """The training manifest's content and number of rows, the batch size, the loader workers and the transforms.
+    """The training manifests' content and number of rows, the batch size, the loader workers and the transforms.
 
     {} on all ranks but the first, which writes `trainer.ckpt`: a manifest is read whole.
 
@@ -31,10 +31,12 @@ def data_record(data: Any, stage: str) -> dict[str, Any]:
     record = {name: getattr(data, name) for name in _CHANGES if hasattr(data, name)}
     if "transforms" in record:
         record["transforms"] = ", ".join(map(_described, record["transforms"])) or "none"
-    if isinstance(manifest := getattr(data, "manifest", None), str):
-        record["manifest"] = _content(Path(manifest))
-    if (train := getattr(data, "train", None)) is not None:
-        record["rows"] = train.rows
+    manifests = [of.manifest for of in getattr(data, "data_sets", ())] or [getattr(data, "manifest", None)]
+    contents = [_content(Path(manifest)) for manifest in manifests if isinstance(manifest, str)]
+    if contents:
+        record["manifest"] = contents[0] if len(contents) == 1 else contents
+    if selections := [each for each in (getattr(data, "train", None), *getattr(data, "mixed", [])) if each is not None]:
+        record["rows"] = sum(each.rows for each in selections)
     return record
 
 
@@ -47,8 +49,8 @@ def data_changes(saved: dict[str, Any], data: Any, stage: str) -> str | None:
     if "manifest" in saved and "manifest" in now and saved["manifest"] != now["manifest"]:
         data, rows, before = _of_stage(data, stage), None, saved.get("rows")
         with contextlib.suppress(AttributeError, ValueError, OSError):  # reported when the data is set up
-            found = data.rows(data.manifest)
-            rows = len(found) + len(getattr(found, "rejected", ()))  # as a selection counts them
+            found = [data.rows(of) for of in getattr(data, "data_sets", None) or [data.manifest]]
+            rows = sum(len(each) + len(getattr(each, "rejected", ())) for each in found)  # as a selection counts them
         counts = f"{before} rows" if rows == before else f"{before} rows, then {rows}"
         changes.append("the training data" + (f" ({counts})" if None not in (rows, before) else ""))
     for name, title in _CHANGES.items():

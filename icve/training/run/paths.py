@@ -55,6 +55,9 @@ def _named_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool) ->
         (f"model.frozen.{name}", part, dict.fromkeys(_folders(part), _advice(part)))
         for name, part in (model.get("frozen") or {}).items()
     ]
+    data = (config.get("data") or {}).get("init_args") or {}
+    for number, entry in enumerate(data.get("mixture") or []):
+        yield f"data.init_args.mixture[{number}].manifest", entry["manifest"], MANIFEST
     for key, part, options in [*parts, ("data", config.get("data"), _DATA)]:
         arguments = (part or {}).get("init_args") or {}
         for name, advice in options.items():

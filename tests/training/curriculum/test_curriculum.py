@@ -214,3 +214,23 @@ def test_two_processes_switch_together(started, whole, curriculum, config, tmp_p
         together, by_one = state(run, name), state(alone, name)
         for key, value in by_one.items():  # sums in another order, through an optimizer that computes in bfloat16
             assert torch.allclose(together[key], value, atol=0.003), (name, key)
+
+
+@pytest.mark.timeout(TIME_LIMIT)
+def test_a_stage_trains_on_a_mixture_and_resumes_it(curriculum, config, tmp_path, tiny_manifest):
+    data = stage_data(config, "edits", mixture=[{"manifest": str(tiny_manifest), "name": name} for name in "ab"])
+    del data["init_args"]["manifest"]
+    path, run = curriculum({"edits": data}), tmp_path / "run"
+    assert fit(path, run) == 0
+    truth = steps(run / "edits")
+    saved = {folder.name: folder for folder in (run / "edits" / "checkpoints").iterdir() if not folder.is_symlink()}
+    state = torch.load(run / "edits" / "checkpoints" / "last" / "trainer.ckpt", weights_only=True)
+    kept = state["CurriculumDataModule"]["mixture"]
+    assert (kept["step"], kept["drawn"]) == (3, {"a": {"32x32x5": 3}, "b": {"32x32x5": 3}})
+    assert len(saved) > 1
+    # As if it had been killed after its second step.
+    last = (run / "edits" / "checkpoints" / "last").resolve()
+    shutil.rmtree(last)
+    cut(run, len(Record(run).entries()) - 1, [])
+    assert fit(path, run, "--ckpt_path", run) == 0
+    assert steps(run / "edits") == truth
