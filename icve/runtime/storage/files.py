@@ -96,7 +96,7 @@ def local_copy(path: Path) -> Path:
     if not isinstance(path, RemotePath):
         return path
     try:
-        return _copied(path, key_of(path))
+        return _copied(path, key_of(path, *remote_state(path)))
     except IsADirectoryError:
         pass
     names = [file for file in path.iterdir() if file.suffix.lower() == ".parquet" and file.name[0] not in "._"]
@@ -110,7 +110,7 @@ def local_copy(path: Path) -> Path:
 
 def _copied(file: RemotePath, folder: str) -> Path:
     state = remote_state(file)
-    copy = cache_folder() / "copies" / key_of(folder, *state) / file.name
+    copy = cache_folder() / "copies" / folder / file.name
     if state.version is not None and copy.is_file() and copy.stat().st_size == state.size:
         note_use(copy)
         return copy
