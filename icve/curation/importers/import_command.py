@@ -9,6 +9,7 @@ from pathlib import Path
 
 from icve.curation.importers.importing import CHECKS, import_set
 from icve.curation.importers.sets import SETS
+from icve.runtime.storage.remote_path import as_path
 
 EPILOG = """examples:
   icve curate import ditto data/Ditto-1M --output data/ditto
@@ -19,6 +20,8 @@ EPILOG = """examples:
       --columns enhanced_instruction=instruction
   icve curate import csv pairs.csv --output data/pairs --columns before=source_path after=target_path text=instruction
       --folders source_path=videos/before target_path=videos/after
+  icve curate import webdataset s3://bucket/shards --output data/shards
+      tar files with KEY.source.mp4, KEY.target.mp4 and KEY.json or KEY.txt; clips stay in them
 
 Run again, it does what is missing and looks again for files that were not there.
 
@@ -34,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("kind", choices=tuple(SETS), help="the set; csv is any CSV, JSON or Parquet table")
-    add("source", type=Path, help="folder the set was downloaded to, or one of its tables")
+    add("source", type=as_path, help="folder the set was downloaded to, or one of its tables; of tar shards, also a URL")
     add("--output", type=Path, required=True, help="folder for manifest/ and rejected/")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="names of columns, as in prompt=instruction")
     add("--folders", nargs="+", default=[], metavar="COLUMN=FOLDER", help="folders that a column's paths start from")

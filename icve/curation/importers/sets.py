@@ -88,7 +88,16 @@ def _any_table(*suffixes: str) -> tuple[str, ...]:
     return tuple(f"{folder}*{suffix}" for suffix in suffixes for folder in ("", "*/", "*/*/"))
 
 
+TARS = (_any_table(".tar"),)  # "tables" that hold the clips themselves: icve.curation.importers.tar_pairs
+
 SETS: dict[str, PairSet] = {
+    "webdataset": PairSet(
+        title="tar shards of WebDataset",
+        tables=TARS,
+        columns=({"source": "source_path", "target": "target_path", "instruction": "instruction"},),
+        more={"mask": "mask_path", "edit_type": "edit_type", "edit_subtype": "edit_subtype"},
+        folders=(),
+    ),
     "senorita": PairSet(
         title="Señorita-2M",
         tables=(_any_table(".json", ".jsonl"),),

@@ -17,9 +17,9 @@ from typing import BinaryIO, NamedTuple
 
 from icve.runtime.atomic import temporary_name
 from icve.runtime.storage.block_cache import FOLDER, cache_folder, key_of, note_use, note_written
-from icve.runtime.storage.remote_file import RemoteFile, RemoteState, read_ranges, remote_state
+from icve.runtime.storage.remote_file import RemoteFile, RemoteState, read_ranges, remote_state, state_of
 from icve.runtime.storage.remote_path import RemotePath, as_path, request
-from icve.runtime.storage.tar_members import Window, find_member, members_of, tar_of
+from icve.runtime.storage.tar_members import Members, Window, find_member, members_of, tar_of
 
 
 class FileState(NamedTuple):
@@ -42,14 +42,27 @@ def file_state(path: str | os.PathLike) -> FileState:
     """
     place, member = _member(path)
     if isinstance(place, RemotePath):
-        size, version = remote_state(place)
-        modified = 0 if version is None else int.from_bytes(blake2b(version.encode(), digest_size=7).digest(), "big")
+        size, modified = _as_numbers(remote_state(place))
     else:
         found = os.stat(place)
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
         size, modified = found.st_size, found.st_mtime_ns
     return FileState(size if member is None else member[1], modified)
+
+
+def listed_files(folder: RemotePath) -> dict[str, FileState]:
+    """All files below a remote folder by relative name, in order, with their states: one question for many.
+
+    Raises FileNotFoundError, RemoteError.
+    """
+    return {name: _as_numbers(state_of(folder / name, details)) for name, details in folder.listing().items()}
+
+
+def _as_numbers(state: RemoteState) -> FileState:
+    if state.version is None:
+        return FileState(state.size, 0)
+    return FileState(state.size, int.from_bytes(blake2b(state.version.encode(), digest_size=7).digest(), "big"))
 
 
 def is_plain(path: str | os.PathLike) -> bool:
@@ -66,6 +79,16 @@ def open_file(path: str | os.PathLike) -> BinaryIO:
     if member is None:
         return io.BufferedReader(raw, 1 << 16)  # type: ignore[arg-type]
     return io.BufferedReader(Window(raw, str(as_path(path)), *member), 1 << 16)  # type: ignore[arg-type,return-value]
+
+
+def tar_members(tar: Path) -> Members:
+    """Offset and size in bytes of a tar file's members, by name. Raises OSError for one that is none, RemoteError."""
+    if isinstance(tar, RemotePath):
+        state = remote_state(tar)
+    else:
+        found = os.stat(tar)
+        state = RemoteState(found.st_size, str(found.st_mtime_ns))
+    return members_of(tar, *state, _open_headers)
 
 
 def read_parts(path: str | os.PathLike, parts: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -175,12 +198,7 @@ def _member(path: str | os.PathLike) -> tuple[Path, tuple[int, int] | None]:
     if (found := _tar(place)) is None:
         return place, None
     tar, name = found
-    if isinstance(tar, RemotePath):
-        state = remote_state(tar)
-    else:
-        local = os.stat(tar)
-        state = RemoteState(local.st_size, str(local.st_mtime_ns))
-    return tar, find_member(members_of(tar, *state, _open_headers), tar, name)
+    return tar, find_member(tar_members(tar), tar, name)
 
 
 def _open_whole(path: Path) -> BinaryIO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from icve.runtime.storage.block_cache import keep_cached, key_of, read_cached
 from icve.runtime.storage.remote_path import RemoteError, RemotePath, remembered, request, version_of
@@ -30,11 +30,11 @@ def remote_state(path: RemotePath) -> RemoteState:
         IsADirectoryError: it is a folder.
         RemoteError: the server does not say.
     """
-    return remembered(path, lambda: _state(path))
+    return remembered(path, lambda: state_of(path, path.details()))
 
 
-def _state(path: RemotePath) -> RemoteState:
-    details = path.details()
+def state_of(path: RemotePath, details: dict[str, Any]) -> RemoteState:
+    """What a server's word on a file means. Raises as :func:`remote_state`."""
     if details["type"] == "directory":
         raise IsADirectoryError(21, "Is a directory", str(path))
     if details.get("size") is None:

@@ -150,25 +150,30 @@ class RemotePath(PosixPath):
         except FileNotFoundError:
             return False
 
-    def files(self) -> list[str]:
-        """Names of all files below a folder, relative to it, in order. Raises FileNotFoundError where there are none."""
+    def listing(self) -> dict[str, dict[str, Any]]:
+        """What the server says of all files below a folder, by name relative to it, in order.
+
+        Raises:
+            FileNotFoundError: there are none.
+            RemoteError: the server does not say.
+        """
         url = str(self)
-        found = request(self, lambda files: (files.find(url), files._strip_protocol(url)))
-        start = f"{found[1].rstrip('/')}/"
-        names = sorted(name.removeprefix(start) for name in found[0] if name.startswith(start))
-        if not names:
+        start, found = request(self, lambda files: (files._strip_protocol(url), files.find(url, detail=True)))
+        start = f"{start.rstrip('/')}/"
+        below = {name.removeprefix(start): found[name] for name in sorted(found) if name.startswith(start)}
+        if not below:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
-        return [name for name in names if name and not name.endswith("/")]
+        return {name: details for name, details in below.items() if name and not name.endswith("/")}
 
     def iterdir(self) -> Iterator[RemotePath]:
         """Files that lie right in the folder."""
-        return (self / name for name in self.files() if "/" not in name)
+        return (self / name for name in self.listing() if "/" not in name)
 
     def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:  # type: ignore[override]
         """Files below the folder whose relative name fits, component by component."""
         depth = pattern.count("/")
         try:
-            names = self.files()
+            names = self.listing()
         except FileNotFoundError:
             return iter(())
         return (self / name for name in names if name.count("/") == depth and Path(name).match(pattern))
