@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 write_page(arguments.output / PAGE, pairs, inspection),
             ):
                 print(path)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError) as error:  # the last: icve.runtime.storage's RemoteError
         print(f"icve inspect-data: error: {error}", file=sys.stderr)
         return 2
     return 3 if inspection.dropped else 0

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("kind", choices=tuple(SETS), help="the set; csv is any CSV, JSON or Parquet table")
     add("source", type=as_path, help="folder the set was downloaded to, or one of its tables; of tar shards, also a URL")
-    add("--output", type=Path, required=True, help="folder for manifest/ and rejected/")
+    add("--output", required=True, help="folder for manifest/ and rejected/")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="names of columns, as in prompt=instruction")
     add("--folders", nargs="+", default=[], metavar="COLUMN=FOLDER", help="folders that a column's paths start from")
     add("--tables", nargs="+", metavar="PATTERN", help="tables below the folder (default: the set's own)")

@@ -27,7 +27,7 @@ from icve.data.manifest import ManifestError
 from icve.data.tables import Malformed
 from icve.runtime.atomic import write_text
 from icve.runtime.process_pools import counting_bar
-from icve.runtime.storage.remote_path import RemotePath, as_path
+from icve.runtime.storage.remote_path import RemotePath, as_path, refuse_url
 
 CHECKS = ("none", "exists", "probe")
 
@@ -107,6 +107,7 @@ def import_set(
         raise ValueError(f"There is no set {kind!r}: known are {', '.join(SETS)}.")
     if check not in CHECKS or workers < 1 or (limit is not None and limit < 1):
         raise ValueError(f"check must be one of {', '.join(CHECKS)}, workers and limit at least 1.")
+    refuse_url("--output", output)
     source, output, columns, folders = as_path(source), Path(output), columns or {}, folders or {}
     if not source.exists():
         raise FileNotFoundError(f"There is no {source}: give the folder that the set was downloaded to.")

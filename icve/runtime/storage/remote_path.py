@@ -50,6 +50,12 @@ def _matched(path: str | os.PathLike) -> re.Match | None:
     return (_URL_AS_PATH if isinstance(path, Path) else _URL).match(os.fspath(path))
 
 
+def refuse_url(option: str, path: str | os.PathLike) -> None:
+    """Raise ValueError for the URL of an option that takes a local folder."""
+    if is_url(path):
+        raise ValueError(f"{option} is {path}, a URL: results are written to local folders; name one.")
+
+
 def as_path(path: str | os.PathLike) -> Path:
     """A path, which is a :class:`RemotePath` where it is the URL of another protocol than ``file://``.
 
