@@ -95,8 +95,8 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     """The videos of a folder and all its subfolders, one video, or the rows of a manifest.
 
     Args:
-        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts); local, or
-            a URL, behind which videos are told by their suffix.
+        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts); or a
+            URL, behind which videos are told by their suffix.
         root: folder that a manifest's paths are relative to, if not the recorded one.
 
     Raises:

@@ -90,7 +90,7 @@ def read_manifest(
     Args:
         path: ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file (:mod:`icve.data.tables`), or a folder of
             Parquet parts (read in order of their names); local or a URL, of which a copy is read.
-        root: folder or URL the paths are relative to; None takes the recorded one, else the manifest's own folder, which is
+        root: folder or URL the paths are relative to; None takes the recorded one, else the manifest's own folder:
             the folder that contains the file (or the folder of parts when that is named ``*.parquet``), and otherwise
             the folder of parts itself.
         columns: names in the file → names used here, as in ``{"source": "source_path", "target": "target_path"}``.
@@ -279,7 +279,9 @@ def relative_path(path: str | os.PathLike, root: str | os.PathLike) -> str:
 def resolve_path(root: str | os.PathLike, path: str) -> Path:
     """File that a manifest's path stands for, absolute or relative to the root.
 
-    Below a remote root, it is a URL. Links are followed where they stay inside the root, or lead into the ``blobs`` of the Hugging Face cache that the
+    Below a remote root, it is a URL.
+
+    Links are followed where they stay inside the root, or lead into the ``blobs`` of the Hugging Face cache that the
     root is a snapshot of, or into a folder that the user names in ``ICVE_ROOTS`` (separated as in ``PATH``).
 
     Raises:

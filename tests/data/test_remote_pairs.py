@@ -3,7 +3,6 @@
 import shutil
 import tarfile
 
-import fsspec
 import numpy as np
 import pytest
 
@@ -114,9 +113,10 @@ def test_a_server_that_never_answers_stops_training(pairs_folder, s3):
 
 def test_an_endpoint_that_is_gone_is_one_sentence(pairs_folder, s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("ICVE_REMOTE_ATTEMPTS", "2")
+    module = data_module(as_path("s3://nowhere/set"))
     with pytest.raises(RemoteError, match=r"2 attempts.*127.0.0.1:9.*see that its server answers"):
-        monkeypatch.setenv("ICVE_REMOTE_ATTEMPTS", "2")
-        data_module(as_path("s3://nowhere/set")).setup()
+        module.setup()
 
 
 @pytest.mark.multiprocess
@@ -136,7 +136,7 @@ def test_a_worker_tells_of_a_dead_server_in_the_same_sentence(pairs_folder, s3, 
 def test_a_refused_key_is_one_sentence(pairs_folder, s3):
     url = as_path(upload(pairs_folder, "s3://pairs/refused"))
     s3.failing = "403"
-    with pytest.raises(RemoteError, match="refused to you.*credentials in the environment"):
+    with pytest.raises(RemoteError, match=r"refused to you.*credentials in the environment"):
         data_module(url).setup()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from icve.curation.importers.importing import CHECKS, import_set
 from icve.curation.importers.sets import SETS
@@ -37,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("kind", choices=tuple(SETS), help="the set; csv is any CSV, JSON or Parquet table")
-    add("source", type=as_path, help="folder the set was downloaded to, or one of its tables; of tar shards, also a URL")
+    add(
+        "source", type=as_path, help="folder the set was downloaded to, or one of its tables; of tar shards, also a URL"
+    )
     add("--output", required=True, help="folder for manifest/ and rejected/")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="names of columns, as in prompt=instruction")
     add("--folders", nargs="+", default=[], metavar="COLUMN=FOLDER", help="folders that a column's paths start from")
     add("--tables", nargs="+", metavar="PATTERN", help="tables below the folder (default: the set's own)")
-    add("--root", type=Path, help="folder that all videos lie in (default: the set's folder)")
+    add("--root", type=as_path, help="folder that all videos lie in (default: the set's folder)")
     add("--check", choices=CHECKS, default="probe", help="of the videos: open them, look for them, or neither")
     add("--extract", action="store_true", help="unpack missing files from tar archives, beside them")
     add("--limit", type=int, help="records to read (default: all)")

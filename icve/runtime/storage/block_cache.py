@@ -33,8 +33,8 @@ _full = False
 
 def cache_folder() -> Path:
     """Folder of the cache, which need not be there."""
-    named = os.environ.get(FOLDER)
-    return Path(named).expanduser() if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "icve").expanduser()
+    named = os.environ.get(FOLDER) or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "icve")
+    return Path(named).expanduser()
 
 
 def cache_size() -> int:

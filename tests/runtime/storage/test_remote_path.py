@@ -73,9 +73,14 @@ def test_folders_are_listed(tmp_path, s3, protocol):
 
 def test_a_failed_write_uploads_nothing(s3):
     file = as_path("memory://listed/failed.txt")
-    with pytest.raises(KeyError), file.written_whole() as local:
-        local.write_text("half")
-        raise KeyError
+
+    def fail():
+        with file.written_whole() as local:
+            local.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert not file.exists()
 
 
