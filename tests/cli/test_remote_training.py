@@ -73,6 +73,17 @@ def test_a_latent_cache_in_a_bucket_is_written_and_trained_from(s3, tiny_yaml, t
         assert fit(tiny_yaml, tmp_path / run, *with_data(manifest), *latents) == straight, run
 
 
+def test_pairs_behind_a_url_are_inspected(s3, tiny_manifest, tmp_path, capsys):
+    bucket = f"{upload(tiny_manifest.parent, 's3://training/seen')}/manifest.jsonl"
+    words = ["inspect-data", bucket, "--buckets", "32x32x5", "--output", str(tmp_path / "seen"), "--count", "2"]
+    assert icve(words) == 0
+    assert "32x32" in capsys.readouterr().out
+    assert (tmp_path / "seen" / "pairs.png").is_file()
+    s3.failing = "403"
+    assert icve(words) == 2
+    assert "refused to you" in capsys.readouterr().err
+
+
 def test_a_server_that_never_answers_ends_a_run_with_one_sentence(s3, tiny_yaml, tiny_manifest, tmp_path, capsys):
     bucket = f"{upload(tiny_manifest.parent, 's3://training/dead')}/manifest.jsonl"
     s3.failing = "503"

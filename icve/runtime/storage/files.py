@@ -9,8 +9,7 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -86,6 +85,7 @@ def tar_members(tar: Path) -> Members:
     if isinstance(tar, RemotePath):
         state = remote_state(tar)
     else:
+        tar = tar.absolute()
         found = os.stat(tar)
         state = RemoteState(found.st_size, str(found.st_mtime_ns))
     return members_of(tar, *state, _open_headers)
@@ -160,22 +160,6 @@ def _copied(file: RemotePath, folder: str) -> Path:
         temporary.unlink(missing_ok=True)
     note_written(state.size)
     return copy
-
-
-@contextmanager
-def local_name(path: str | os.PathLike) -> Iterator[Path]:
-    """A name that other programs can open a file by, for as long as the block lasts. Raises as :func:`file_state`."""
-    if is_plain(path):
-        yield as_path(path)
-        return
-    import shutil
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="icve-") as folder:
-        copy = Path(folder, as_path(path).name)
-        with open_file(path) as source, copy.open("wb") as target:
-            shutil.copyfileobj(source, target)
-        yield copy
 
 
 def _tar(path: Path) -> tuple[Path, str] | None:

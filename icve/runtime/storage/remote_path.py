@@ -29,6 +29,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between attempts, twice as man
 _KEPT_SECONDS = 60.0  # how long what a server said of a file is believed
 _VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modified", "created")
 _GUESSED = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
+_OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # errors of this machine, not of a server
 # Attempts are counted here alone. A reader that hears nothing for so many seconds asks anew.
 _S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 30}}
 
@@ -225,6 +226,7 @@ def request(path: RemotePath, ask: Callable[[Any], T]) -> T:
         FileNotFoundError: there is nothing under the path.
         RemoteError: the server cannot be reached, refuses, or does not answer as it should; or nothing is installed
             that speaks the protocol.
+        OSError: a local disk takes nothing more.
     """
     attempts, began = _attempts(), time.monotonic()
     for attempt in range(1, attempts + 1):
@@ -244,6 +246,8 @@ def request(path: RemotePath, ask: Callable[[Any], T]) -> T:
         except (ValueError, TypeError, NotImplementedError) as error:
             raise RemoteError(f"{path} cannot be asked for ({_brief(error)}): correct the URL.") from error
         except Exception as error:  # each protocol has its own for what may be gone the next time
+            if isinstance(error, OSError) and error.errno in _OWN_DISK:
+                raise
             if type(error).__name__ in _GUESSED:
                 raise RemoteError(
                     f"{path} needs credentials, and there are none ({_brief(error)}): set AWS_ACCESS_KEY_ID and "
