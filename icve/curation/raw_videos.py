@@ -104,8 +104,8 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
         ValueError: there is no video in it, or the manifest is malformed.
     """
     path = as_path(path)
-    if isinstance(path, RemotePath) and (found := _remote_videos(path)) is not None:
-        return found
+    if isinstance(path, RemotePath) and (remote := _remote_videos(path)) is not None:
+        return remote
     if not path.exists():
         raise FileNotFoundError(
             foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest as --input."

@@ -32,7 +32,7 @@ def open_media(path: str | os.PathLike) -> av.container.InputContainer:
         av.error.FFmpegError: it is none that can be read; an OSError too.
         OSError: it cannot be opened; RemoteError, also later when it is read, where its server does not give it.
     """
-    return av.open(media_path(path) if is_plain(path) else open_file(path), metadata_errors="replace")
+    return av.open(media_path(path) if is_plain(path) else open_file(path), "r", metadata_errors="replace")
 
 
 def clock_may_jump(container: av.container.InputContainer) -> bool:

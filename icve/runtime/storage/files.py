@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from icve.runtime.atomic import temporary_name
 from icve.runtime.storage.block_cache import FOLDER, cache_folder, key_of, note_use, note_written
@@ -69,15 +69,15 @@ def is_plain(path: str | os.PathLike) -> bool:
     return not isinstance(as_path(path), RemotePath) and _tar(as_path(path)) is None
 
 
-def open_file(path: str | os.PathLike) -> BinaryIO:
+def open_file(path: str | os.PathLike) -> io.BufferedReader:
     """Open a file to read its bytes, at any place of it. Raises as :func:`file_state`."""
     place, member = _member(path)
     if member is None and not isinstance(place, RemotePath):
         return open(place, "rb")
     raw = _open_whole(place)
     if member is None:
-        return io.BufferedReader(raw, 1 << 16)  # type: ignore[arg-type]
-    return io.BufferedReader(Window(raw, str(as_path(path)), *member), 1 << 16)  # type: ignore[arg-type,return-value]
+        return io.BufferedReader(raw, 1 << 16)
+    return io.BufferedReader(Window(raw, str(as_path(path)), *member), 1 << 16)
 
 
 def tar_members(tar: Path) -> Members:
@@ -185,10 +185,10 @@ def _member(path: str | os.PathLike) -> tuple[Path, tuple[int, int] | None]:
     return tar, find_member(tar_members(tar), tar, name)
 
 
-def _open_whole(path: Path) -> BinaryIO:
-    return RemoteFile(path) if isinstance(path, RemotePath) else path.open("rb")  # type: ignore[return-value]
+def _open_whole(path: Path) -> Any:
+    return RemoteFile(path) if isinstance(path, RemotePath) else path.open("rb")
 
 
-def _open_headers(path: Path) -> BinaryIO:
+def _open_headers(path: Path) -> Any:
     """A tar file whose headers are to be read: of a remote one small parts are asked for."""
-    return RemoteFile(path, keep=False) if isinstance(path, RemotePath) else path.open("rb")  # type: ignore[return-value]
+    return RemoteFile(path, keep=False) if isinstance(path, RemotePath) else path.open("rb")

@@ -12,7 +12,7 @@ import random
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PosixPath
 from typing import IO, Any, TypeVar
@@ -172,9 +172,9 @@ class RemotePath(PosixPath):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), url)
         return {name: details for name, details in below.items() if name and not name.endswith("/")}
 
-    def iterdir(self) -> Iterator[RemotePath]:
+    def iterdir(self) -> Generator[RemotePath, None, None]:
         """Files that lie right in the folder."""
-        return (self / name for name in self.listing() if "/" not in name)
+        yield from (self / name for name in self.listing() if "/" not in name)
 
     def glob(self, pattern: str, **_: Any) -> Iterator[RemotePath]:  # type: ignore[override]
         """Files below the folder whose relative name fits, component by component."""

@@ -10,7 +10,7 @@ import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from icve.runtime.storage.block_cache import keep_cached, key_of, read_cached
 
@@ -30,7 +30,7 @@ def tar_of(path: Path) -> tuple[Path, str] | None:
 
 
 @functools.lru_cache(maxsize=256)
-def members_of(tar: Path, size: int, version: str | None, open_tar: Callable[[Path], BinaryIO]) -> Members:
+def members_of(tar: Path, size: int, version: str | None, open_tar: Callable[[Path], Any]) -> Members:
     """The regular files in a tar, from the local cache where it was read before.
 
     Args:
@@ -70,12 +70,12 @@ class Window(io.RawIOBase):
     """A part of a file, as a file.
 
     Args:
-        file: the whole one, which this closes.
+        file: the whole one, open for reading, which this closes.
         name: as others are to know it by.
         offset, size: of the part, in bytes.
     """
 
-    def __init__(self, file: BinaryIO, name: str, offset: int, size: int) -> None:
+    def __init__(self, file: Any, name: str, offset: int, size: int) -> None:
         super().__init__()
         self.name, self._file, self._offset, self._size, self._at = name, file, offset, size, 0
 
@@ -92,7 +92,7 @@ class Window(io.RawIOBase):
         self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
         return self._at
 
-    def readinto(self, buffer) -> int:  # type: ignore[override]
+    def readinto(self, buffer) -> int:
         self._file.seek(self._offset + self._at)
         part = self._file.read(max(0, min(len(buffer), self._size - self._at)))
         buffer[: len(part)] = part

@@ -1,5 +1,8 @@
+import hashlib
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 
@@ -229,3 +232,32 @@ def test_a_folder_is_no_file(tmp_path, s3):
     upload(tmp_path, "memory://files/folder")
     with pytest.raises(IsADirectoryError):
         file_state("memory://files/folder")
+
+
+_READ = """
+import hashlib, sys
+from icve.runtime.storage.files import open_file
+while True:
+    with open_file(sys.argv[1]) as file:
+        print(hashlib.md5(file.read()).hexdigest(), flush=True)
+"""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(120)
+def test_processes_share_a_small_cache_and_may_be_killed(remote, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("ICVE_CACHE_GB", "0.003")  # fewer blocks than the file has: all keep and clear all the time
+    command = [sys.executable, "-c", _READ, str(remote)]
+    readers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        expected = hashlib.md5(data).hexdigest()
+        for turn in range(6):
+            for reader in readers:
+                assert reader.stdout.readline().strip() == expected
+            if turn == 2:
+                readers.pop().kill()
+    finally:
+        for reader in readers:
+            reader.kill()
+    with open_file(remote) as file:
+        assert file.read() == data
