@@ -50,7 +50,7 @@ class S3Server:
                 "503 Slow Down" if failure == "503" else "403 Forbidden",
                 [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))],
             )
-            return [body]
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]  # clients take a body there for damage
         body = b"".join(self._app(environ, start_response))
         self.sent += len(body)
         return [body[: len(body) // 2] if failure == "cut" else body]

@@ -80,6 +80,7 @@ def test_pairs_behind_a_url_are_inspected(s3, tiny_manifest, tmp_path, capsys):
     assert "32x32" in capsys.readouterr().out
     assert (tmp_path / "seen" / "pairs.png").is_file()
     s3.failing = "403"
+    remote_path.forget()
     assert icve(words) == 2
     assert "refused to you" in capsys.readouterr().err
 
