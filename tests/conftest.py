@@ -89,3 +89,22 @@ def watched():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture(scope="session")
+def _s3_server():
+    from tests.s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(_s3_server, tmp_path, monkeypatch):
+    """A local S3 server that the environment names; buckets of earlier tests may be there."""
+    from tests.s3_server import use
+
+    _s3_server.reset()
+    use(_s3_server, tmp_path / "cache", monkeypatch)
+    yield _s3_server
+    _s3_server.reset()

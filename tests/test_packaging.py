@@ -88,7 +88,7 @@ def test_every_requirement_is_pinned_within_its_range():
     assert pins["torch"] == Version("2.13.0")
 
 
-EXTRAS = ("endpoint", "fp8", "lora", "ray")  # for users; test and dev are for those who work on the package
+EXTRAS = ("endpoint", "fp8", "lora", "ray", "s3")  # for users; test and dev are for those who work on the package
 
 
 def test_everything_these_bring_is_pinned():

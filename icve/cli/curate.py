@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("pipeline", help="YAML file; pipelines/ has some")
     parser.add_argument("overrides", nargs="*", metavar="name=value", help="values of the YAML file, as in frames=17")
-    parser.add_argument("--input", required=True, help="folder of videos, a video, or a manifest")
+    parser.add_argument("--input", required=True, help="folder of videos, a video, or a manifest; or a URL")
     parser.add_argument("--root", help="folder that an input manifest's paths are relative to (the recorded one)")
     parser.add_argument("--output", required=True, help="folder of the run")
     parser.add_argument("--runner", choices=("local", "ray"), default="local", help="where stages run (local)")
@@ -81,6 +81,7 @@ def _run(argv: Sequence[str]) -> int:
     from icve.data.media.media_paths import refuse_foreign
     from icve.data.media.video_folders import left_out_text
     from icve.runtime.process_pools import parse_shard
+    from icve.runtime.storage.remote_path import refuse_url
 
     parser = build_parser()
     args = parser.parse_intermixed_args(argv)
@@ -90,6 +91,7 @@ def _run(argv: Sequence[str]) -> int:
             parser.error(f"--{name} must be at least 1, not {value}")
     try:
         part, parts = parse_shard(args.shard)
+        refuse_url("--output", args.output)
         refuse_foreign(argv)
         pipeline = load_pipeline(args.pipeline, args.overrides)
         inputs = find_inputs(args.input, args.root)

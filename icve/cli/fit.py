@@ -27,6 +27,7 @@ def main(arguments: list[str]) -> int:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch.utilities import rank_zero_only
 
+    from icve.runtime.storage.remote_path import RemoteError
     from icve.training.callbacks.nonfinite import TrainingDiverged
     from icve.training.checkpoints.checkpoint_io import CheckpointNotWritten
     from icve.training.run.command import TrainingCommand
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
         return TrainingCommand(arguments).status
     except (TrainingDiverged, CheckpointNotWritten) as error:
         return fail(str(error), status=1)
+    except RemoteError as error:
+        return fail(f"{error} Checkpoints stay as they are.", status=1)
     except MisconfigurationException as error:
         return fail(str(error))
     except (ValueError, FileNotFoundError) as error:

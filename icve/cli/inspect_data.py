@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(write_sheet(folder / PICTURE, pairs))
                 print(write_page(folder / PAGE, pairs, inspection))
             status = 3 if inspection.dropped else status
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ConnectionError) as error:  # the last: icve.runtime.storage's RemoteError
         print(f"icve inspect-data: error: {error}", file=sys.stderr)
         return 2
     return status

@@ -22,6 +22,7 @@ from icve.runtime.atomic import whole_file
 from icve.runtime.locks import locked
 from icve.runtime.printable import is_text
 from icve.runtime.process_pools import counting_bar
+from icve.runtime.storage.files import open_file
 
 _READERS = 16  # threads: reading files is mostly waiting
 _COLUMNS = ("input", "size", "modified", "digest")
@@ -47,7 +48,7 @@ def mark_copies(file: Path, inputs: Inputs, names: Sequence[str]) -> Inputs:
     """
     # Files whose names are no text go no further, so that none of them must be the one that stays.
     names = sorted(names, key=lambda name: not is_text(name))
-    alike = [] if inputs.rows is not None else _of_equal_size(inputs.root, names)
+    alike = [] if inputs.rows is not None else _of_equal_size(inputs, names)
     samples = _digests(file, inputs.root, alike, file_digest, "Comparing files of equal size")
     suspects = [state for group in _equal(alike, samples) for state in group]
     whole = file.with_stem(f"{file.stem}_whole")
@@ -58,16 +59,15 @@ def mark_copies(file: Path, inputs: Inputs, names: Sequence[str]) -> Inputs:
 
 def content_digest(file: Path) -> str:
     """Digest of all bytes of a file. Raises OSError."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _of_equal_size(root: Path, names: Sequence[str]) -> list[State]:
+def _of_equal_size(inputs: Inputs, names: Sequence[str]) -> list[State]:
     states: list[State] = []
     for name in names:
         with contextlib.suppress(OSError):
-            stat = os.stat(root / name)
-            states.append((name, stat.st_size, stat.st_mtime_ns))
+            states.append((name, *inputs.state_of(name)))
     counts = Counter(size for _, size, _ in states)
     return [state for state in states if state[1] and counts[state[1]] > 1]
 

@@ -26,6 +26,7 @@ from icve.curation.status import run_counts
 from icve.runtime.atomic import write_text
 from icve.runtime.printable import as_text
 from icve.runtime.process_pools import counting_bar
+from icve.runtime.storage.remote_path import as_path
 
 PAGE = "preview.html"
 
@@ -88,7 +89,7 @@ def write_preview(run: Path, samples: int = 6, seed: int = 0) -> Path:
     stages, shards = _stages(run, description), list(description["shards"])
     # Files the run wrote lie in the folder it is in now, wherever it was made.
     moved = {description["output"]: run.absolute()}
-    source, root = (Path(moved.get(description[name], description[name])) for name in ("input", "root"))
+    source, root = (as_path(moved.get(description[name], description[name])) for name in ("input", "root"))
     pictures, sections = Pictures(Workspace(source, run.absolute(), root)), []
     with counting_bar("Drawing samples", Console(stderr=True)) as progress:
         task = progress.add_task("", total=len(stages))

@@ -19,10 +19,12 @@ from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
 from icve.data.manifest import ManifestError, RejectedRow, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
-from icve.data.media.video_folders import broken_link, find_videos, is_video, left_out_text
+from icve.data.media.video_folders import VIDEO_SUFFIXES, broken_link, find_videos, is_video, left_out_text
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import locked
 from icve.runtime.printable import as_text, is_text
+from icve.runtime.storage.files import FileState, file_state, listed_files
+from icve.runtime.storage.remote_path import RemoteError, RemotePath, as_path
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Inputs:
         left_out: the other files of a folder, with the reason why each is no input.
         copies: names of videos that are an earlier one once more, with its name: `icve.curation.copies.mark_copies`.
         rejected: keys of a manifest's records that are no rows, with the reason.
+        listed: states of remote videos, as their server listed them.
     """
 
     root: Path
@@ -44,6 +47,11 @@ class Inputs:
     left_out: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, Rejected] = field(default_factory=dict)
+    listed: dict[str, FileState] = field(default_factory=dict)
+
+    def state_of(self, name: str) -> FileState:
+        """Size and time of change of a video. Raises OSError."""
+        return self.listed[name] if name in self.listed else file_state(self.root / name)
 
     def state(self, names: list[str]) -> str:
         """Digest that changes when one of these inputs may have: without reading the videos."""
@@ -52,9 +60,9 @@ class Inputs:
         states = []
         for name in names:
             with contextlib.suppress(OSError):
-                stat = os.stat(self.root / name)
+                stat = self.state_of(name)
                 copied = [self.copies[name]] if name in self.copies else []
-                states.append([name, stat.st_size, stat.st_mtime_ns, *copied])
+                states.append([name, *stat, *copied])
         return json_digest(states)
 
     def read(self, names: list[str]) -> list[Row | tuple[Row, Rejected]]:
@@ -77,6 +85,8 @@ class Inputs:
             return {**row, "digest": file_digest(resolve_path(self.root, name))}
         except ManifestError as error:
             return row, Rejected("leaves the input folder", str(error))
+        except RemoteError:
+            raise
         except OSError as error:
             return row, Rejected("unreadable file", str(error), transient=True)
 
@@ -85,21 +95,25 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     """The videos of a folder and all its subfolders, one video, or the rows of a manifest.
 
     Args:
-        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts).
+        path: folder, video file, or manifest (.jsonl, .json, .csv, .tsv, .parquet, a folder of Parquet parts); or a
+            URL, behind which videos are told by their suffix.
         root: folder that a manifest's paths are relative to, if not the recorded one.
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
         ValueError: there is no video in it, or the manifest is malformed.
     """
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, RemotePath) and (remote := _remote_videos(path)) is not None:
+        return remote
     if not path.exists():
         raise FileNotFoundError(
             foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest as --input."
         )
-    if path.is_file() and is_video(path):
+    local = not isinstance(path, RemotePath)
+    if local and path.is_file() and is_video(path):
         return Inputs(path.parent.absolute(), [path.name])
-    if path.is_dir():
+    if local and path.is_dir():
         found = find_videos(path)
         if found.videos:
             return Inputs(path.absolute(), found.videos, left_out=found.left_out)
@@ -123,6 +137,27 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
         if reason is not None:
             rejected[key] = Rejected("malformed row", reason)
     return Inputs(manifest.root, list(rows), rows, rejected=rejected)
+
+
+def _remote_videos(path: RemotePath) -> Inputs | None:
+    """The videos of a remote folder, or a remote video; None where there are none, and a manifest is meant."""
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return Inputs(path.parent, [path.name], listed={path.name: file_state(path)})
+    try:
+        states = listed_files(path)
+    except FileNotFoundError:
+        return None
+    left_out = {
+        name: "hidden file" if any(part.startswith(".") for part in name.split("/")) else "no suffix of a video"
+        for name in states
+        if "/." in f"/{name}" or Path(name).suffix.lower() not in VIDEO_SUFFIXES
+    }
+    listed = {name: state for name, state in states.items() if name not in left_out}
+    if listed:
+        return Inputs(path, list(listed), left_out=left_out, listed=listed)
+    if any(name.lower().endswith(".parquet") for name in left_out):
+        return None
+    raise ValueError(f"There is no video in {path}. {left_out_text(left_out)}".rstrip())
 
 
 def assign_shards(file: Path, inputs: Inputs, limit: int | None, size: int) -> dict[str, list[str]]:

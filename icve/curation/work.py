@@ -17,6 +17,7 @@ from icve.curation.stage import Outcome, Rejected, Row, Stage
 from icve.curation.stage_list import StageSpec
 from icve.data.media.video import VideoError
 from icve.runtime.printable import as_text
+from icve.runtime.storage.remote_path import RemoteError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FAILURES = ("error", "timed out", "process died")  # reasons that are nobody's decision
@@ -101,7 +102,10 @@ class ShardWorker:
         if info and info.made_from == made_from and not info.transient:
             return info
         started = time.perf_counter()
-        found = self.run.inputs.read(self.run.shards[shard])
+        try:
+            found = self.run.inputs.read(self.run.shards[shard])
+        except RemoteError as error:
+            raise StageBroken(str(error)) from error
         kept = [item for item in found if isinstance(item, dict)]
         rejected = [item for item in found if not isinstance(item, dict)]
         return write_part(file, made_from, {}, kept, rejected, len(kept), time.perf_counter() - started)
@@ -134,6 +138,8 @@ class ShardWorker:
             # No fault of the row. Out of memory, this process ends, and the row is tried alone in a fresh one.
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                 raise
+            if isinstance(error, RemoteError):
+                raise StageBroken(str(error)) from error
             return self._failed(spec, batch, error, watch)
         finally:
             watch(0, [], 0.0)

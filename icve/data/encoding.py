@@ -25,6 +25,7 @@ from icve.data.mixture import DataSet
 from icve.data.pairs import PairsDataModule, Reader, load_pair
 from icve.data.selection import Pair, select
 from icve.data.text_condition import TextCondition
+from icve.runtime.storage.remote_path import RemoteError
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +207,8 @@ class _Decoding(Dataset[Loaded]):
 def _identify(root: Path, path: str) -> FileIdentity:
     try:
         return FileIdentity.of(root, path)
+    except RemoteError:
+        raise
     except OSError as error:
         raise VideoError(root / path, f"it cannot be opened ({error.strerror}).") from error
 

@@ -12,7 +12,7 @@ import logging
 import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,6 +34,8 @@ from icve.data.rows import (
 from icve.data.tables import SUFFIXES, Malformed, ManifestError, read_records
 from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
+from icve.runtime.storage.files import local_copy
+from icve.runtime.storage.remote_path import RemotePath, as_path, is_url
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +89,8 @@ def read_manifest(
 
     Args:
         path: ``.jsonl``, ``.json``, ``.csv``, ``.tsv`` or ``.parquet`` file (:mod:`icve.data.tables`), or a folder of
-            Parquet parts (read in order of their names).
-        root: folder the paths are relative to; None takes the recorded one, else the manifest's own folder, which is
+            Parquet parts (read in order of their names); local or a URL, of which a copy is read.
+        root: folder or URL the paths are relative to; None takes the recorded one, else the manifest's own folder:
             the folder that contains the file (or the folder of parts when that is named ``*.parquet``), and otherwise
             the folder of parts itself.
         columns: names in the file → names used here, as in ``{"source": "source_path", "target": "target_path"}``.
@@ -102,7 +104,10 @@ def read_manifest(
 
     Raises:
         ManifestError: the manifest is missing, empty or damaged, lacks a column, or has no row that can be used.
+        RemoteError: the server of a URL does not give it.
     """
+    if isinstance(remote := as_path(path), RemotePath):
+        return _read_remote(remote, root, columns, required, partial)
     path = Path(path)
     if not path.exists():
         raise ManifestError(f"There is no manifest at {path}.")
@@ -134,7 +139,7 @@ def read_manifest(
                 f"if it goes by another name there, map it: --columns ITS_NAME={name}, or in a training configuration "
                 f"columns: {{ITS_NAME: {name}}}."
             )
-    own = Path(os.path.abspath(_own_folder(path) / (recorded or ".") if root is None else root))
+    own = absolute_root(_joined(_own_folder(path), recorded) if root is None else root)
     rows, rejected = [], []
     check = row_checker(names, path, own)
     for number, record in enumerate(records, 1):
@@ -151,6 +156,48 @@ def read_manifest(
             raise ManifestError(f"The manifest {path} has no row that can be used: {rejected[0].reason}")
         log.warning("%d of %d rows are left out; the first: %s", len(rejected), len(records), rejected[0].reason)
     return Manifest(rows, own, rejected)
+
+
+def absolute_root(root: str | os.PathLike) -> Path:
+    """The root that a path or URL names, from anywhere."""
+    place = as_path(root)
+    return place if isinstance(place, RemotePath) else Path(os.path.abspath(place))
+
+
+def _joined(folder: Path, recorded: str | None) -> Path:
+    """The root that a manifest in a folder records."""
+    if recorded and is_url(recorded):
+        return as_path(recorded)
+    return as_path(f"{folder}/{recorded or '.'}")
+
+
+def _read_remote(
+    path: RemotePath,
+    root: str | os.PathLike | None,
+    columns: Mapping[str, str] | None,
+    required: Sequence[str],
+    partial: bool,
+) -> Manifest:
+    """A manifest behind a URL: a copy of it is read; what is said names the URL."""
+    try:
+        copy = local_copy(path)
+    except FileNotFoundError as error:
+        raise ManifestError(f"There is no manifest at {path}.") from error
+    except OSError as error:
+        if error.errno is None:  # a sentence already
+            raise
+        raise ManifestError(f"{path} cannot be read ({error.strerror}).") from error
+    try:
+        if root is None:
+            parts = parquet_parts(copy) if copy.is_dir() else [copy]
+            parquet = parts[0].suffix.lower() == ".parquet"
+            folder = path if copy.is_dir() and path.suffix.lower() != ".parquet" else path.parent
+            root = _joined(folder, _recorded_in(parts, copy) if parquet else None)
+        manifest = read_manifest(copy, root, columns, required, partial)
+    except ManifestError as error:
+        raise ManifestError(str(error).replace(str(copy), str(path))) from error
+    manifest.rejected = [replace(one, reason=one.reason.replace(str(copy), str(path))) for one in manifest.rejected]
+    return manifest
 
 
 def column_names(pairs: Iterable[str]) -> dict[str, str]:
@@ -223,7 +270,7 @@ def write_part(
 
 def relative_path(path: str | os.PathLike, root: str | os.PathLike) -> str:
     """POSIX path of a file relative to the root, as it stands in a manifest. Raises ManifestError outside the root."""
-    absolute, folder = Path(os.path.abspath(path)), Path(os.path.abspath(root))
+    absolute, folder = absolute_root(path), absolute_root(root)
     if not absolute.is_relative_to(folder):
         raise ManifestError(f"{path} does not lie in the manifest's root {root}.")
     return absolute.relative_to(folder).as_posix()
@@ -232,15 +279,20 @@ def relative_path(path: str | os.PathLike, root: str | os.PathLike) -> str:
 def resolve_path(root: str | os.PathLike, path: str) -> Path:
     """File that a manifest's path stands for, absolute or relative to the root.
 
+    Below a remote root, it is a URL.
+
     Links are followed where they stay inside the root, or lead into the ``blobs`` of the Hugging Face cache that the
     root is a snapshot of, or into a folder that the user names in ``ICVE_ROOTS`` (separated as in ``PATH``).
 
     Raises:
         ManifestError: it leaves the root, also through a link.
     """
-    relative = path_checker(Path(root))(path, "path")
+    root = as_path(root)
+    relative = path_checker(root)(path, "path")
+    if isinstance(root, RemotePath):
+        return root / relative
     try:
-        folder = Path(root).resolve()
+        folder = root.resolve()
         file = (folder / relative).resolve()
     except UnicodeEncodeError as error:
         raise ManifestError(f"The path {path!r} cannot be said in this locale: set PYTHONUTF8=1.") from error
@@ -328,6 +380,8 @@ def _own_folder(path: Path) -> Path:
 
 
 def _recorded_root(path: Path, root: str | os.PathLike | None) -> str:
+    if root is not None and is_url(root):
+        return str(as_path(root))
     # path may not exist yet: what has a suffix is a file
     folder = path.parent if path.suffix else path
     return "." if root is None else Path(os.path.relpath(root, folder)).as_posix()

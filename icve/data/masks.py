@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from icve.runtime.atomic import whole_file
+from icve.runtime.storage.files import open_file
+from icve.runtime.storage.remote_path import RemoteError, as_path
 
 
 def save_mask(path: str | Path, mask: np.ndarray) -> None:
@@ -24,12 +26,18 @@ def load_mask(path: str | Path) -> np.ndarray:
         FileNotFoundError: there is no such file.
         ValueError: the file is not such a mask.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no mask file {path}; check mask_path in the manifest and its root.")
+    path = as_path(path)
     try:
-        with np.load(path, allow_pickle=False) as data:
+        file = open_file(path)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(
+            f"There is no mask file {path}; check mask_path in the manifest and its root."
+        ) from error
+    try:
+        with file, np.load(file, allow_pickle=False) as data:
             shape = tuple(int(n) for n in data["shape"])
             return np.unpackbits(data["bits"], count=int(np.prod(shape))).reshape(shape).astype(bool)
+    except RemoteError:
+        raise
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an edit mask as icve writes them; write it again.") from error

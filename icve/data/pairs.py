@@ -29,6 +29,7 @@ from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
 from icve.data.transforms import SourceTransform, given_texts, on_latents, transformed
 from icve.data.validation_batches import validation_batches
+from icve.runtime.storage.remote_path import RemoteError
 from icve.runtime.transfers import reads_pinned
 
 log = logging.getLogger(__name__)
@@ -448,6 +449,8 @@ def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
     """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
     try:
         mask_FHW = load_mask(path)
+    except RemoteError:
+        raise
     except (ValueError, OSError) as error:
         raise VideoError(path, str(error)) from error
     if len(mask_FHW) <= shown.max():

@@ -13,6 +13,7 @@ from typing import Any
 
 from icve.data.tables import Malformed, ManifestError, Record
 from icve.runtime.printable import is_text
+from icve.runtime.storage.remote_path import RemotePath, as_path, is_url
 
 Row = dict[str, Any]
 
@@ -172,12 +173,13 @@ def path_checker(root: Path | None) -> Callable[[Any, str], str]:
                 f"{what} leaves the manifest's root or may do so: {path!r} holds '..'; write the manifest's paths "
                 f"relative to a folder that holds all the files, and name it {_AS_ROOT}."
             )
-        if not path.startswith("/"):
+        remote = ":/" in path and is_url(path)
+        if not path.startswith("/") and not remote:
             return path
         if root is not None and not folders:
-            names = (Path(os.path.abspath(root)).as_posix(), root.resolve().as_posix())
-            folders.extend(f"{name.rstrip('/')}/" for name in names)
-        posix = PurePosixPath(path).as_posix()
+            known = (root,) if isinstance(root, RemotePath) else (Path(os.path.abspath(root)), root.resolve())
+            folders.extend(f"{name.as_posix().rstrip('/')}/" for name in known)
+        posix = (as_path(path) if remote else PurePosixPath(path)).as_posix()
         for folder in folders:
             if posix.startswith(folder) and posix != folder:
                 return posix.removeprefix(folder)

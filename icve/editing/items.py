@@ -19,6 +19,8 @@ from icve.data.media.video_folders import broken_link, find_videos, left_out_tex
 from icve.data.tables import SUFFIXES
 from icve.runtime.printable import is_text
 from icve.runtime.process_pools import parse_shard
+from icve.runtime.storage.files import is_plain
+from icve.runtime.storage.remote_path import is_url
 
 
 class ItemError(ValueError):
@@ -72,6 +74,9 @@ def read_items(
         ItemError: there is nothing to edit, or the instruction is missing or given twice.
         ManifestError: the manifest cannot be read.
     """
+    for given in (source, root):
+        if given is not None and is_url(given):
+            raise ItemError(f"icve edit reads local files, and {given} is a URL: copy what is to be edited first.")
     path = Path(source)
     if instruction is not None and not instruction.strip():
         raise ItemError("The instruction is empty: say what to change.")
@@ -136,6 +141,8 @@ def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
     else:
         try:
             file = resolve_path(root, shown)
+            if not is_plain(file):
+                problem = f"{file} lies in a tar file or behind a URL: copy it to a folder, to edit it."
         except ManifestError as error:
             problem = str(error)
     own = row.get("seed")

@@ -20,8 +20,12 @@ def whole_file(path: str | Path, durable: bool = True) -> Iterator[Path]:
     """Temporary name (hidden, in the same folder, which is made) to write a file under.
 
     It takes the name ``path`` when the block ends, with every byte on disk if it is to be durable, and is removed when
-    the block fails.
+    the block fails. A remote path (:mod:`icve.runtime.storage`) gets an upload instead.
     """
+    if (upload := getattr(path, "written_whole", None)) is not None:
+        with upload() as temporary:
+            yield temporary
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)

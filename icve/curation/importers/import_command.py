@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from icve.curation.importers.importing import CHECKS, import_set
 from icve.curation.importers.sets import SETS
+from icve.runtime.storage.remote_path import as_path
 
 EPILOG = """examples:
   icve curate import ditto data/Ditto-1M --output data/ditto
@@ -19,6 +19,8 @@ EPILOG = """examples:
       --columns enhanced_instruction=instruction
   icve curate import csv pairs.csv --output data/pairs --columns before=source_path after=target_path text=instruction
       --folders source_path=videos/before target_path=videos/after
+  icve curate import webdataset s3://bucket/shards --output data/shards
+      tar files with KEY.source.mp4, KEY.target.mp4 and KEY.json or KEY.txt; clips stay in them
 
 Run again, it does what is missing and looks again for files that were not there.
 
@@ -34,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
     add("kind", choices=tuple(SETS), help="the set; csv is any CSV, JSON or Parquet table")
-    add("source", type=Path, help="folder the set was downloaded to, or one of its tables")
-    add("--output", type=Path, required=True, help="folder for manifest/ and rejected/")
+    add(
+        "source", type=as_path, help="folder the set was downloaded to, or one of its tables; of tar shards, also a URL"
+    )
+    add("--output", required=True, help="folder for manifest/ and rejected/")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="names of columns, as in prompt=instruction")
     add("--folders", nargs="+", default=[], metavar="COLUMN=FOLDER", help="folders that a column's paths start from")
     add("--tables", nargs="+", metavar="PATTERN", help="tables below the folder (default: the set's own)")
-    add("--root", type=Path, help="folder that all videos lie in (default: the set's folder)")
+    add("--root", type=as_path, help="folder that all videos lie in (default: the set's folder)")
     add("--check", choices=CHECKS, default="probe", help="of the videos: open them, look for them, or neither")
     add("--extract", action="store_true", help="unpack missing files from tar archives, beside them")
     add("--limit", type=int, help="records to read (default: all)")

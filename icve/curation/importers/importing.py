@@ -27,6 +27,7 @@ from icve.data.manifest import ManifestError
 from icve.data.tables import Malformed
 from icve.runtime.atomic import write_text
 from icve.runtime.process_pools import counting_bar
+from icve.runtime.storage.remote_path import RemotePath, as_path, refuse_url
 
 CHECKS = ("none", "exists", "probe")
 
@@ -85,7 +86,7 @@ def import_set(
 
     Args:
         kind: a name in ``SETS``; "csv" is any table with a column mapping.
-        source: the set's folder, or one table.
+        source: the set's folder, or one table; or the URL of a folder of tar shards.
         output: folder for the results; it takes one import only.
         columns: names in the tables → names in the manifest, over the set's own mapping.
         limit: records to read; None is all.
@@ -106,11 +107,12 @@ def import_set(
         raise ValueError(f"There is no set {kind!r}: known are {', '.join(SETS)}.")
     if check not in CHECKS or workers < 1 or (limit is not None and limit < 1):
         raise ValueError(f"check must be one of {', '.join(CHECKS)}, workers and limit at least 1.")
-    source, output, columns, folders = Path(source), Path(output), columns or {}, folders or {}
+    refuse_url("--output", output)
+    source, output, columns, folders = as_path(source), Path(output), columns or {}, folders or {}
     if not source.exists():
         raise FileNotFoundError(f"There is no {source}: give the folder that the set was downloaded to.")
     base = source if source.is_dir() else source.parent
-    root = Path(root) if root is not None else base
+    root = as_path(root) if root is not None else base
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}; the videos' root must be one.")
     layout = SETS[kind]
@@ -126,7 +128,7 @@ def import_set(
     if not found:
         raise ManifestError(f"The tables of {source} hold no records.")
     files = PairFiles(root, layout.folders, folders, layout.variants, look=check != "none")
-    _claim(output, {"kind": kind, "root": Path(os.path.relpath(root, output)).as_posix()})
+    _claim(output, {"kind": kind, "root": _told(root, output)})
 
     report = ImportReport(output / MANIFEST, output / REJECTED)
     if extract:
@@ -196,6 +198,10 @@ def _without_repeats(outcomes: Iterator[Row | Rejected], ids: set[int]) -> list[
                 ids.add(number)
         checked.append(outcome)
     return checked
+
+
+def _told(root: Path, output: Path) -> str:
+    return str(root) if isinstance(root, RemotePath) else Path(os.path.relpath(root, output)).as_posix()
 
 
 def _claim(output: Path, claim: dict[str, str]) -> None:

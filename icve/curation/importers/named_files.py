@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from icve.curation.stage import Rejected
 from icve.data.manifest import ManifestError, relative_path, resolve_path
+from icve.runtime.storage.files import file_state, is_plain
 
 
 class PairFiles:
@@ -61,7 +62,7 @@ class PairFiles:
                 return places[0]
             last = self._last.get(column, 0)
             for number in (last, *range(len(places))):
-                if number < len(places) and os.path.isfile(self.root / places[number]):
+                if number < len(places) and _is_file(self.root / places[number]):
                     resolve_path(self.root, places[number])
                     self._last[column] = number
                     return places[number]
@@ -76,3 +77,13 @@ class PairFiles:
             return relative_path(table.parent, self.root)
         except ManifestError:
             return ""
+
+
+def _is_file(path: Path) -> bool:
+    if is_plain(path):
+        return os.path.isfile(path)
+    try:
+        file_state(path)
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from icve.curation.importers.sets import REQUIRED, PairSet
+from icve.curation.importers.sets import REQUIRED, TARS, PairSet
+from icve.curation.importers.tar_pairs import tar_pairs
 from icve.data.manifest import ManifestError, relative_path
 from icve.data.tables import SUFFIXES, Malformed, Record, read_records
 
@@ -52,8 +53,9 @@ def find_tables(layout: PairSet, source: Path, output: Path, patterns: Sequence[
         own = output.absolute()
         tables = sorted(path for path in found if not path.absolute().is_relative_to(own) and path.name[0] != ".")
         if tables:
-            if wrong := next((path for path in tables if path.suffix.lower() not in SUFFIXES), None):
-                raise ManifestError(f"{wrong} is no table: known are {', '.join(sorted(SUFFIXES))}.")
+            known = {".tar"} if layout.tables is TARS else SUFFIXES
+            if wrong := next((path for path in tables if path.suffix.lower() not in known), None):
+                raise ManifestError(f"{wrong} is no table: known are {', '.join(sorted(known))}.")
             return tables
     tried = ", ".join(patterns or [pattern for group in layout.tables for pattern in group])
     raise ManifestError(f"There is no table of {layout.title} in {source} (tried {tried}); name it with --tables.")
@@ -109,6 +111,9 @@ def open_table(path: Path, base: Path, layout: PairSet, columns: Mapping[str, st
 def _records(
     path: Path, name: PurePosixPath, layout: PairSet, columns: Mapping[str, str]
 ) -> Generator[Record | Malformed, None, None]:
+    if layout.tables is TARS:
+        yield from tar_pairs(path)
+        return
     wanted = {*columns, *(theirs for mapping in layout.columns for theirs in mapping), *layout.more}
     for record in read_records(path, layout.header, wanted, binary=False):
         yield record if isinstance(record, Malformed) else layout.complete(record, name)

@@ -18,6 +18,7 @@ from icve.data.manifest import resolve_path
 from icve.data.media.video import VideoError, probe
 from icve.data.rows import content_id, instruction_problem
 from icve.data.tables import Malformed, Record
+from icve.runtime.storage.remote_path import RemoteError
 
 # What the import finds out itself, so that no column of a set is mapped to it.
 _CLIPS = ("source_start", "source_frames", "target_start", "target_frames", "frames", "width", "height", "fps")
@@ -85,6 +86,8 @@ def _probe(root: Path, row: Row) -> Row | Rejected:
     for name in ("source_path", "target_path"):
         try:
             infos.append(probe(resolve_path(root, row[name])))
+        except RemoteError:
+            raise
         except VideoError as error:
             return Rejected("unreadable video", f"{name}: {row[name]}: {error.reason}")
         except Exception as error:  # one strange file must not end the import of a million

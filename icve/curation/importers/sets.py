@@ -88,6 +88,8 @@ def _any_table(*suffixes: str) -> tuple[str, ...]:
     return tuple(f"{folder}*{suffix}" for suffix in suffixes for folder in ("", "*/", "*/*/"))
 
 
+TARS = (_any_table(".tar"),)  # "tables" that hold the clips themselves: icve.curation.importers.tar_pairs
+
 SETS: dict[str, PairSet] = {
     "senorita": PairSet(
         title="Señorita-2M",
@@ -151,6 +153,13 @@ SETS: dict[str, PairSet] = {
             "mask_path": "mask_video_path",
         },
         task=lambda path, table: re.sub(r"^.*(bg-change|obj-add)$", r"\1", table.stem),
+    ),
+    "webdataset": PairSet(
+        title="tar shards of WebDataset",
+        tables=TARS,
+        columns=({"source": "source_path", "target": "target_path", "instruction": "instruction"},),
+        more={"mask": "mask_path", "edit_type": "edit_type", "edit_subtype": "edit_subtype"},
+        folders=(),
     ),
     "csv": PairSet(
         title="table",

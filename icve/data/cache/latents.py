@@ -32,18 +32,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from icve.data.buckets import Bucket
 from icve.data.cache.encoder_identity import describe_encoder, difference
+from icve.data.cache.shards import open_shard, read_tensors
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.selection import Pair
 from icve.data.text_condition import TextCondition
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import AlreadyLocked, locked
 from icve.runtime.printable import json_line, json_lines
+from icve.runtime.storage.remote_path import RemoteError, RemotePath, as_path
 
 Precision = Literal["bfloat16", "float32"]
 
@@ -113,7 +115,7 @@ class LatentCache:
     """A cache that exists, open for reading.
 
     Args:
-        folder: of a cache made by :meth:`create` (`icve encode`).
+        folder: of a cache made by :meth:`create` (`icve encode`), or its URL.
 
     Raises:
         FileNotFoundError: there is none.
@@ -121,7 +123,7 @@ class LatentCache:
     """
 
     def __init__(self, folder: str | os.PathLike) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         try:
             self.info = json.loads((self.folder / _INFO).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
@@ -156,7 +158,7 @@ class LatentCache:
         Raises:
             ValueError: the cache that is there has another precision or was made with other encoders.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         if not (folder / _INFO).exists():
             tensors = _save_text(folder / _NO_INSTRUCTION, no_instruction(), getattr(torch, precision))
             # The last file of a new cache. Of several processes the last one rules, and the check below follows.
@@ -227,9 +229,11 @@ class LatentCache:
             if file.name[0] == ".":
                 continue
             try:
-                with safe_open(file, "pt") as shard:
+                with open_shard(file) as shard:
                     records = json.loads(shard.metadata()[_RECORDS])
                 yield from (Record.from_json(values, file) for values in records)
+            except RemoteError:
+                raise
             except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise _damaged(file, error) from error
         for file in sorted((self.folder / "rejected").glob("*.jsonl")):
@@ -247,15 +251,18 @@ class LatentCache:
         try:
             shard = self._shard(record.shard)
             videos = ("source", "target", "region") if "mask" in record.files else ("source", "target")
-            tensors = {role: shard.get_tensor(f"{record.key}.{role}") for role in (*videos, *self.info["text"])}
+            names = {f"{record.key}.{role}": role for role in (*videos, *self.info["text"])}
+            tensors = {names[name]: tensor for name, tensor in read_tensors(shard, list(names)).items()}
             text = TextCondition.from_tensors(tensors, "text")
             return {role: tensors[role] for role in videos} | {"text": text}
+        except RemoteError:
+            raise
         except (OSError, SafetensorError) as error:
             raise LatentsError(str(_damaged(record.shard, error))) from error
 
     def _shard(self, file: Path) -> Any:
         if file not in self._open:
-            self._open[file] = safe_open(file, "pt")
+            self._open[file] = open_shard(file)
             while len(self._open) > _OPEN_SHARDS:
                 self._open.popitem(last=False)
         self._open.move_to_end(file)
@@ -276,7 +283,7 @@ class ShardWriter:
         pairs, size: a shard is written when it has so many pairs or bytes; that much is lost by a kill.
 
     Raises:
-        ValueError: another process works on this part (on entering).
+        ValueError: another process works on this part (on entering; not noticed where the cache is remote).
     """
 
     def __init__(self, cache: LatentCache, part: tuple[int, int], pairs: int = 64, size: int = 256 << 20) -> None:
@@ -290,6 +297,8 @@ class ShardWriter:
         self._lock = ExitStack()
 
     def __enter__(self) -> ShardWriter:
+        if isinstance(self.cache.folder, RemotePath):
+            return self  # a store has no locks: each part's files have its name, and appear whole
         try:
             self._lock.enter_context(locked(self.cache.folder / f".{self.name}.lock", wait=False))
         except AlreadyLocked as error:
@@ -330,6 +339,8 @@ class ShardWriter:
         """Write what was added since the last time. Raises ValueError when that is not possible."""
         try:
             self._flush()
+        except RemoteError:
+            raise
         except (OSError, SafetensorError) as error:
             raise ValueError(
                 f"The latent cache {self.cache.folder} cannot be written to ({error}); what is in it stays, and the "
@@ -367,7 +378,10 @@ def _save_text(file: Path, text: TextCondition, dtype: torch.dtype) -> dict[str,
 
 def _load_text(file: Path) -> TextCondition:
     try:
-        return TextCondition.from_tensors(load_file(file), "text")
+        with open_shard(file) as shard:
+            return TextCondition.from_tensors(read_tensors(shard, list(shard.keys())), "text")
+    except RemoteError:
+        raise
     except (OSError, SafetensorError, KeyError) as error:
         raise _damaged(file, error) from error
 

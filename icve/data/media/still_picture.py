@@ -16,9 +16,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from icve.data.media.media_paths import media_path
 from icve.data.media.video_stream import VideoError
 from icve.runtime.atomic import whole_file
+from icve.runtime.storage.files import open_file
+from icve.runtime.storage.remote_path import RemoteError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -31,8 +32,10 @@ def is_picture(path: str | os.PathLike) -> bool:
     if Path(path).suffix.lower() not in SUFFIXES:
         return False
     try:
-        with Image.open(media_path(path), formats=_FORMATS) as image:
+        with open_file(path) as file, Image.open(file, formats=_FORMATS) as image:
             return image.format != "PNG" or not getattr(image, "is_animated", False)
+    except RemoteError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return True  # reading it says why it is none
 
@@ -90,13 +93,13 @@ class PictureWriter:
 def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
     """An open picture; what goes wrong with it inside, too, becomes a VideoError."""
     try:
-        with Image.open(media_path(path), formats=_FORMATS) as image:
+        with open_file(path) as file, Image.open(file, formats=_FORMATS) as image:
             if getattr(image, "is_animated", False):
                 raise VideoError(path, "it is an animation in a format for pictures: save it as a video.")
             if image.mode not in _MODES:
                 raise VideoError(path, f"its colours are {image.mode}: save it as RGB in an image editor.")
             yield image
-    except VideoError:
+    except (VideoError, RemoteError):
         raise
     except Image.UnidentifiedImageError as error:
         raise VideoError(path, "it is no PNG, JPEG or WebP picture, whatever its name says.") from error

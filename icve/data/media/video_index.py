@@ -22,6 +22,8 @@ from icve.data.media.still_picture import is_picture, picture_size
 from icve.data.media.timeline import display_times
 from icve.data.media.video_packets import Packet, packets_are_frames
 from icve.data.media.video_stream import VideoError, clock_may_jump, open_media, shown_frames, time_unit, video_stream
+from icve.runtime.storage.files import file_state, open_file
+from icve.runtime.storage.remote_path import RemoteError
 
 __all__ = ["STILL", "PacketIndex", "VideoError", "VideoInfo", "index_packets", "probe", "timestamps"]
 
@@ -98,17 +100,19 @@ def timestamps(path: str | os.PathLike) -> np.ndarray:
 def index_packets(path: str | os.PathLike) -> PacketIndex:
     """Index a file (remembered until the file changes). Raises as :func:`probe`."""
     try:
-        stat = os.stat(path)
+        size, modified = file_state(path)
+    except RemoteError:
+        raise
+    except IsADirectoryError as error:
+        raise VideoError(path, "it is a folder, not a video file.") from error
     except OSError as error:
         reason = foreign_path(path, "it") or f"it cannot be opened ({error.strerror})."
         raise VideoError(path, reason) from error
-    if os.path.isdir(path):
-        raise VideoError(path, "it is a folder, not a video file.")
-    if stat.st_size == 0:
+    if size == 0:
         raise VideoError(path, "it is empty.")
     if is_picture(path):
         return _of_picture(path)
-    return _indexed(os.fspath(path), stat.st_mtime_ns, stat.st_size)
+    return _indexed(os.fspath(path), modified, size)
 
 
 def _of_picture(path: str | os.PathLike) -> PacketIndex:
@@ -215,10 +219,12 @@ def _incomplete(packets: list[Packet], jumps: float | None) -> bool:
 def _check_whole(path: str, file_size: int) -> None:
     """Raise where a file states a greater length than it has, or has no end: FFmpeg reads it as far as it goes."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(4096)
             file.seek(max(0, file_size - 64))
             tail = file.read()
+    except RemoteError:
+        raise
     except OSError as error:
         raise VideoError(path, f"it cannot be opened ({error.strerror}).") from error
     stated = 0

@@ -11,6 +11,7 @@ from av.format import Flags
 from av.stream import Disposition
 
 from icve.data.media.media_paths import media_path
+from icve.runtime.storage.files import is_plain, open_file
 
 
 class VideoError(ValueError):
@@ -25,8 +26,13 @@ class VideoError(ValueError):
 
 
 def open_media(path: str | os.PathLike) -> av.container.InputContainer:
-    """Open a file whose titles and comments may be in any encoding. Raises av.error.FFmpegError, an OSError too."""
-    return av.open(media_path(path), metadata_errors="replace")
+    """Open a file whose titles and comments may be in any encoding; remote ones are read by ranges, tars' members too.
+
+    Raises:
+        av.error.FFmpegError: it is none that can be read; an OSError too.
+        OSError: it cannot be opened; RemoteError, also later when it is read, where its server does not give it.
+    """
+    return av.open(media_path(path) if is_plain(path) else open_file(path), "r", metadata_errors="replace")
 
 
 def clock_may_jump(container: av.container.InputContainer) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from icve.data.manifest import parquet_parts
+from icve.runtime.storage.files import local_copy
+from icve.runtime.storage.remote_path import as_path
 
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
 _CHANGES |= {"transforms": "transforms"}
@@ -32,7 +34,7 @@ def data_record(data: Any, stage: str) -> dict[str, Any]:
     if "transforms" in record:
         record["transforms"] = ", ".join(map(_described, record["transforms"])) or "none"
     manifests = [of.manifest for of in getattr(data, "data_sets", ())] or [getattr(data, "manifest", None)]
-    contents = [_content(Path(manifest)) for manifest in manifests if isinstance(manifest, str)]
+    contents = [_content(as_path(manifest)) for manifest in manifests if isinstance(manifest, str)]
     if contents:
         record["manifest"] = contents[0] if len(contents) == 1 else contents
     if selections := [each for each in (getattr(data, "train", None), *getattr(data, "mixed", [])) if each is not None]:
@@ -74,6 +76,7 @@ def _content(path: Path) -> str | None:
     """Digest of a manifest's bytes, or of its Parquet parts'; None where it cannot be read."""
     digest = hashlib.blake2b(digest_size=16)
     try:
+        path = local_copy(path)
         for part in parquet_parts(path) if path.is_dir() else [path]:
             with part.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest())

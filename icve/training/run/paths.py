@@ -2,13 +2,13 @@
 
 import pydoc
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 from icve.data.media.media_paths import foreign_path
 from icve.models.families import family_of_class
+from icve.runtime.storage.remote_path import as_path
 
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
@@ -35,7 +35,7 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
     for option, path, advice in _named_paths(config, has_checkpoint):
         if makes_latents and advice is LATENTS:
             continue
-        if not Path(path).expanduser().exists():
+        if not as_path(path).expanduser().exists():
             if problem := foreign_path(path, f"{option}, {path},"):
                 raise FileNotFoundError(problem)
             elsewhere = f"correct {option}"
