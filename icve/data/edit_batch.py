@@ -19,7 +19,10 @@ class EditBatch(TypedDict, total=False):
         text: from a cache, every instruction's condition, None where it has to be encoded (a transform changed the
             instruction). `no_text`: that of "".
         condition: what the transformer is told, once the texts are encoded.
-        mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
+        mask: edit mask in pixels, bool (B, 1, F, H, W), True in the region to change. `region`: the same on the latent
+            grid (B, 1, T, h, w).
+        reference: picture to take looks from, as a clip of one frame; what of it samples without one hold has no
+            meaning. `referenced`: whether each sample has one.
         weight: of the batch's loss in the step's. `step_samples`: of the step's global batch.
         counted: False where a sample stands in for another one in a validation.
         dropped: (id, reason) of pairs that could not be read.
@@ -35,6 +38,8 @@ class EditBatch(TypedDict, total=False):
     condition: TextCondition
     mask: Tensor
     region: Tensor
+    reference: Tensor
+    referenced: list[bool]
     weight: float
     step_samples: int
     counted: list[bool]

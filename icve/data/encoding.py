@@ -85,13 +85,13 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     for path in dict.fromkeys(filter(None, (data.manifest, data.val_manifest))):
         manifest = data.rows(path).part(*part)
         index.describe(manifest, data.fps)
-        selection = select(manifest, data.buckets, data.fps)
+        selection = select(manifest, data.buckets, data.fps, data.references)
         work.rows += selection.rows
         work.rejected += [Record(name, "", {}, reason=reason) for name, reason in selection.dropped]
         for pair in selection.pairs:
             bucket = data.buckets[pair.bucket]
             request = request_of(pair, bucket, data.fps, read)
-            place = (pair.id, request, pair.source, pair.target, pair.mask, selection.root)
+            place = (pair.id, request, pair.source, pair.target, pair.mask, pair.reference, selection.root)
             if place in seen:
                 work.repeated += 1
                 continue
@@ -151,7 +151,7 @@ def encode_pairs(
 
 
 def _encode(sample: dict[str, Any], encoders: Encoders) -> tuple[dict[str, Tensor], str | None]:
-    tensors = {role: encoders.video(sample[role]) for role in ("source", "target")}
+    tensors = {role: encoders.video(sample[role]) for role in ("source", "target", "reference") if role in sample}
     tensors |= encoders.text(sample["instruction"]).tensors("text")
     if "mask" in sample:
         tensors["region"] = region_from_mask(sample["mask"][None], tensors["target"].shape[1:])[0]
@@ -189,7 +189,7 @@ class _Decoding(Dataset[Loaded]):
 
         try:
             # Read first: a file that changes meanwhile is noticed as changed later.
-            paths = {"source": pair.source, "target": pair.target, "mask": pair.mask}
+            paths = {"source": pair.source, "target": pair.target, "mask": pair.mask, "reference": pair.reference}
             files = {role: _identify(job.root, path) for role, path in paths.items() if path is not None}
             sample = load_pair(pair, job.root, job.bucket, self.read, self.fps, decode)
             info = probe(job.root / pair.source)

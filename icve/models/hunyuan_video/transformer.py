@@ -31,7 +31,6 @@ from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
 from icve.runtime.transfers import to_device
 
-
 # Position of a reference in time, in latent frames. Near the video it would pass for a neighbour of its frames, and
 # behind it its distance would depend on the video's length.
 REFERENCE_TIME = -16
