@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from icve.data.text_condition import TextCondition
 from icve.models.protocols import ConfiguredModel
 
-# By name, (B, C, T, h, w) each: {"video"} for ICVE. As context: "source"; "reference" (B, C, 1, h, w), with "referenced"
-# where not all samples have one, bool (B,) on the host; "mask" (B, 1, T, h, w), 1 in the region to change.
+# By name, (B, C, T, h, w) each: {"video"} for ICVE. As context: "source"; "reference" (B, C, 1, h, w), and
+# "referenced" where not all samples have one, bool (B,) on the host; "mask" (B, 1, T, h, w), 1 in the region to change.
 Latents = Mapping[str, Tensor]
 
 
