@@ -31,8 +31,14 @@ from icve.cli.main import main as icve
 from icve.data.manifest import read_manifest, relative_path, resolve_path, write_manifest
 from icve.editing.editors import load_editor
 from icve.evaluation.intervals import wilson_interval
-from icve.evaluation.synthetic import HeldOutEdit, clip_to_tensor, load_edit, measure_edit, noise_generator
-from icve.evaluation.synthetic import tensor_to_clips
+from icve.evaluation.synthetic import (
+    HeldOutEdit,
+    clip_to_tensor,
+    load_edit,
+    measure_edit,
+    noise_generator,
+    tensor_to_clips,
+)
 from icve.runtime.atomic import write_text
 from icve.synthetic.condition_files import synthesize_conditions
 from icve.synthetic.pair_files import synthesize_pairs
@@ -145,8 +151,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--pairs", type=int, default=3000, help="ordinary edits to train on; of the others a third more")
-    parser.add_argument("--edits", type=int, default=600, help="ordinary edits to test on; of the others two thirds")
+    parser.add_argument("--pairs", type=int, default=3000, help="ordinary edits to train on; others: a third more")
+    parser.add_argument("--edits", type=int, default=600, help="ordinary edits to test on; others: two thirds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("options", nargs="*", help="of `icve fit`, for both editors")

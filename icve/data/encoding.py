@@ -151,7 +151,8 @@ def encode_pairs(
 
 
 def _encode(sample: dict[str, Any], encoders: Encoders) -> tuple[dict[str, Tensor], str | None]:
-    tensors = {role: encoders.video(sample[role]) for role in ("source", "target", "reference") if role in sample}
+    roles: tuple[str, ...] = ("source", "target", "reference")
+    tensors = {role: encoders.video(sample[role]) for role in roles if role in sample}
     tensors |= encoders.text(sample["instruction"]).tensors("text")
     if "mask" in sample:
         tensors["region"] = region_from_mask(sample["mask"][None], tensors["target"].shape[1:])[0]

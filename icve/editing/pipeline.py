@@ -259,14 +259,12 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         if len(instructions) != len(video):
             raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
 
-        given: dict[str, Tensor] = {}
+        size, region, picture = (video.shape[3], video.shape[4]), None, None
         if mask is not None:
-            pixels_mask = as_mask(mask, len(video), frames, video.shape[2], (video.shape[3], video.shape[4]))
-            given["mask"] = region_from_mask(pixels_mask, self.grid.latents(*video.shape[3:], video.shape[2]))
+            painted = as_mask(mask, len(video), frames, video.shape[2], size)
+            region = region_from_mask(painted, self.grid.latents(*size, video.shape[2]))
         if reference is not None:
-            given["reference"] = self.encode_video(
-                as_reference(reference, len(video), (video.shape[3], video.shape[4]))
-            )
+            picture = self.encode_video(as_reference(reference, len(video), size))
         latents = self.edit_latents(
             self.encode_video(video),
             instructions,
@@ -278,7 +276,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             generator,
             embedded_guidance_scale,
             callback_on_step_end,
-            **given,
+            mask=region,
+            reference=picture,
         )
         self.maybe_free_model_hooks()
         if output_type == "latent":

@@ -111,8 +111,8 @@ def _changed(scene: Scene, edit: Edit, identities: tuple[int, ...]) -> Scene:
     """The scene after an edit of the objects of these identities, whatever else looks like them."""
     if edit.edit_type == "remove":
         return replace(scene, objects=tuple(obj for obj in scene.objects if obj.identity not in identities))
-    new = {"shape": edit.new_shape, "colour": edit.new_colour}
-    objects = (replace(obj, **new) if obj.identity in identities else obj for obj in scene.objects)
+    shape, colour = edit.new_shape, edit.new_colour
+    objects = (replace(obj, shape=shape, colour=colour) if obj.identity in identities else obj for obj in scene.objects)
     return replace(scene, objects=tuple(objects))
 
 

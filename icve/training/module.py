@@ -175,7 +175,7 @@ class InContextEditingModule(EditingModule):
     def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
         """The batch with latents, and with the condition of these instructions."""
         roles = [role for role in ("source", "target", "reference") if role in batch]
-        videos = dict(zip(roles, self.encode_videos(*(batch[role] for role in roles)), strict=True))  # type: ignore[literal-required]
+        videos = dict(zip(roles, self.encode_videos(*(batch[role] for role in roles)), strict=True))
         condition = self.condition(batch, instructions)
         return cast(EditBatch, {**batch, **videos, "condition": condition})
 

@@ -359,6 +359,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         heads, head_dim = num_attention_heads, attention_head_dim
         width = heads * head_dim
         self.patch = (patch_size_t, patch_size, patch_size)
+        self.takes_masks = masks
 
         self.x_embedder = PatchEmbed(in_channels, width, self.patch)
         self.mask_embedder = PatchEmbed(1, width, self.patch, bias=False) if masks else None
@@ -466,10 +467,6 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         if layout.shards is not None:
             x = layout.shards.gather(x, [segment.name for segment in segments].index("target"))
         return self.unpatchify(x, target.size)
-
-    @property
-    def takes_masks(self) -> bool:
-        return self.mask_embedder is not None
 
     def _source_tokens(self, source: Tensor, mask: Tensor | None) -> Tensor:
         tokens = self.x_embedder(source)
