@@ -1,16 +1,16 @@
-"""Do masks and reference pictures do what they say? Trains two editors in the synthetic world and measures both.
+"""Do masks and reference pictures do what they say? Trains an editor in the synthetic world and measures it.
 
     python tools/experiment_conditions.py --output runs/conditions          # half an hour on two quiet cores
     python tools/experiment_conditions.py --output /tmp/try --steps 4 --pairs 24 --edits 12     # does it run?
 
-Both start from the editor that ships with icve and are trained for as many steps with the settings of
-configs/experiments/conditions.yaml: `plain` on ordinary paired edits, with no option of masks and references;
-`conditions` on the same edits and others of two kinds, in turn. Then, on scenes and wordings that neither has seen:
+The editor that ships with icve is trained on with configs/experiments/conditions.yaml: on ordinary paired edits and
+others of two kinds. It is compared with the editor as it ships, which knows no masks and references, and with --plain
+with one that is trained on ordinary edits alone for as many steps. On scenes and wordings that none has seen:
 
 - twins: two objects look alike and the words fit both; the mask says which is changed. Without it, half is chance;
 - references: the words say where to add the object of a picture, which alone says its shape and colour; and the same
   edits with another picture (swapped), whose right result is another;
-- ordinary edits, without mask and reference, by both editors.
+- ordinary edits, without mask and reference, by all editors.
 
 An edit is right if it is strictly nearer to its true target than to the source and to the nearest wrong edits: of twins
 that of the other one and of both; of references the other picture's, the right shape in its colour, its shape in the
@@ -45,6 +45,7 @@ from icve.synthetic.pair_files import synthesize_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "configs" / "experiments" / "conditions.yaml"
+EDITOR = ROOT / "icve" / "editor"
 UNSEEN = 1000  # added to the seed of scenes that are tested on
 
 
@@ -53,7 +54,7 @@ def make_data(folder: Path, pairs: int, edits: int, seed: int, workers: int) -> 
     made: dict[str, Path] = {}
     for name, write, count, split, own in (
         ("pairs", synthesize_pairs, pairs, "train", seed + 7),
-        ("conditions", synthesize_conditions, pairs * 4 // 3, "train", seed),
+        ("conditions", synthesize_conditions, pairs * 3, "train", seed),
         ("pairs_test", synthesize_pairs, edits, "test", seed + UNSEEN),
         ("conditions_test", synthesize_conditions, edits * 2 // 3, "test", seed + UNSEEN),
     ):
@@ -63,7 +64,7 @@ def make_data(folder: Path, pairs: int, edits: int, seed: int, workers: int) -> 
     made["both"] = folder / "both.parquet"
     rows = []
     for name in ("pairs", "conditions"):
-        for row in read_manifest(made[name]):
+        for row in read_manifest(made[name])[: pairs if name == "pairs" else pairs * 3]:
             kept = ("source_path", "target_path", "mask_path", "reference_path")
             paths = {key: relative_path(folder / name / row[key], folder) for key in kept if row.get(key)}
             plain = ("source_frames", "target_frames", "width", "height", "fps", "instruction", "edit_type")
@@ -78,7 +79,7 @@ def train(run: Path, manifest: Path, steps: int, seed: int, options: Iterable[st
         return
     words = ["fit", "-c", str(CONFIG), f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
     words += [f"--data.init_args.manifest={manifest}", f"--trainer.max_steps={steps}", *options]
-    words += [f"--model.start.pretrained={ROOT / 'icve' / 'editor'}", f"--trainer.val_check_interval={steps}"]
+    words += [f"--model.start.pretrained={EDITOR}", f"--trainer.val_check_interval={steps}"]
     if (run / "checkpoints").exists():
         words += ["--ckpt_path", str(run)]
     if status := icve(words):
@@ -104,14 +105,15 @@ def rows_right(editor: Any, edits: list[tuple[HeldOutEdit, dict[str, Any]]], see
     return rows
 
 
-def measured(run: Path, tests: dict[str, Path], seed: int, conditions: bool) -> dict[str, list[dict]]:
+def measured(model: Path, tests: dict[str, Path], edits: int, seed: int, conditions: bool) -> dict[str, list[dict]]:
     """Figures of every edit by kind of test."""
-    editor = load_editor(run)
+    editor = load_editor(model)
     editor.set_progress_bar_config(disable=True)
     ordinary = read_manifest(tests["pairs_test"])
-    found = {"ordinary": rows_right(editor, [(load_edit(row, ordinary.root), {}) for row in ordinary], seed)}
+    found = {"ordinary": rows_right(editor, [(load_edit(row, ordinary.root), {}) for row in ordinary[:edits]], seed)}
     special = read_manifest(tests["conditions_test"])
-    twins = [load_edit(row, special.root) for row in special if row["condition"] == "mask"]
+    rows = special[: edits * 2 // 3]
+    twins = [load_edit(row, special.root) for row in rows if row["condition"] == "mask"]
     found["twins, no mask"] = rows_right(editor, [(edit, {}) for edit in twins], seed)
     if not conditions:
         return found
@@ -119,7 +121,7 @@ def measured(run: Path, tests: dict[str, Path], seed: int, conditions: bool) -> 
     boxes = [(edit, {"mask": box(edit.mask)}) for edit in twins]
     found["twins, a box around the mask"] = rows_right(editor, boxes, seed)
     shown, swapped = [], []
-    for row in special:
+    for row in rows:
         if row["condition"] == "reference":
             edit = load_edit(row, special.root)
             shown.append((edit, {"reference": resolve_path(special.root, row["reference_path"])}))
@@ -150,20 +152,25 @@ def line(name: str, rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--pairs", type=int, default=3000, help="ordinary edits to train on; others: a third more")
-    parser.add_argument("--edits", type=int, default=600, help="ordinary edits to test on; others: two thirds")
+    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--pairs", type=int, default=1200, help="ordinary edits to train on; others: three times as many")
+    parser.add_argument("--edits", type=int, default=300, help="ordinary edits to test on; others: two thirds")
+    parser.add_argument("--plain", action="store_true", help="also train an editor on ordinary edits alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("options", nargs="*", help="of `icve fit`, for both editors")
     args = parser.parse_args()
     made = make_data(args.output / "data", args.pairs, args.edits, args.seed, args.workers)
     off = ["--model.transformer.init_args.masks=false", "--data.init_args.references=false"]
+    arms: dict[str, tuple[Path, list[str]]] = {"conditions": (made["both"], []), "shipped": (Path(), [])}
+    if args.plain:
+        arms["plain"] = (made["pairs"], off)
     print("| editor, test | edits | right (95 % interval) |\n|---|---|---|")
-    for name, manifest, options in (("conditions", made["both"], []), ("plain", made["pairs"], off)):
-        run = args.output / name
-        train(run, manifest, args.steps, args.seed, [*options, *args.options])
-        results = measured(run, made, args.seed, conditions=name == "conditions")
+    for name, (manifest, options) in arms.items():
+        model = EDITOR if name == "shipped" else args.output / name
+        if name != "shipped":
+            train(model, manifest, args.steps, args.seed, [*options, *args.options])
+        results = measured(model, made, args.edits, args.seed, conditions=name == "conditions")
         write_text(args.output / f"{name}.json", json.dumps(results))
         for test, rows in results.items():
             print(line(f"{name}, {test}", rows), flush=True)

@@ -96,10 +96,9 @@ def read_items(
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
         items, left_out = _file_items(path, instruction.strip(), seed, exclude)
-    given = {"mask": mask, "reference": reference}
-    for name, file in given.items():
-        if file is not None:
-            items = [replace(item, **{name: getattr(item, name) or Path(file)}) for item in items]
+    masks, references = (None if file is None else Path(file) for file in (mask, reference))
+    if masks or references:
+        items = [replace(i, mask=i.mask or masks, reference=i.reference or references) for i in items]
     return Items(_named(items), left_out)
 
 

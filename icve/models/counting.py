@@ -28,12 +28,15 @@ from icve.models.sequence_parallel import sequence_parallel
 
 @dataclass(frozen=True)
 class Sample:
-    """Sizes of one training sample: latent frames, height and width of source and of target, and text tokens."""
+    """Sizes of one training sample: latent frames, height and width of source and of target, text tokens, and whether
+    there is a reference picture as well.
+    """
 
     frames: int
     height: int
     width: int
     text: int
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,6 +250,8 @@ def _inputs(model: Any, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
     latents = torch.empty(size, dtype=dtype, device="meta")
     text = model.blank_text(sample.text).to("meta", dtype)
     context = {"source": torch.empty_like(latents)}
+    if sample.reference:
+        context["reference"] = torch.empty_like(latents[:, :, :1])
     return model.arguments({"video": latents}, torch.empty(1, device="meta"), text, context, 1.0)
 
 
