@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--pairs", type=int, default=1200, help="ordinary edits to train on; others: three times as many")
+    parser.add_argument("--pairs", type=int, default=1200, help="ordinary edits to train on; others: three times")
     parser.add_argument("--edits", type=int, default=300, help="ordinary edits to test on; others: two thirds")
     parser.add_argument("--plain", action="store_true", help="also train an editor on ordinary edits alone")
     parser.add_argument("--seed", type=int, default=0)

@@ -37,15 +37,11 @@ def synthesize_conditions(
 
 
 def _write(job: Job) -> dict[str, Any]:
-    pair, name, out = (
-        make_condition_pair(job.split, job.seed, job.index, job.height, job.width, job.frames),
-        job.name,
-        job.output,
-    )
+    name, out = job.name, job.output
+    pair = make_condition_pair(job.split, job.seed, job.index, job.height, job.width, job.frames)
     videos = {f"sources/{name}.mp4": pair.source, f"targets/{name}.mp4": pair.target}
-    wrong = (
-        {f"distractors/{name}-{n}.mp4": clip for n, clip in enumerate(pair.distractors)} if job.split == "test" else {}
-    )
+    clips = pair.distractors if job.split == "test" else ()
+    wrong = {f"distractors/{name}-{n}.mp4": clip for n, clip in enumerate(clips)}
     for path, clip in {**videos, **wrong}.items():
         if not (out / path).exists():
             write_video(out / path, clip, job.fps, crf=CRF)

@@ -145,7 +145,9 @@ class InContext(Objective):
             context["mask"] = shown_mask(region) * shown[:, None, None, None, None]
         if "reference" in batch:
             context["reference"] = batch["reference"]
-            context["referenced"] = kept("reference", self.reference_dropout) & torch.tensor(batch["referenced"])
+            context["referenced"] = kept("reference", self.reference_dropout) & torch.tensor(
+                batch["referenced"], device="cpu"
+            )
         return context
 
     @staticmethod

@@ -144,9 +144,13 @@ def test_the_first_block_cache_wraps_the_blocks(model):
         model.disable_cache()
 
 
+@pytest.mark.parametrize("referenced", [None, (True, False)])
 @pytest.mark.parametrize("block", ["transformer_blocks", "single_transformer_blocks"])
-def test_blocks_compile_without_graph_breaks(model, block):
+def test_blocks_compile_without_graph_breaks(model, block, referenced):
     inputs = batch()
+    if referenced is not None:
+        reference = inputs["source_hidden_states"][:, :, :1]
+        inputs |= {"reference_hidden_states": reference, "referenced": torch.tensor(referenced)}
     expected = model(**inputs)
     for module in getattr(model, block):
         module.compile(backend="aot_eager", fullgraph=True)
