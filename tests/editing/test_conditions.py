@@ -21,7 +21,7 @@ def conditioned_editor() -> EditPipeline:
     """The tiny editor, which takes masks and references."""
     editor = tiny_editor()
     transformer = HunyuanVideoInContextTransformer3DModel(**{**editor.transformer.config, "masks": True})
-    weights = {"mask_embedder.proj.weight": torch.ones_like(transformer.mask_embedder.proj.weight)}
+    weights = {"mask_embedder.proj.weight": torch.randn_like(transformer.mask_embedder.proj.weight) * 20}
     transformer.load_state_dict(editor.transformer.state_dict() | weights)
     made = EditPipeline(
         *(editor.codec, editor.text_encoder, editor.scheduler, transformer.eval()),
