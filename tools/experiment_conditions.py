@@ -73,13 +73,13 @@ def make_data(folder: Path, pairs: int, edits: int, seed: int, workers: int) -> 
     return made
 
 
-def train(run: Path, manifest: Path, steps: int, seed: int, options: Iterable[str]) -> None:
-    """Fine-tune the shipped editor, unless that was done."""
+def train(run: Path, manifest: Path, start: Path, steps: int, seed: int, options: Iterable[str]) -> None:
+    """Fine-tune an editor, unless that was done."""
     if (run / "done").exists():
         return
     words = ["fit", "-c", str(CONFIG), f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
     words += [f"--data.init_args.manifest={manifest}", f"--trainer.max_steps={steps}", *options]
-    words += [f"--model.start.pretrained={EDITOR}", f"--trainer.val_check_interval={steps}"]
+    words += [f"--model.start.pretrained={start}", f"--trainer.val_check_interval={steps}"]
     if (run / "checkpoints").exists():
         words += ["--ckpt_path", str(run)]
     if status := icve(words):
@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--pairs", type=int, default=1200, help="ordinary edits to train on; others: three times")
     parser.add_argument("--edits", type=int, default=300, help="ordinary edits to test on; others: two thirds")
+    parser.add_argument("--start", type=Path, default=EDITOR, help="run or editor to start from (the shipped one)")
     parser.add_argument("--plain", action="store_true", help="also train an editor on ordinary edits alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
@@ -169,7 +170,7 @@ def main() -> None:
     for name, (manifest, options) in arms.items():
         model = EDITOR if name == "shipped" else args.output / name
         if name != "shipped":
-            train(model, manifest, args.steps, args.seed, [*options, *args.options])
+            train(model, manifest, args.start, args.steps, args.seed, [*options, *args.options])
         results = measured(model, made, args.edits, args.seed, conditions=name == "conditions")
         write_text(args.output / f"{name}.json", json.dumps(results))
         for test, rows in results.items():

@@ -313,7 +313,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         text_embed_dim, pooled_projection_dim: widths of the text encoders' outputs.
         rope_theta, rope_axes_dim: rotary base, and head channels per (t, h, w) axis; they sum to attention_head_dim.
         masks: take a mask of the region to change: a patch embedding of it, which starts at zero and thus as no change
-            of a model without, is added to the source's tokens. Without a mask it adds nothing.
+            of a model without, is added to the tokens of source and target. Without a mask it adds nothing.
 
     Raises:
         ValueError: rope_axes_dim does not sum to attention_head_dim, or qk_norm is not "rms_norm".
@@ -405,8 +405,8 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 are numbered from the origin, so equal grids carry equal positions.
             reference_hidden_states: (B, C, 1, h'', w'') clean latents of a picture to take looks from, modulated as the
                 source and `REFERENCE_TIME` away from it in time.
-            mask: (B, 1, T', h', w') of the source's grid, 1 in the region to change and 0 elsewhere; for models with
-                `masks`. All 0 is as none.
+            mask: (B, 1, T, h, w), 1 in the region to change and 0 elsewhere; for models with `masks`, and with a source
+                of the target's size. All 0 is as none.
             timestep: (B,) 1000·σ, in 0..1000.
             encoder_hidden_states: (B, L, Dt) text states.
             encoder_attention_mask: (B, L) 1/True on valid tokens, right-padded; None when all are. On the CPU it
@@ -436,10 +436,14 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         target = Grid(self.token_grid(hidden_states))
         segments = [Segment("target", target.tokens, rope=target)]
         x = self.x_embedder(hidden_states)
+        marks = self._mask_tokens(hidden_states, source_hidden_states, mask)
+        if marks is not None:
+            x = x + marks
         if source_hidden_states is not None:
             source = Grid(self.token_grid(source_hidden_states))
             segments.insert(0, Segment("source", source.tokens, time="zero", rope=source))
-            x = torch.cat([self._source_tokens(source_hidden_states, mask), x], dim=1)
+            clean = self.x_embedder(source_hidden_states)
+            x = torch.cat([clean if marks is None or clean.shape != marks.shape else clean + marks, x], dim=1)
         if reference_hidden_states is not None:
             grid = Grid(self.token_grid(reference_hidden_states), (REFERENCE_TIME, 0, 0))
             present = None if referenced is None else tuple(referenced.tolist())
@@ -468,14 +472,15 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
             x = layout.shards.gather(x, [segment.name for segment in segments].index("target"))
         return self.unpatchify(x, target.size)
 
-    def _source_tokens(self, source: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = self.x_embedder(source)
+    def _mask_tokens(self, target: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
         if self.mask_embedder is None:
             if mask is not None:
                 raise ValueError("This transformer takes no mask: it was built without `masks`.")
-            return tokens
+            return None
+        if mask is not None and (source is None or source.shape != target.shape):
+            raise ValueError("A mask needs a source of the target's size.")
         # Also without a mask, so that its weights are a part of every step.
-        return tokens + self.mask_embedder(torch.zeros_like(source[:, :1]) if mask is None else mask)
+        return self.mask_embedder(torch.zeros_like(target[:, :1]) if mask is None else mask)
 
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float

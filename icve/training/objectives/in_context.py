@@ -140,7 +140,7 @@ class InContext(Objective):
             return torch.tensor(chances, device="cpu") >= share
 
         region = self._region(batch) if getattr(denoiser.transformer, "takes_masks", False) else None
-        if region is not None and region.shape[2:] == batch["source"].shape[2:]:
+        if region is not None and batch["source"].shape == batch["target"].shape:
             shown = to_device(kept("mask", self.mask_dropout), region.device)
             context["mask"] = shown_mask(region) * shown[:, None, None, None, None]
         if "reference" in batch:
