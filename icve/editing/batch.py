@@ -78,8 +78,8 @@ def edit_items(
             for item in items:
                 try:
                     given = _conditions(pipeline, item, clip)
-                except ValueError as error:
-                    yield Outcome(item, clip, str(error))
+                except (ValueError, RuntimeError) as error:
+                    yield Outcome(item, clip, str(error) if isinstance(error, ValueError) else first_sentence(error))
                     continue
                 # Those with and those without a reference apart: none sees what its neighbours have.
                 if pending and kind != (clip.shape, item.reference is None):
