@@ -83,6 +83,10 @@ def test_every_configuration_is_built(path, tmp_path, monkeypatch, variables):
         (tmp_path / "runs" / "demo" / "data" / part).mkdir(parents=True)
         for split in ("train", "validation"):
             (tmp_path / "runs" / "demo" / "data" / part / f"{split}.parquet").touch()
+    (tmp_path / "runs" / "conditions" / "data").mkdir(parents=True)  # what its experiment makes, and starts from
+    (tmp_path / "runs" / "conditions" / "data" / "manifest.parquet").touch()
+    (tmp_path / "icve").mkdir()
+    (tmp_path / "icve" / "editor").symlink_to(FOLDER.parent / "icve" / "editor")
 
     def stop(self, subcommand):
         self.built = (self.trainer, self.model, self.datamodule)

@@ -33,9 +33,11 @@ EPILOG = """examples:
   icve edit --transformer weights/icve --base weights/base --input edits.jsonl --output out
   icve edit --input edits.csv --columns video=source_path prompt=instruction --output out --dry-run
   icve edit --input clip.mp4 --instruction "apply the sepia style" --output out --format prores4444
+  icve edit --model runs/conditions/run --input clip.mp4 --mask mask.png --instruction "remove the circle" --output out
   torchrun --nproc_per_node 8 -m icve edit --input edits.jsonl --output out --sequence_parallel_size 4
 
-A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames.
+A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames,
+mask_path, reference_path.
 Every item becomes OUTPUT/<id>.mp4 and a line of OUTPUT/results.jsonl. The same command again edits what is missing,
 failed or changed; several processes may share a manifest and an output folder with --shard 1/n ... n/n.
 
@@ -45,6 +47,10 @@ failed or changed; several processes may share a manifest and an output folder w
   vp9         <id>.webm: VP9, for web pages; the source's sound as Opus
   png         <id>.frames/000000.png ...: a picture per frame without loss; no sound and no times
 Reports and side-by-side copies are made of all of them, and are MP4. A picture (.png, .jpg, .webp) becomes <id>.png.
+
+A mask marks the region to change: white changes, black stays. It is a picture, for all frames, or a video, frame for
+frame, and has the proportions of its video. A reference is a picture whose look something takes, as in "add the object
+of the picture in the center". Both need an editor that was trained with them; of a manifest, others ignore the columns.
 
 Under torchrun, the processes of a machine share the tokens of every edit. With --sequence_parallel_size S, groups of S
 do, and groups take different edits; 1 gives every process its own.
@@ -74,6 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="video, picture, folder of videos, or manifest (.jsonl, .json, .csv, .tsv, .parquet, Parquet parts)",
     )
     add("--instruction", help='what to change, e.g. "make the red circle blue"')
+    add("--mask", metavar="FILE", help="picture or video, white in the region to change; for editors that take one")
+    add("--reference", metavar="PICTURE", help="picture to take looks from; for editors that take one")
     add("--output", help="folder for the results")
     add("--root", help="folder that a manifest's paths are relative to (default: as recorded, else its own)")
     add("--columns", nargs="+", metavar="ITS=OURS", help="columns of a manifest by other names: video=source_path")
@@ -147,6 +155,7 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     from icve.data.media.video_folders import left_out_text
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
+    from icve.editing.options import usable
     from icve.runtime.together import gather, together
 
     output = Path(arguments.output)
@@ -157,6 +166,9 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
         print(f"icve edit: {left_out_text(left_out)}", file=sys.stderr)
     pipeline, parts = together(lambda: _load(arguments, processes), processes.everybody)
     settings = settings_of(arguments, pipeline)
+    items, ignored = usable(items, pipeline)
+    if ignored and processes.rank == 0:
+        print(f"icve edit: {ignored}", file=sys.stderr)
     status, summary = 0, None
     if not processes.leads:
         processes.follow(pipeline)
@@ -192,7 +204,8 @@ def _read_input(arguments: argparse.Namespace, output: Path) -> tuple[list[Item]
     from icve.editing.items import read_items, shard
 
     found = read_items(
-        arguments.input, arguments.instruction, arguments.seed, arguments.root, arguments.columns, output
+        *(arguments.input, arguments.instruction, arguments.seed, arguments.root, arguments.columns, output),
+        *(arguments.mask, arguments.reference),
     )
     items = shard(found, arguments.shard)
     if not arguments.dry_run:

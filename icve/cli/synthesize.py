@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from icve.synthetic.condition_files import synthesize_conditions
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.synthetic.raw_files import synthesize_raw
 
@@ -19,6 +20,8 @@ examples:
       edits of pictures, PNG files
   icve synthesize raw --split train --seed 0 --count 40 --output raw --size 64x64 64x112 --workers 2
       long videos with cuts and events, and the log of what happens in them
+  icve synthesize conditions --split train --seed 0 --count 2000 --output conditions
+      edits of one of two twins, which a mask chooses, and insertions of what a reference picture shows
 
 The same arguments give the same videos; another count only adds or leaves out the last ones. A run that was
 interrupted goes on where it stopped.
@@ -28,7 +31,8 @@ interrupted goes on where it stopped.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0, or 2 for arguments that cannot be met)."""
     arguments = vars(_parser().parse_args(argv))
-    synthesize = {"raw": synthesize_raw, "pairs": synthesize_pairs}[arguments.pop("kind")]
+    kinds = {"raw": synthesize_raw, "pairs": synthesize_pairs, "conditions": synthesize_conditions}
+    synthesize = kinds[arguments.pop("kind")]
     try:
         written = synthesize(**arguments)
     except (ValueError, OSError) as error:
@@ -45,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=("raw", "pairs"), help="long raw videos, or paired edits")
+    parser.add_argument(
+        "kind",
+        choices=("raw", "pairs", "conditions"),
+        help="long raw videos; paired edits; or paired edits that a mask or a reference picture settles",
+    )
     parser.add_argument(
         "--split", choices=("train", "test"), default="test", help="no scene is in both (default: test)"
     )

@@ -68,6 +68,11 @@ class CurriculumDataModule(LightningDataModule):
         self.current.load_state_dict(state_dict)
 
     @property
+    def references(self) -> bool:
+        """Whether the current stage's batches have reference pictures."""
+        return bool(getattr(self.current, "references", False))
+
+    @property
     def latent_cache(self) -> Any:
         """The latent cache of the current stage, or None where it decodes videos."""
         return getattr(self.current, "latent_cache", None)

@@ -9,6 +9,8 @@ from torch import Tensor
 from icve.data.shared_loading import Shared
 from icve.data.text_condition import TextCondition
 
+CLIPS = ("source", "target", "reference")  # keys of what the codec encodes
+
 
 class EditBatch(TypedDict, total=False):
     """B pairs of clips of one size. Keys that a data set has nothing for are absent.
@@ -19,7 +21,10 @@ class EditBatch(TypedDict, total=False):
         text: from a cache, every instruction's condition, None where it has to be encoded (a transform changed the
             instruction). `no_text`: that of "".
         condition: what the transformer is told, once the texts are encoded.
-        mask: edit mask in pixels, bool (B, 1, F, H, W). `region`: the same on the latent grid (B, 1, T, h, w).
+        mask: edit mask in pixels, bool (B, 1, F, H, W), True in the region to change. `region`: the same on the latent
+            grid (B, 1, T, h, w).
+        reference: picture to take looks from, as a clip of one frame; what of it samples without one hold has no
+            meaning. `referenced`: whether each sample has one.
         weight: of the batch's loss in the step's. `step_samples`: of the step's global batch.
         data_set, loss_weight: of every sample of a mixture: name of its data set, and what its loss is multiplied by.
         counted: False where a sample stands in for another one in a validation.
@@ -36,6 +41,8 @@ class EditBatch(TypedDict, total=False):
     condition: TextCondition
     mask: Tensor
     region: Tensor
+    reference: Tensor
+    referenced: list[bool]
     weight: float
     step_samples: int
     data_set: list[str]

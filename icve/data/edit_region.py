@@ -1,4 +1,7 @@
-"""Where a pair differs, on the latent grid: the loss can weigh the edited region more than the copied rest."""
+"""Where a pair differs, on the latent grid: the loss can weigh the edited region more than the copied rest.
+
+True, in a mask and in a region, is what is to change.
+"""
 
 from collections.abc import Sequence
 
@@ -37,6 +40,15 @@ def region_from_latents(source: Tensor, target: Tensor, threshold: float) -> Ten
         (B, 1, T, h, w) bool.
     """
     return (target - source).abs().mean(dim=1, keepdim=True) > threshold
+
+
+def shown_mask(region: Tensor) -> Tensor:
+    """What a transformer is shown of regions to change (B, 1, T, h, w) bool: float32 of the same shape.
+
+    The whole picture says nothing, and is shown as what no mask is: 0 everywhere.
+    """
+    whole = region.flatten(1).all(1)
+    return region.float() * ~whole[:, None, None, None, None]
 
 
 def region_weight(region: Tensor, weight: float) -> Tensor:

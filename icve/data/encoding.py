@@ -90,13 +90,13 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     for of in sets:
         manifest = data.rows(of).part(*part)
         index.describe(manifest, data.fps)
-        selection = select(manifest, data.buckets, data.fps)
+        selection = select(manifest, data.buckets, data.fps, data.references)
         work.rows += selection.rows
         work.rejected += [Record(name, "", {}, reason=reason) for name, reason in selection.dropped]
         for pair in selection.pairs:
             bucket = data.buckets[pair.bucket]
             request = request_of(pair, bucket, data.fps, read)
-            place = (pair.id, request, pair.source, pair.target, pair.mask, selection.root)
+            place = (pair.id, request, pair.source, pair.target, pair.mask, pair.reference, selection.root)
             if place in seen:
                 work.repeated += 1
                 continue
@@ -156,7 +156,8 @@ def encode_pairs(
 
 
 def _encode(sample: dict[str, Any], encoders: Encoders) -> tuple[dict[str, Tensor], str | None]:
-    tensors = {role: encoders.video(sample[role]) for role in ("source", "target")}
+    roles: tuple[str, ...] = ("source", "target", "reference")
+    tensors = {role: encoders.video(sample[role]) for role in roles if role in sample}
     tensors |= encoders.text(sample["instruction"]).tensors("text")
     if "mask" in sample:
         tensors["region"] = region_from_mask(sample["mask"][None], tensors["target"].shape[1:])[0]
@@ -194,7 +195,7 @@ class _Decoding(Dataset[Loaded]):
 
         try:
             # Read first: a file that changes meanwhile is noticed as changed later.
-            paths = {"source": pair.source, "target": pair.target, "mask": pair.mask}
+            paths = {"source": pair.source, "target": pair.target, "mask": pair.mask, "reference": pair.reference}
             files = {role: _identify(job.root, path) for role, path in paths.items() if path is not None}
             sample = load_pair(pair, job.root, job.bucket, self.read, self.fps, decode)
             info = probe(job.root / pair.source)

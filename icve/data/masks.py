@@ -1,4 +1,7 @@
-"""Edit masks on disk: packed bits in a compressed npz, read without pickle."""
+"""Masks of the region to change: packed bits in a compressed npz, pictures, videos.
+
+True, or white, marks what is to change; what is black stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from icve.data.media.video import VideoError, probe, read_frames
+from icve.data.reference_picture import read_picture
 from icve.runtime.atomic import whole_file
 from icve.runtime.storage.files import open_file
 from icve.runtime.storage.remote_path import RemoteError, as_path
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def save_mask(path: str | Path, mask: np.ndarray) -> None:
@@ -41,3 +48,33 @@ def load_mask(path: str | Path) -> np.ndarray:
         raise
     except (KeyError, ValueError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an edit mask as icve writes them; write it again.") from error
+
+
+def read_mask(path: str | Path, shown: np.ndarray) -> np.ndarray:
+    """The mask of some frames of a clip, from any kind of file.
+
+    Args:
+        path: npz of `save_mask`; a picture, which holds for all frames; or a video, frame for frame. Of the latter two,
+            grey of at least half marks the region to change.
+        shown: (F,) frames, counted from the clip's start.
+
+    Returns:
+        bool (F, H, W) of the file's own size, True in the region to change.
+
+    Raises:
+        ValueError, OSError: it is no mask, or has too few frames.
+    """
+    path = as_path(path)
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        mask_HW = _white(read_picture(path, behind=0))
+        return np.broadcast_to(mask_HW, (len(shown), *mask_HW.shape))
+    known = load_mask(path) if suffix == ".npz" else None
+    frames = probe(path).frames if known is None else len(known)
+    if frames <= shown.max():
+        raise VideoError(path, f"it masks {frames} frames, fewer than {int(shown.max()) + 1}.")
+    return known[shown] if known is not None else _white(read_frames(path, shown))
+
+
+def _white(pictures: np.ndarray) -> np.ndarray:
+    return pictures.mean(axis=-1) >= 127.5

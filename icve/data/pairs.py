@@ -20,10 +20,11 @@ from icve.data.cache.latents import LatentCache, LatentsError
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
-from icve.data.masks import load_mask
+from icve.data.masks import read_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.mixture import DataSet, MixedPairs, as_data_sets, continued_sampler
 from icve.data.mixture_sampler import MixtureSampler
+from icve.data.reference_picture import PictureError, read_reference
 from icve.data.selection import Pair, Selection, select
 from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
@@ -92,8 +93,8 @@ def load_pair(
     """Decode one pair.
 
     Returns:
-        ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, and ``mask`` bool (1, F, H, W) if the
-        pair has one.
+        ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, and if the pair has them ``mask`` bool
+        (1, F, H, W) and ``reference`` uint8 (3, 1, H, W).
 
     Raises:
         VideoError, ManifestError: a file cannot be read or leaves the root.
@@ -108,6 +109,12 @@ def load_pair(
     }
     if pair.mask is not None:
         sample["mask"] = torch.from_numpy(_read_mask(resolve_path(root, pair.mask), shown, bucket))[None]
+    if pair.reference is not None:
+        path = resolve_path(root, pair.reference)
+        try:
+            sample["reference"] = _channels_first(read_reference(path, (bucket.height, bucket.width)))
+        except PictureError as error:
+            raise VideoError(path, str(error)) from error
     return sample
 
 
@@ -117,7 +124,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     Samples hold ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, ``dropped`` (list of
     (id, reason) of pairs found unreadable on the way), ``counted`` (whether it is the pair that was asked for, to be
     counted in a validation), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
-    True for a row without one: its edit may be anywhere). With ``cached`` rows they hold what
+    True for a row without one: its edit may be anywhere), ``reference`` uint8 (3, 1, H, W) and ``referenced`` when it
+    has references (all 0 and False for a row without one). With ``cached`` rows they hold what
     :meth:`icve.data.cache.cached_rows.CachedRows.load` returns instead of pixels. ``transforms`` change what was read,
     see :func:`icve.data.transforms.transformed`; what is kept in memory is unchanged.
     """
@@ -177,6 +185,9 @@ class PairDataset(Dataset[dict[str, Any]]):
             sample = load_pair(pair, root, bucket, self.read, self.fps, self._decoder)
             if self.selection.has_masks and "mask" not in sample:
                 sample["mask"] = torch.ones(1, *bucket[2:], *bucket[:2], dtype=torch.bool)
+            if self.selection.has_references:
+                sample["referenced"] = "reference" in sample
+                sample.setdefault("reference", torch.zeros(3, 1, *bucket[:2], dtype=torch.uint8))
         if self._samples is not None:
             self._samples[index] = sample
         return sample
@@ -185,11 +196,13 @@ class PairDataset(Dataset[dict[str, Any]]):
 class PairsDataModule(LightningDataModule):
     """Batches of source/target pairs; :class:`UnpairedClipsDataModule` and :class:`PairedEditsDataModule` say of what.
 
-    Batches are ``source`` and ``target`` uint8 (B, 3, F, H, W), ``instruction`` and ``id`` lists of str, and ``mask``
-    bool (B, 1, F, H, W) when the manifest has a ``mask_path``. Training batches also have ``weight``, which the mean
-    loss of the batch is multiplied by: those of one step may differ in size (:class:`icve.data.buckets.StepSizes`), and
-    ``step_samples``, how many samples the step has; one without samples has these, ``instruction`` and ``id`` only.
-    Those of a mixture also have the lists ``data_set``, names, and ``loss_weight``.
+    Batches are ``source`` and ``target`` uint8 (B, 3, F, H, W), ``instruction`` and ``id`` lists of str, ``mask`` bool
+    (B, 1, F, H, W), True in the region to change, when the manifest has a ``mask_path``, and with ``references``
+    ``reference`` uint8 (B, 3, 1, H, W) and ``referenced`` when it has a ``reference_path``. Training batches also have
+    ``weight``, which the mean loss of the batch is multiplied by: those of one step may differ in size
+    (:class:`icve.data.buckets.StepSizes`), and ``step_samples``, how many samples the step has; one without samples has
+    these, ``instruction`` and ``id`` only. Those of a mixture also have the lists ``data_set``, names, and
+    ``loss_weight``.
 
     The global batch of an optimizer step is ``batch_size * accumulate_grad_batches`` samples of one bucket. It is a
     pure function of (seed, step) and the data, however it is split over processes and micro-batches: the loader of a
@@ -229,6 +242,7 @@ class PairsDataModule(LightningDataModule):
             are.
         mixture: data sets to train on in place of `manifest`, and their shares
             (:class:`icve.data.mixture_sampler.MixtureSampler` says how these are kept).
+        references: give the model the pictures of the column ``reference_path``, for edits that take looks from one.
 
     Raises:
         ValueError: not exactly one of manifest and mixture is given; or, raised by ``setup``, the manifest cannot be
@@ -259,6 +273,7 @@ class PairsDataModule(LightningDataModule):
         grid: LatentGrid = LatentGrid(),  # noqa: B008 (frozen)
         transforms: list[SourceTransform] | None = None,
         mixture: list[DataSet] | None = None,
+        references: bool = False,
     ) -> None:
         super().__init__()
         if not buckets:
@@ -275,7 +290,7 @@ class PairsDataModule(LightningDataModule):
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
         self.latents = latents
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
-        self.grid, self.transforms = grid, transforms or []
+        self.grid, self.transforms, self.references = grid, transforms or [], references
         self.latent_cache: LatentCache | None = None
         self.train: Selection | None = None
         self.mixed: list[Selection] = []  # in place of `train`, of every data set of a mixture
@@ -308,6 +323,11 @@ class PairsDataModule(LightningDataModule):
                 has = any(getattr(selection, flag) for selection in self.mixed)
                 for selection in self.mixed:
                     setattr(selection, flag, has)
+        if train and self.references and not any(of.has_references for of in (self.train, *self.mixed) if of):
+            named = ", ".join(of.manifest for of in self.data_sets)
+            raise ValueError(
+                f"No row of {named} has a reference_path: add some, or leave data.init_args.references out."
+            )
         if val_manifest is not None:
             self.val = self._select(DataSet(val_manifest), val_manifest, index)
 
@@ -385,7 +405,7 @@ class PairsDataModule(LightningDataModule):
         manifest, path = self.rows(of), of.manifest
         if index is not None:
             index.describe(manifest, self.fps)
-        selection = select(manifest, self.buckets, self.fps)
+        selection = select(manifest, self.buckets, self.fps, self.references)
         per_bucket = ", ".join(
             f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
@@ -448,12 +468,10 @@ def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:
 def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
     """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
     try:
-        mask_FHW = load_mask(path)
-    except RemoteError:
+        mask_FHW = read_mask(path, shown)
+    except (VideoError, RemoteError):
         raise
     except (ValueError, OSError) as error:
         raise VideoError(path, str(error)) from error
-    if len(mask_FHW) <= shown.max():
-        raise VideoError(path, f"it masks {len(mask_FHW)} frames, fewer than {int(shown.max()) + 1}.")
-    grey_FHWC = mask_FHW[shown, ..., None].astype(np.uint8) * 255
+    grey_FHWC = mask_FHW[..., None].astype(np.uint8) * 255
     return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128

@@ -30,6 +30,7 @@ class Pair:
     target_start: int
     target_frames: int | None
     mask: str | None
+    reference: str | None = None
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Selection:
     pairs: list[Pair] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     has_masks: bool = False
+    has_references: bool = False
 
     def members(self, buckets: int) -> list[list[int]]:
         """Row numbers of each bucket."""
@@ -53,8 +55,10 @@ class Selection:
         return members
 
 
-def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = None) -> Selection:
-    """Sort the rows of a manifest into buckets.
+def select(
+    manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = None, references: bool = False
+) -> Selection:
+    """Sort the rows of a manifest into buckets; `references`: with the pictures in their column ``reference_path``.
 
     Rows whose size and length stand in the columns ``width``, ``height`` and ``source_frames`` or ``frames`` (and, with
     ``fps`` and more than one frame, the rate in ``fps``) cost nothing; files of the others are probed.
@@ -64,6 +68,7 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
         manifest.root,
         dropped=[(record.id, record.reason) for record in manifest.rejected],
         has_masks=any(row.get("mask_path") for row in manifest),
+        has_references=references and any(row.get("reference_path") for row in manifest),
     )
     unknown = [row for row in manifest if not _missing(row) and not is_described(row, fps)]
     probed = dict(zip(map(id, unknown), _probe_all(unknown, manifest.root), strict=True))
@@ -80,7 +85,7 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
                 least = min(bucket.frames for bucket in buckets)
                 selection.dropped.append((row["id"], f"it has {frames} frames, the shortest bucket has {least}."))
             else:
-                selection.pairs.append(_pair(row, bucket))
+                selection.pairs.append(_pair(row, bucket, references))
     return selection
 
 
@@ -124,7 +129,7 @@ def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, i
     return width, height, frames
 
 
-def _pair(row: Row, bucket: int) -> Pair:
+def _pair(row: Row, bucket: int, references: bool) -> Pair:
     return Pair(
         id=row["id"],
         instruction=row["instruction"],
@@ -136,4 +141,5 @@ def _pair(row: Row, bucket: int) -> Pair:
         target_start=row.get("target_start") or 0,
         target_frames=row.get("target_frames"),
         mask=row.get("mask_path"),
+        reference=(row.get("reference_path") or None) if references else None,
     )

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -65,10 +65,8 @@ def edit_items(
     progress = progress or Progress()
     with Decoding(work, progress) as decoding, Writing(settings, output, progress) as writing:
         pending: list[_Job] = []
+        kind: tuple | None = None  # what the pending ones have in common: a batch is of one shape
         for (clip, items), decoded in zip(work, decoding, strict=True):
-            if pending and pending[0].entry.clip.shape != clip.shape:
-                _edit(pipeline, pending, settings, progress, writing, on_window)
-                pending = []
             size = batch_size_for(clip.shape, settings)
             try:
                 latents, seconds = _encode(pipeline, decoded, size, progress)
@@ -78,9 +76,19 @@ def edit_items(
                 yield from writing.finished()
                 continue
             for item in items:
+                try:
+                    given = _conditions(pipeline, item, clip)
+                except (ValueError, RuntimeError) as error:
+                    yield Outcome(item, clip, str(error) if isinstance(error, ValueError) else first_sentence(error))
+                    continue
+                # Those with and those without a reference apart: none sees what its neighbours have.
+                if pending and kind != (clip.shape, item.reference is None):
+                    _edit(pipeline, pending, settings, progress, writing, on_window)
+                    pending = []
+                kind = (clip.shape, item.reference is None)
                 entry = writing.start(Outcome(item, clip, seconds=seconds / len(items)), clip)
-                for latent in latents:
-                    pending.append(_Job(entry, latent))
+                for latent, region in zip(latents, given.regions, strict=True):
+                    pending.append(_Job(entry, latent, region, given.reference))
                     if len(pending) == size:
                         _edit(pipeline, pending, settings, progress, writing, on_window)
                         pending = []
@@ -96,6 +104,46 @@ class _Job:
 
     entry: Entry
     latent: torch.Tensor
+    region: torch.Tensor | None = None  # to change, bool (1, T, h, w)
+    reference: torch.Tensor | None = None  # latents (C, 1, h, w)
+
+
+@dataclass
+class _Given:
+    """What an item has beside its instruction: the region to change of each window, and latents of its reference."""
+
+    regions: Sequence[torch.Tensor | None]
+    reference: torch.Tensor | None = None
+
+
+def _conditions(pipeline: EditPipeline, item: Item, clip: Clip) -> _Given:
+    """Of an item. Raises ValueError where its mask or its reference cannot be used."""
+    import torch
+
+    from icve.editing.conditions import reference_of, regions_of
+
+    given = _Given([None] * len(clip.spans))
+    if item.mask is not None:
+        given.regions = regions_of(item.mask, clip.spans, clip.padded, clip.info.displayed, clip.size, pipeline.grid)
+    if item.reference is not None:
+        with torch.inference_mode():
+            given.reference = pipeline.encode_video(reference_of(item.reference, clip.size)[None]).cpu()[0]
+    return given
+
+
+def _together(jobs: Sequence[_Job]) -> dict[str, Any]:
+    """Masks and references of a batch, as `EditPipeline.edit_latents` takes them."""
+    import torch
+
+    given = {}
+    regions = [job.region for job in jobs]
+    if (known := next((region for region in regions if region is not None), None)) is not None:
+        # The whole picture is as no mask.
+        whole = torch.ones_like(known)
+        given["mask"] = torch.stack([whole if region is None else region for region in regions])
+    if jobs[0].reference is not None:
+        given["reference"] = torch.stack([job.reference for job in jobs if job.reference is not None])
+    return given
 
 
 def _encode(
@@ -150,6 +198,7 @@ def _edit(
                 torch.stack([job.latent for job in jobs]),
                 [job.entry.outcome.item.instruction for job in jobs],
                 generator=generators,
+                **_together(jobs),
                 **settings.sampling,
             )
             finite = edited.isfinite().flatten(1).all(1).tolist()

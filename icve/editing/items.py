@@ -22,6 +22,8 @@ from icve.runtime.process_pools import parse_shard
 from icve.runtime.storage.files import is_plain
 from icve.runtime.storage.remote_path import is_url
 
+CONDITIONS = ("mask", "reference")  # files that an item may have beside its video
+
 
 class ItemError(ValueError):
     """An input that gives no items, in one sentence."""
@@ -40,6 +42,8 @@ class Item:
     start: int = 0
     count: int | None = None  # frames from ``start`` on; None is all
     problem: str | None = None
+    mask: Path | None = None  # picture or video, white in the region to change
+    reference: Path | None = None  # picture to take looks from
 
 
 class Items(list[Item]):
@@ -57,6 +61,8 @@ def read_items(
     root: str | os.PathLike | None = None,
     columns: Mapping[str, str] | None = None,
     exclude: str | os.PathLike | None = None,
+    mask: str | os.PathLike | None = None,
+    reference: str | os.PathLike | None = None,
 ) -> Items:
     """Items of an input.
 
@@ -64,14 +70,15 @@ def read_items(
         source: a video or picture file; a folder of videos (subfolders too, see
             :mod:`icve.data.media.video_folders`); or a manifest (a table that :mod:`icve.data.tables` reads, or a
             folder of Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
-            ``source_start`` and ``source_frames``.
+            ``source_start``, ``source_frames``, ``mask_path`` and ``reference_path``.
         instruction: for a video or a folder, and for rows of a manifest without one.
         seed: of items that bring none.
         root, columns: of a manifest, see :func:`icve.data.manifest.read_manifest`.
         exclude: folder whose videos are no input, because results are written to it.
+        mask, reference: of items that bring none.
 
     Raises:
-        ItemError: there is nothing to edit, or the instruction is missing or given twice.
+        ItemError: there is nothing to edit, the instruction is missing or given twice, or a file does not exist.
         ManifestError: the manifest cannot be read.
     """
     for given in (source, root):
@@ -85,6 +92,9 @@ def read_items(
             foreign_path(source)
             or f"The input {source} does not exist: give a video, a folder of videos or a manifest."
         )
+    for name, file in (("mask", mask), ("reference", reference)):
+        if file is not None and not Path(file).is_file():
+            raise ItemError(f"The {name} {file} does not exist: give a file that does.")
     left_out: dict[str, str] = {}
     if path.suffix.lower() in SUFFIXES or (path.is_dir() and parquet_parts(path)):
         items = _manifest_items(path, instruction, seed, root, columns)
@@ -92,6 +102,9 @@ def read_items(
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
         items, left_out = _file_items(path, instruction.strip(), seed, exclude)
+    masks, references = (None if file is None else Path(file) for file in (mask, reference))
+    if masks or references:
+        items = [replace(i, mask=i.mask or masks, reference=i.reference or references) for i in items]
     return Items(_named(items), left_out)
 
 
@@ -133,6 +146,7 @@ def _manifest_items(path, instruction, seed, root, columns) -> list[Item]:
 
 def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
     problem, shown, file = None, row.get("source_path") or "", root
+    given: dict[str, Path] = {}
     words = (row.get("instruction") or instruction or "").strip()
     if not shown:
         problem = "It has no source_path."
@@ -141,7 +155,8 @@ def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
     else:
         try:
             file = resolve_path(root, shown)
-            if not is_plain(file):
+            given = {name: resolve_path(root, row[f"{name}_path"]) for name in CONDITIONS if row.get(f"{name}_path")}
+            if not all(map(is_plain, (file, *given.values()))):
                 problem = f"{file} lies in a tar file or behind a URL: copy it to a folder, to edit it."
         except ManifestError as error:
             problem = str(error)
@@ -153,7 +168,7 @@ def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
         else:
             seed = number
     start, count = row.get("source_start") or 0, row.get("source_frames")
-    return Item(row["id"], "", file, shown, words, seed, start, count, problem)
+    return Item(row["id"], "", file, shown, words, seed, start, count, problem, **given)
 
 
 def _rejected_item(record: RejectedRow, root: Path, seed: int) -> Item:

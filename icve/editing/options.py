@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.text_files import not_utf8
 
 if TYPE_CHECKING:  # torch and diffusers load only once the arguments are known to be good
+    from icve.editing.items import Item
     from icve.editing.jobs import Settings
     from icve.editing.pipeline import EditPipeline
 
@@ -80,6 +82,22 @@ def _read_config(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     return checked
 
 
+def usable(items: Sequence[Item], pipeline: EditPipeline) -> tuple[list[Item], str]:
+    """The items without masks and references that the editor takes none of, and a sentence that says so, or ""."""
+    takes = {"mask": pipeline.takes_masks, "reference": pipeline.takes_references}
+    ignored = {
+        name: count
+        for name, count in ((name, sum(getattr(i, name) is not None for i in items)) for name in takes)
+        if count and not takes[name]
+    }
+    words = " and ".join(f"the {name}s of {count} items" for name, count in ignored.items())
+    kept = [
+        replace(i, mask=i.mask if takes["mask"] else None, reference=i.reference if takes["reference"] else None)
+        for i in items
+    ]
+    return kept, f"The editor takes no {' and no '.join(ignored)}: {words} are ignored." if ignored else ""
+
+
 def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settings:
     """How to edit: the options, and the model's defaults for what they leave open.
 
@@ -87,6 +105,12 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
         ValueError: an option that this model cannot follow.
     """
     from icve.editing.jobs import Settings
+
+    for name, takes in (("mask", pipeline.takes_masks), ("reference", pipeline.takes_references)):
+        if getattr(arguments, name) is not None and not takes:
+            raise ValueError(
+                f"This editor was trained without {name}s: leave --{name} out, or give a --model that takes one."
+            )
 
     given = {
         "num_inference_steps": arguments.steps,

@@ -19,13 +19,14 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from icve.data.edit_region import region_from_mask, shown_mask
 from icve.data.latent_grid import LatentGrid
 from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
 from icve.editing.edit_result import EditResult
 from icve.editing.samplers import EulerSampler, SamplerSettings
 from icve.editing.sampling import Sampling
-from icve.editing.video_inputs import VideoInput, as_video
+from icve.editing.video_inputs import MaskInput, ReferenceInput, VideoInput, as_mask, as_reference, as_video
 from icve.flow import Prediction, shift_for_tokens
 from icve.models.denoiser import Denoiser, Latents
 from icve.models.families import import_parts
@@ -42,6 +43,9 @@ from icve.runtime.transfers import to_device
 import_parts()  # diffusers resolves the components named in a folder only among modules that are imported already
 
 StepCallback = Callable[["EditPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+
+_NO_MASKS = "its transformer was trained without model.transformer.init_args.masks"
+_NO_REFERENCES = "it was trained without data.init_args.references"
 
 # Used where a folder's own `defaults` say nothing.
 DEFAULTS: dict[str, Any] = asdict(Sampling())
@@ -64,6 +68,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
             steps, guidance_scale, guidance_until, shift, shift_tokens, negative_prompt, num_frames, height, width
             (pixels), fps.
+        references: whether it was trained to take looks from a reference picture.
     """
 
     config: PipelineConfig
@@ -84,6 +89,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         transformer: ModelMixin,
         prediction: str = "velocity",
         defaults: dict[str, Any] | None = None,
+        references: bool = False,
     ):
         super().__init__()
         if prediction not in ("velocity", "epsilon"):
@@ -96,7 +102,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
         if not self.grid.is_length(frames := given.get("num_frames") or 1):
             raise ValueError(f"The default num_frames must be {self.grid.lengths}, got {frames}.")
-        self.register_to_config(prediction=prediction, defaults=given)
+        self.register_to_config(prediction=prediction, defaults=given, **({"references": True} if references else {}))
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -175,6 +181,16 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         patch = getattr(self.transformer, "patch", LatentGrid().patch)  # a checkpoint of an adapter has no transformer
         return LatentGrid(self.codec.spatial_factor, self.codec.temporal_factor, patch)
 
+    @property
+    def takes_masks(self) -> bool:
+        """Whether an edit may have a mask of the region to change."""
+        return bool(getattr(self.transformer, "takes_masks", False))
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether an edit may have a reference picture."""
+        return bool(self.config.get("references", False))
+
     def default(self, name: str) -> Any:
         """The model's default of a setting (a key of `DEFAULTS`)."""
         value = self.config.defaults.get(name)
@@ -199,6 +215,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         embedded_guidance_scale: float = 1.0,
         callback_on_step_end: StepCallback | None = None,
         output_type: Literal["pt", "uint8", "latent"] = "pt",
+        mask: MaskInput | None = None,
+        reference: ReferenceInput | None = None,
     ) -> EditResult:
         """Edit B videos of one size.
 
@@ -220,12 +238,18 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             callback_on_step_end: called as `callback(pipeline, step, timestep, {"latents": latents})` after every step;
                 the latents in the dict it returns replace the step's.
             output_type: "pt" for floating point in [-1, 1], "uint8" for pixels in 0..255, "latent" for (B, C, T, h, w).
+            mask: the region to change, for editors that take one: True or white marks what changes. A bool or uint8
+                array (H, W), for all frames, or (F, H, W); or the path of a picture or video; one for all videos or a
+                list of B.
+            reference: a picture to take looks from, for editors that take one: uint8 array (H, W, 3) or a path; one for
+                all videos or a list of B.
 
         Returns:
             an EditResult, whose ``video`` is (B, 3, F, H, W) float32 or uint8, or float32 latents (B, C, T, h, w).
 
         Raises:
-            ValueError: if the numbers of videos, instructions and generators disagree or a setting is out of range.
+            ValueError: if the numbers of videos, instructions and generators disagree, a setting is out of range, or a
+                mask or reference cannot be used.
         """
         if output_type not in ("pt", "uint8", "latent"):
             raise ValueError(f"output_type must be 'pt', 'uint8' or 'latent', got {output_type!r}.")
@@ -235,6 +259,12 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         if len(instructions) != len(video):
             raise ValueError(f"Got {len(video)} videos and {len(instructions)} instructions.")
 
+        size, region, picture = (video.shape[3], video.shape[4]), None, None
+        if mask is not None:
+            painted = as_mask(mask, len(video), frames, video.shape[2], size)
+            region = region_from_mask(painted, self.grid.latents(*size, video.shape[2]))
+        if reference is not None:
+            picture = self.encode_video(as_reference(reference, len(video), size))
         latents = self.edit_latents(
             self.encode_video(video),
             instructions,
@@ -246,6 +276,8 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             generator,
             embedded_guidance_scale,
             callback_on_step_end,
+            mask=region,
+            reference=picture,
         )
         self.maybe_free_model_hooks()
         if output_type == "latent":
@@ -265,8 +297,20 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         embedded_guidance_scale: float = 1.0,
         callback_on_step_end: StepCallback | None = None,
+        mask: Tensor | None = None,
+        reference: Tensor | None = None,
     ) -> Tensor:
-        """The call without the codec: source latents (B, C, T, h, w) float32 to edited ones; arguments as there."""
+        """The call without the codec: source latents (B, C, T, h, w) float32 to edited ones; arguments as there.
+
+        Args:
+            mask: bool (B, 1, T, h, w), the region to change on the latent grid. Where a video's is empty, the source is
+                returned; one of the whole picture is as none.
+            reference: latents (B, C, 1, h, w).
+        """
+        if mask is not None and not self.takes_masks:
+            raise ValueError(f"This editor takes no mask: {_NO_MASKS}.")
+        if reference is not None and not self.takes_references:
+            raise ValueError(f"This editor takes no reference: {_NO_REFERENCES}.")
         steps = self.default("steps") if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default("guidance_scale") if guidance_scale is None else guidance_scale
         guidance_until = self.default("guidance_until") if guidance_until is None else guidance_until
@@ -277,14 +321,23 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         if not 0 <= guidance_until < 1:
             raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
         settings = SamplerSettings(steps, shift, guidance_scale, guidance_until, 1000.0 * embedded_guidance_scale)
-        return self.sample(
+        context = {"source": source}
+        if mask is not None:
+            context["mask"] = shown_mask(mask)
+        if reference is not None:
+            context["reference"] = reference
+        edited = self.sample(
             noise={"video": draw_noise(source.shape, generator)},
-            context={"source": source},
+            context=context,
             text=self.encode_text(instructions),
             negative=self.encode_text([negative_prompt] * len(instructions)) if guidance_scale != 1 else None,
             settings=settings,
             callback_on_step_end=callback_on_step_end,
         )["video"]
+        if mask is None:
+            return edited
+        some = mask.flatten(1).any(1)[:, None, None, None, None].to(edited.device)
+        return torch.where(some, edited, source.to(edited))
 
     def encode_video(self, video: Tensor) -> Tensor:
         """(B, 3, F, H, W) uint8 or float in [-1, 1] -> latents (B, C, T, h, w) float32 on the execution device."""

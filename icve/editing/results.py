@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.media.png_frames import remove_frames
-from icve.editing.items import Item, result_name
+from icve.editing.items import CONDITIONS, Item, result_name
 from icve.editing.jobs import Outcome, Settings
 from icve.runtime.atomic import fsync, write_text
 from icve.runtime.locks import locked
@@ -58,14 +58,19 @@ class ResultLog:
 
 def item_key(item: Item, settings: Settings, model: str) -> str:
     """Hash of everything a result depends on: an item with another one is edited again."""
-    try:
-        stat = os.stat(item.source)
-        source = [str(item.source.resolve()), stat.st_size, stat.st_mtime_ns]
-    except OSError:
-        source = [str(item.source), None, None]
+    source = _as_it_is(item.source)
     window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf, settings.format]
     content = [source, item.start, item.count, item.instruction, item.seed, settings.sampling, window, model]
+    content += [_as_it_is(file) for file in (item.mask, item.reference)] if item.mask or item.reference else []
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _as_it_is(file: Path | None) -> list[Any]:
+    try:
+        stat = os.stat(file or "")
+        return [str((file or Path()).resolve()), stat.st_size, stat.st_mtime_ns]
+    except OSError:
+        return [str(file), None, None]
 
 
 def is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Path) -> bool:
@@ -91,6 +96,7 @@ def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str
         "instruction": item.instruction,
         "output": None if outcome.error else settings.file_name(item),
         "seed": item.seed,
+        **{name: str(file) for name in CONDITIONS if (file := getattr(item, name)) is not None},
         "settings": used,
         "seconds": round(outcome.seconds, 3),
         "status": "failed" if outcome.error else "ok",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from icve.data.text_condition import TextCondition
 from icve.flow import Prediction, sampling_sigmas, to_velocity
-from icve.models.denoiser import Denoiser, Latents
+from icve.models.denoiser import Denoiser, Latents, on_device
 from icve.runtime.transfers import to_device
 
 # Called after every step with its number, its timestep and the latents by name; what it returns takes their place.
@@ -88,7 +88,7 @@ class EulerSampler:
         # Every kind of latents has its own: a scheduler counts its steps.
         schedulers = {name: copy.copy(self.scheduler) for name in latents}
         # Cast once, not at every step.
-        context = {name: value.to(device, denoiser.dtype) for name, value in context.items()}
+        context = on_device(context, device, denoiser.dtype)
         text = text.to(device, denoiser.dtype)
         # Under guidance the batch is [negative, positive]; the context is present in both branches.
         both = None if negative is None else TextCondition.stack([negative.to(device, denoiser.dtype), text])

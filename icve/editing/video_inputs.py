@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from icve.data.latent_grid import LatentGrid
+from icve.data.masks import read_mask
 from icve.data.media.video import probe, read_frames
+from icve.data.reference_picture import letterbox
+from icve.editing.conditions import fitted_mask, reference_of
 from icve.editing.windows import model_size
 
 VideoInput = Tensor | np.ndarray | str | os.PathLike | Sequence[Any]
+MaskInput = np.ndarray | str | os.PathLike | Sequence[Any]
+ReferenceInput = np.ndarray | str | os.PathLike | Sequence[Any]
 
 
 def as_video(video: VideoInput, budget: int, most_frames: int, grid: LatentGrid) -> tuple[Tensor, int]:
@@ -46,6 +51,70 @@ def as_video(video: VideoInput, budget: int, most_frames: int, grid: LatentGrid)
     if missing:
         tensor = torch.cat([tensor, tensor[:, :, -1:].expand(-1, -1, missing, -1, -1)], dim=2)
     return tensor, frames
+
+
+def as_mask(mask: MaskInput, videos: int, frames: int, padded: int, size: tuple[int, int]) -> Tensor:
+    """Any form of one mask for all videos, or of one for each, as bool (B, 1, padded, *size), True where to change.
+
+    Args:
+        mask: bool or uint8 array (H, W) or (F, H, W); path of a picture or video; or a list of B of these.
+        videos: B.
+        frames: of a video, before the last one is repeated up to `padded`.
+        size: (height, width) of the videos.
+
+    Raises:
+        ValueError: another shape, type or number, nothing marked, or a file that cannot be read.
+    """
+    found = []
+    for given in _each(mask, videos, "masks"):
+        name = "The mask"
+        if isinstance(given, (str, os.PathLike)):
+            name = str(given)
+            try:
+                given = read_mask(Path(given), np.arange(frames))
+            except OSError as error:
+                raise ValueError(str(error)) from error
+        if given.dtype == np.uint8:
+            given = given >= 128
+        given = np.broadcast_to(given, (frames, *given.shape)) if given.ndim == 2 else given
+        if given.ndim != 3 or given.dtype != bool or len(given) != frames:
+            raise ValueError(
+                f"A mask must be bool or uint8, (H, W) or ({frames}, H, W), got {given.dtype} {given.shape}."
+            )
+        if not given.any():
+            raise ValueError(f"{name} marks nothing: make the region to change white.")
+        fitted = fitted_mask(given, size, size, name)
+        found.append(torch.cat([fitted, fitted[-1:].expand(padded - frames, -1, -1)]))
+    return torch.stack(found)[:, None]
+
+
+def as_reference(reference: ReferenceInput, videos: int, size: tuple[int, int]) -> Tensor:
+    """Any form of one reference picture for all videos, or of one for each, as uint8 (B, 3, 1, *size).
+
+    Args:
+        reference: uint8 array (H, W, 3); path of a picture; or a list of B of these.
+        videos: B.
+        size: (height, width) of the videos.
+
+    Raises:
+        ValueError: another shape, type or number, or a file that cannot be read.
+    """
+    found = []
+    for given in _each(reference, videos, "references"):
+        if isinstance(given, (str, os.PathLike)):
+            found.append(reference_of(Path(given), size))
+            continue
+        if given.ndim != 3 or given.shape[2] != 3 or given.dtype != np.uint8:
+            raise ValueError(f"A reference must be uint8 (H, W, 3) or a path, got {given.dtype} {given.shape}.")
+        found.append(torch.from_numpy(letterbox(given, size)).permute(2, 0, 1)[:, None])
+    return torch.stack(found)
+
+
+def _each(given: Any, videos: int, what: str) -> list[Any]:
+    items = [given] * videos if isinstance(given, (str, os.PathLike, np.ndarray)) else list(given)
+    if len(items) != videos:
+        raise ValueError(f"Got {videos} videos and {len(items)} {what}.")
+    return items
 
 
 def _one(video: Any, budget: int, most_frames: int, grid: LatentGrid) -> Tensor:

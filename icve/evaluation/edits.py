@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from icve.data.manifest import Manifest, resolve_path
-from icve.data.masks import load_mask
+from icve.data.masks import load_mask, read_mask
 from icve.data.media.png_frames import iterate_png_frames
 from icve.data.media.video import read_frames, resize_crop
 from icve.editing.results import ResultLog
@@ -53,7 +53,8 @@ class Edit:
             if role in needs and self.row.get(f"{role}_path"):
                 loaded[role] = self._clip(role, size)
         if "mask" in needs and self.root is not None and self.row.get("mask_path"):
-            mask = load_mask(resolve_path(self.root, self.row["mask_path"]))
+            path = resolve_path(self.root, self.row["mask_path"])
+            mask = load_mask(path) if path.suffix == ".npz" else read_mask(path, np.arange(len(edited)))
             grey = np.repeat(mask[..., None].view(np.uint8) * 255, 3, axis=3)
             loaded["mask"] = resize_crop(grey, size)[..., 0] >= 128
         for name, clip in loaded.items():

@@ -23,9 +23,9 @@ Projections = tuple[Tensor, Tensor, Tensor]  # query, key and value
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
     """Softmax attention of every token to every real token of its sample that the layout's rule lets it see.
 
-    Padding is cut off where all samples are equally long. Where lengths differ, padded keys get a bias that is
-    broadcast over heads and queries (never a B×N×N mask); long sequences on an accelerator are attended sample by
-    sample instead, which keeps the fused kernels that take no bias.
+    Padding is cut off where all samples are equally long. Where lengths differ or a sample lacks a segment, the keys
+    that are not real get a bias that is broadcast over heads and queries (never a B×N×N mask); long sequences on an
+    accelerator are attended sample by sample instead, which keeps the fused kernels that take no bias.
 
     Args:
         query: (B, M, H, D), M = N but in cross-attention.
@@ -43,9 +43,9 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
     return out.transpose(1, 2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, layout: PackedLayout) -> Tensor:
-    if bias is not None and layout.text_lengths is not None and attends_by_sample(key):
-        return _attend_by_sample(query, key, value, layout.segments[-1].tokens, layout.text_lengths)
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, layout: PackedLayout | None) -> Tensor:
+    if bias is not None and layout is not None and attends_by_sample(key):
+        return _attend_by_sample(query, key, value, layout)
     dtype = value.dtype
     short = key.device.type == "cpu" and key.shape[2] < 1024 and key.element_size() == 2
     if short:  # the CPU's half-precision kernel takes four times its float32 one's time on short sequences
@@ -68,10 +68,10 @@ def _static_context(query: Tensor, key: Tensor, value: Tensor, layout: PackedLay
     moving = _attend(of(query, 2, False), key, value, layout.key_bias, layout)
     if not any(static):
         return moving
-    # Padding is at the end of the last segment, so that one at time zero takes its part of the bias along.
-    bias = layout.key_bias if layout.key_bias is not None and static[-1] else None
+    # Padding is at the end of the last segment: it counts here only where that is at time zero.
+    bias = layout.key_bias if layout.key_bias is not None and (static[-1] or layout.gaps) else None
     bias = None if bias is None else of(bias, 3, True)
-    resting = _attend(of(query, 2, True), of(key, 2, True), of(value, 2, True), bias, layout)
+    resting = _attend(of(query, 2, True), of(key, 2, True), of(value, 2, True), bias, None)
     counts = {wanted: [n for n, is_static in layout.static_pieces if is_static == wanted] for wanted in (True, False)}
     parts: dict[bool, Iterator[Tensor]] = {
         True: iter(resting.split(counts[True], 2)),
@@ -155,11 +155,14 @@ def attends_by_sample(key_BHND: Tensor) -> bool:
     return key_BHND.device.type != "cpu" and key_BHND.shape[2] >= 1024
 
 
-def _attend_by_sample(query: Tensor, key: Tensor, value: Tensor, text: int, lengths: tuple[int, ...]) -> Tensor:
-    before = key.shape[2] - text
+def _attend_by_sample(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout) -> Tensor:
     outputs = []
-    for i, length in enumerate(lengths):
-        real = slice(0, before + length)
-        out = F.scaled_dot_product_attention(query[i : i + 1], key[i : i + 1, :, real], value[i : i + 1, :, real])
-        outputs.append(out)
+    for i in range(len(query)):
+        pieces = layout.real(i)
+
+        def real(x: Tensor, i: int = i, pieces: list[slice] = pieces) -> Tensor:
+            parts = [x[i : i + 1, :, piece] for piece in pieces]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+        outputs.append(F.scaled_dot_product_attention(query[i : i + 1], real(key), real(value)))
     return torch.cat(outputs)

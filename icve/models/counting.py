@@ -30,12 +30,15 @@ from icve.models.sequence_parallel import sequence_parallel
 
 @dataclass(frozen=True)
 class Sample:
-    """Sizes of one training sample: frames, height and width of each of its latents, and text tokens."""
+    """Sizes of one training sample: frames, height and width of each of its latents, text tokens, and whether there is
+    a reference picture as well.
+    """
 
     frames: int
     height: int
     width: int
     text: int
+    reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,8 @@ def _inputs(model: InContextTransformer, sample: Sample, dtype: torch.dtype) -> 
         for names in (model.latents, model.context)
     )
     text = model.blank_text(sample.text).to("meta", dtype)
+    if sample.reference:
+        context["reference"] = torch.empty((*size[:2], 1, *size[3:]), dtype=dtype, device="meta")
     return model.arguments(x, torch.empty(1, device="meta"), text, context, 1.0)
 
 

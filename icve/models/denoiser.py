@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from icve.data.text_condition import TextCondition
 from icve.models.protocols import ConfiguredModel
 
-Latents = Mapping[str, Tensor]  # by name, (B, C, T, h, w) each: {"video"} for ICVE; as context "source", "prefix", ...
+# By name, (B, C, T, h, w) each: {"video"} for ICVE. As context: "source"; "reference" (B, C, 1, h, w), and
+# "referenced" where not all samples have one, bool (B,) on the host; "mask" (B, 1, T, h, w), 1 in the region to change.
+Latents = Mapping[str, Tensor]
 
 
 class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheMixin):
@@ -27,6 +29,8 @@ class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheM
         config: its constructor's arguments; `in_channels`, `num_attention_heads` and `attention_head_dim` among them.
         latents, context: names of the noised and of the clean latents that it is trained with, of one size: for
             counting.
+        takes_masks: whether the context may have a "mask" of the region to change.
+        zero_at_first: names of parameters that weights made without them are completed with, as zeros.
     """
 
     latents: ClassVar[tuple[str, ...]] = ("video",)
@@ -34,6 +38,8 @@ class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheM
     config: Any
     patch: tuple[int, int, int]
     gradient_checkpointing: bool
+    takes_masks: bool = False
+    zero_at_first: ClassVar[tuple[str, ...]] = ()
 
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
@@ -77,7 +83,7 @@ class Denoiser:
             By the names of `x`, of their shapes, in the transformer's dtype.
         """
         device = sigma.device
-        inputs = [{name: value.to(device, self.dtype) for name, value in latents.items()} for latents in (x, context)]
+        inputs = [on_device(latents, device, self.dtype) for latents in (x, context)]
         text = text.to(device, self.dtype)
         arguments = self.transformer.arguments(inputs[0], sigma, text, inputs[1], guidance)
         return self.transformer.named(self.transformer(**arguments))
@@ -94,5 +100,13 @@ class Denoiser:
 
     def tokens(self, x: Latents, text: TextCondition, context: Latents) -> int:
         """How many tokens the transformer attends to in a batch, padding left out."""
-        latents = sum(value.numel() // value.shape[1] for value in (*x.values(), *context.values()))
+        tokens = [value for name, value in (*x.items(), *context.items()) if name not in ("mask", "referenced")]
+        latents = sum(value.numel() // value.shape[1] for value in tokens)
+        if "referenced" in context:
+            latents -= int((~context["referenced"]).sum()) * math.prod(context["reference"].shape[2:])
         return latents // math.prod(self.transformer.patch) + int(text.mask.sum())
+
+
+def on_device(latents: Latents, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Latents with a device and dtype; what says which samples have something (bool) stays on the host."""
+    return {name: v if v.dtype == torch.bool else v.to(device, dtype) for name, v in latents.items()}

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -32,7 +33,7 @@ class Grid:
 
     Attributes:
         size: tokens along (time, height, width), row-major.
-        origin: position of the first token. References and prefixes begin elsewhere in time.
+        origin: position of the first token. References and prefixes begin elsewhere in time; it may be negative.
     """
 
     size: tuple[int, int, int]
@@ -53,6 +54,8 @@ class Segment:
         time: the timestep that they are modulated at: "target" is the noised video's, "zero" that of clean tokens.
         rope: their positions; "identity" for none; "zero" multiplies query and key by 0 (SAMA's semantic tokens).
         shared: every process has all of them. False: processes share them out.
+        present: whether each sample (B,) has them; None where all do. Nothing attends to them in the others, whose
+            results are those of a sequence without the segment.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Segment:
     time: Time = "target"
     rope: Grid | Literal["identity", "zero"] = "identity"
     shared: bool = False
+    present: tuple[bool, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,10 @@ class PackedLayout:
         segments: in packed order, shared ones last.
         rule: "full": every token attends to all. "static_context": tokens at time zero attend to each other only, so
             that what they give the others does not change from step to step.
-        text_lengths: valid tokens of the last segment per sample, or None when every sample fills it.
-        key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding; None with `text_lengths`.
+        text_lengths: valid tokens of the last segment per sample, or None when every sample fills it and has all
+            segments.
+        key_bias: (B, 1, 1, N) additive bias, 0 on real tokens and -inf on padding and on what a sample has not; None
+            with `text_lengths`.
         shards: how the tokens that are shared out lie on several processes, None where one has them all.
         times: the distinct times, in order of appearance: a model computes one modulation for each.
         counts: tokens of each segment on this process.
@@ -92,6 +98,7 @@ class PackedLayout:
         runs: how all tokens are modulated; `split_runs`, `shared_runs`: the same of those two parts, for models whose
             shared segments are a stream of their own.
         static_pieces: (tokens, whether at time zero) of the whole sequence, as it lies after processes exchanged.
+        gaps: (start, stop, which samples have it) of what some samples have not, in the same sequence.
 
     Raises:
         ValueError: segments are out of order, a grid has another number of tokens, or the rule is unknown.
@@ -111,6 +118,7 @@ class PackedLayout:
     split_runs: Runs = field(init=False)
     shared_runs: Runs = field(init=False)
     static_pieces: tuple[tuple[int, bool], ...] = field(init=False)
+    gaps: tuple[tuple[int, int, tuple[bool, ...]], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.rule not in ("full", "static_context"):
@@ -127,21 +135,36 @@ class PackedLayout:
         lying = [(s.tokens,) for s in self.segments[:own]] if self.shards is None else self.shards.segments
         counts = (*(of_segment[rank] for of_segment in lying), *(s.tokens for s in self.segments[own:]))
         pieces = [
-            (n[process], s.time == "zero")
-            for process in range(size)
-            for s, n in zip(self.segments[:own], lying, strict=True)
+            *((s, n[process]) for process in range(size) for s, n in zip(self.segments[:own], lying, strict=True)),
+            *((s, s.tokens) for s in self.segments[own:]),
         ]
+        ends = list(accumulate(n for _, n in pieces))
         derived = {
             "times": tuple(dict.fromkeys(segment.time for segment in self.segments)),
             "counts": counts,
             "split": sum(counts[:own]),
             "shared": sum(counts[own:]),
-            "static_pieces": (*pieces, *((s.tokens, s.time == "zero") for s in self.segments[own:])),
+            "static_pieces": tuple((n, s.time == "zero") for s, n in pieces),
+            "gaps": tuple(
+                (end - n, end, s.present) for (s, n), end in zip(pieces, ends, strict=True) if s.present is not None
+            ),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)
         for name, part in (("runs", slice(None)), ("split_runs", slice(own)), ("shared_runs", slice(own, None))):
             object.__setattr__(self, name, _runs(self.segments[part], counts[part], self.times))
+
+    def real(self, sample: int) -> list[slice]:
+        """Where, in the whole sequence, lie the tokens that a sample has."""
+        start, slices = 0, []
+        for gap, end, present in self.gaps:
+            if not present[sample]:
+                slices.append(slice(start, gap))
+                start = end
+        stop = sum(n for n, _ in self.static_pieces)
+        if self.text_lengths is not None:
+            stop -= self.segments[-1].tokens - self.text_lengths[sample]
+        return [*slices, slice(start, stop)]
 
     def section(self, name: str) -> slice:
         """Where a segment's tokens lie on this process."""
@@ -208,11 +231,11 @@ def pack(
     heads: int = 1,
     rule: Rule = "full",
 ) -> PackedLayout:
-    """Layout of a batch on this process; a bias of padding exists only where text lengths differ.
+    """Layout of a batch on this process; a bias exists only where samples differ in text length or segments.
 
     Args:
         segments: the last one is padded to its `tokens`.
-        lengths: valid tokens of the last segment in each sample; None where all are.
+        lengths: valid tokens of the last segment in each sample; None where all are and all samples have all segments.
         device, dtype: of the bias.
         heads: of attention, which processes that share tokens divide among them.
         rule: see `PackedLayout`.
@@ -222,11 +245,16 @@ def pack(
     """
     tokens = [segment.tokens for segment in segments if not segment.shared]
     shards = shards_of(tokens, heads) if tokens else None
-    if lengths is None or min(lengths) == segments[-1].tokens:
-        return PackedLayout(tuple(segments), rule, shards=shards)
+    segments = tuple(replace(s, present=None) if s.present is not None and all(s.present) else s for s in segments)
+    layout = PackedLayout(segments, rule, shards=shards)
+    if lengths is None or (min(lengths) == segments[-1].tokens and not layout.gaps):
+        return layout
     before = sum(segment.tokens for segment in segments[:-1])
     bias = text_key_bias(lengths, before, segments[-1].tokens, device, dtype)
-    return PackedLayout(tuple(segments), rule, lengths, bias, shards)
+    for start, stop, present in layout.gaps:
+        absent = ~to_device(torch.tensor(present), device or "cpu")
+        bias[..., start:stop].masked_fill_(absent[:, None, None, None], float("-inf"))
+    return replace(layout, text_lengths=lengths, key_bias=bias)
 
 
 def valid_text_lengths(mask_BL: Tensor) -> tuple[int, ...]:

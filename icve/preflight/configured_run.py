@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pydoc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,11 +61,13 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         ema=any(callback["class_path"].endswith("EMA") for callback in config.trainer.callbacks or []),
     )
     buckets = [Bucket.parse(bucket) for bucket in data.buckets]
+    references = bool(data.get("references"))
     ratios = data.get("bucket_ratios") or [1.0] * len(buckets)
     sized, counted = [], {}
     for bucket, ratio in zip(buckets, ratios, strict=True):
-        sample = latents(bucket, grid, text)
+        sample = replace(latents(bucket, grid, text), reference=references)
         number = len(empty.latents + empty.context) * grid.tokens(*bucket) + text
+        number += grid.tokens(bucket.height, bucket.width, 1) if references else 0
         if number not in counted:  # which side of the picture is the longer makes no difference
             counted[number] = count(kind, transformer, sample, _DTYPES[weight])
         encoding = Encoding() if cached else encoding_of(config.model.frozen, bucket, text)

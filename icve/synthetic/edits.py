@@ -80,9 +80,14 @@ def render_edit(scene: Scene, source: Rendering, edit: Edit) -> tuple[np.ndarray
     if edit.edit_type == "style":
         return apply_style(source.frames, edit.style), np.ones(source.frames.shape[:3], bool)
     edited = apply_edit(scene, edit)
-    target = render(edited)
     if edit.edit_type == "background":
-        return target.frames, source.background > 0.0
+        return render(edited).frames, source.background > 0.0
+    return render_change(scene, source, edited)
+
+
+def render_change(scene: Scene, source: Rendering, edited: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a scene of which objects were changed, and the mask of what changed, as `render_edit` gives them."""
+    target = render(edited)
     mask = np.zeros(source.frames.shape[:3], bool)
     for before, visible in ((scene, source.visible), (edited, target.visible)):
         others = {(obj.identity, obj.look) for obj in (edited if before is scene else scene).objects}

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from icve.data.edit_batch import EditBatch
+from icve.data.edit_batch import CLIPS, EditBatch
 from icve.data.latent_grid import LatentGrid
 from icve.data.share import SampleGroup, data_share, sample_group
 from icve.data.text_condition import TextCondition
@@ -183,9 +183,10 @@ class InContextEditingModule(EditingModule):
 
     def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
         """The batch with latents, and with the condition of these instructions, unless it brings it."""
-        source, target = self.encode_videos(batch["source"], batch["target"])
+        roles = [role for role in CLIPS if role in batch]
+        videos = dict(zip(roles, self.encode_videos(*(cast(dict, batch)[role] for role in roles)), strict=True))
         condition = batch["condition"] if "condition" in batch else self.condition(batch, instructions)
-        return cast(EditBatch, {**batch, "source": source, "target": target, "condition": condition})
+        return cast(EditBatch, {**batch, **videos, "condition": condition})
 
     @torch.no_grad()
     def encode_videos(self, *videos: Tensor) -> list[Tensor]:
@@ -301,6 +302,7 @@ class InContextEditingModule(EditingModule):
             self.transformer,
             prediction=self.objective.predicts,
             defaults=defaults,
+            references=bool(getattr(parts_of(self.trainer).datamodule, "references", False)),
         )
 
     def write_model(self, shapes: Mapping[str, Sequence[int]], folder: Path, files: StateFiles) -> None:
@@ -320,6 +322,12 @@ class InContextEditingModule(EditingModule):
                 "model.start.lora adapts trained weights: name them with model.start.pretrained or --ckpt_path."
             )
         self.adapted = Path(weights).resolve()
+        masks = getattr(self.transformer, "mask_embedder", None)
+        if masks is not None and not any(weights.any() for weights in masks.parameters()):
+            raise ValueError(
+                "An adapter cannot teach these weights masks, of which they know nothing: train them in full, without "
+                "model.start.lora, or leave model.transformer.init_args.masks out."
+            )
         add_lora(self.transformer, self.lora)
 
     def load_weights(self, path: str | Path, shared: bool = False) -> str:

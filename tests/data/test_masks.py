@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from PIL import Image
 
-from icve.data.masks import load_mask, save_mask
+from icve.data.masks import load_mask, read_mask, save_mask
+from icve.data.media.video import write_video
 
 
 @pytest.mark.parametrize("shape", [(9, 64, 64), (5, 33, 47), (1, 1, 1)])
@@ -26,3 +28,29 @@ def test_missing_and_foreign_files(tmp_path):
     np.savez(tmp_path / "objects.npz", bits=np.array([object()], dtype=object), shape=np.array([1]))
     with pytest.raises(ValueError, match="not an edit mask"):
         load_mask(tmp_path / "objects.npz")
+
+
+def test_white_of_pictures_and_videos_is_what_changes(tmp_path):
+    left = np.zeros((16, 32, 3), np.uint8)
+    left[:, :16] = 255
+    Image.fromarray(left).save(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png", np.array([0, 4, 9]))
+    assert mask.shape == (3, 16, 32)
+    assert mask[..., :16].all()
+    assert not mask[..., 16:].any()
+    clear = np.dstack([left, left[..., 0]])  # white and opaque on the left, transparent elsewhere
+    clear[..., :3] = 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "clear.png", np.array([0])), mask[:1])
+    write_video(tmp_path / "mask.mp4", np.stack([left, left[:, ::-1]]), fps=8, crf=0)
+    moving = read_mask(tmp_path / "mask.mp4", np.array([1]))
+    assert moving[0, :, 20:].all()
+    assert not moving[0, :, :12].any()
+    save_mask(tmp_path / "mask.npz", np.concatenate([mask[:1], ~mask[:1]]))
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.npz", np.array([1])), ~mask[:1])
+
+
+def test_a_mask_of_too_few_frames_is_named(tmp_path):
+    save_mask(tmp_path / "mask.npz", np.ones((2, 4, 4), bool))
+    with pytest.raises(ValueError, match="masks 2 frames, fewer than 4"):
+        read_mask(tmp_path / "mask.npz", np.arange(4))

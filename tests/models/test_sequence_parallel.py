@@ -27,13 +27,14 @@ def model(seed: int = 0, layers: int = 2) -> HunyuanVideoInContextTransformer3DM
         text_embed_dim=12,
         pooled_projection_dim=10,
         guidance_embeds=True,
+        masks=True,
     ).double()
     for parameter in transformer.parameters():  # modulations and the output start at zero, where nothing would differ
         nn.init.normal_(parameter, std=0.1)
     return transformer
 
 
-def inputs(target=(3, 6, 10), source=(3, 6, 10), lengths=(3, 7)) -> dict:
+def inputs(target=(3, 6, 10), source=(3, 6, 10), lengths=(3, 7), referenced=None) -> dict:
     random = torch.Generator().manual_seed(1)
 
     def draw(*shape):
@@ -48,6 +49,9 @@ def inputs(target=(3, 6, 10), source=(3, 6, 10), lengths=(3, 7)) -> dict:
         "encoder_attention_mask": torch.arange(8) < torch.tensor(lengths)[:, None],
         "pooled_projections": draw(batch, 10),
         "guidance": torch.full((batch,), 1000.0, dtype=torch.float64),
+        **({} if referenced is None else {"reference_hidden_states": draw(batch, 4, 1, *target[1:])}),
+        **({} if referenced is None else {"mask": draw(batch, 1, *source).sign().clamp(min=0)}),
+        "referenced": None if referenced is None else torch.tensor(referenced),
     }
 
 
@@ -57,6 +61,7 @@ CASES = {
     "a shorter source": {"source": (1, 2, 6)},
     "no source": {"source": None},
     "texts of one length": {"lengths": (5, 5)},
+    "masks, and a reference that one sample lacks": {"referenced": (True, False), "lengths": (5, 5)},
     "fewer source tokens than processes": {"source": (1, 2, 2), "lengths": (2,)},
 }
 

@@ -92,8 +92,8 @@ class CachedRows:
 
     def load(self, index: int) -> dict[str, Any]:
         """Sample of a pair: ``source`` and ``target`` latents (C, T, h, w) and ``text`` (B = 1), all in the cache's
-        precision, ``instruction``, ``id``, and ``region`` bool (1, T, h, w) when the manifest has masks
-        (all True for a row without one).
+        precision, ``instruction``, ``id``, ``region`` bool (1, T, h, w) when the manifest has masks (all True for a
+        row without one), and ``reference`` (C, 1, h, w) and ``referenced`` when it has references (all 0 and False).
 
         Raises:
             LatentsError: the row was rejected, a file of it is not what was encoded, or its shard is damaged.
@@ -111,6 +111,9 @@ class CachedRows:
         sample: dict[str, Any] = {"instruction": pair.instruction, "id": pair.id, **tensors}
         if self.selection.has_masks and "region" not in sample:
             sample["region"] = torch.ones(1, *sample["target"].shape[1:], dtype=torch.bool)
+        if self.selection.has_references:
+            sample["referenced"] = "reference" in sample
+            sample.setdefault("reference", torch.zeros_like(sample["target"][:, :1]))
         return sample
 
 
@@ -124,12 +127,13 @@ def collate_cached(
         texts: conditions of instructions that transforms give.
 
     Returns:
-        ``source``, ``target`` (B, C, T, h, w), ``region`` (B, 1, T, h, w) if there is one; lists of B: ``text`` each of
-        its own length, or None for an instruction that was not encoded, ``instruction``, ``id``; ``no_text``
-        of the empty instruction; ``dropped``, the concatenation of theirs.
+        ``source``, ``target`` (B, C, T, h, w), ``region`` (B, 1, T, h, w) and ``reference`` (B, C, 1, h, w) if there is
+        one; lists of B: ``text`` each of its own length, or None for an instruction that was not encoded,
+        ``instruction``, ``id``, and ``referenced`` with a reference; ``no_text`` of the empty instruction; ``dropped``,
+        the concatenation of theirs.
     """
     batch: dict[str, Any] = {name: [sample[name] for sample in samples] for name in samples[0]}
-    for name in ("source", "target", "region"):
+    for name in ("source", "target", "region", "reference"):
         if name in batch:
             batch[name] = torch.stack(batch[name])
     conditions = zip(batch["text"], batch["instruction"], strict=True)

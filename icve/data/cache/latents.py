@@ -16,6 +16,7 @@ rename, and never change afterwards. A pair that was encoded again is in a newer
 Shapes: C latent channels, T latent frames of h x w, L text tokens of width Dt. Of every pair are kept
 source, target  latents (C, T, h, w)        text    embeddings (1, L, Dt) of the instruction, without padding
 region          bool (1, T, h, w), latent positions that its edit mask touches, if it has one
+reference       latents (C, 1, h, w) of the picture it takes looks from, if it has one
 text.NAME       (1, ...), what else the text encoder gives (text.pooled, for one); names are in latents.json
 """
 
@@ -66,6 +67,7 @@ def request_of(pair: Pair, bucket: Bucket, fps: float | None, read: Callable) ->
             "fps": fps,
             "instruction": pair.instruction,
             "mask": pair.mask is not None,
+            **({"reference": True} if pair.reference is not None else {}),
             "reader": f"{read.__module__}.{read.__qualname__}",
             "source_frames": pair.source_frames,
             "source_start": pair.source_start,
@@ -106,7 +108,12 @@ class Record:
 
     def difference(self, root: Path, pair: Pair) -> str | None:
         """Why this is not the row's pair any more, by its files, or None if it is."""
-        paths = {"source": pair.source, "target": pair.target, "mask": pair.mask or ""}
+        paths = {
+            "source": pair.source,
+            "target": pair.target,
+            "mask": pair.mask or "",
+            "reference": pair.reference or "",
+        }
         found = (file.difference(root, paths[role]) for role, file in self.files.items())
         return next((reason for reason in found if reason), None)
 
@@ -241,7 +248,8 @@ class LatentCache:
                 yield from map(Record.from_json, map(json.loads, json_lines(file)))
 
     def read(self, record: Record) -> dict[str, Any]:
-        """Of a pair: ``source`` and ``target`` (C, T, h, w), ``text`` (B = 1), and ``region`` where its row has a mask.
+        """Of a pair: ``source`` and ``target`` (C, T, h, w), ``text`` (B = 1), and ``region`` and ``reference`` where
+        its row has a mask or one.
 
         Raises:
             LatentsError: its shard is gone or damaged.
@@ -250,7 +258,8 @@ class LatentCache:
             raise LatentsError(f"{record.id} was not encoded: {record.reason}")
         try:
             shard = self._shard(record.shard)
-            videos = ("source", "target", "region") if "mask" in record.files else ("source", "target")
+            own = [role for role, of in (("region", "mask"), ("reference", "reference")) if of in record.files]
+            videos = ("source", "target", *own)
             names = {f"{record.key}.{role}": role for role in (*videos, *self.info["text"])}
             tensors = {names[name]: tensor for name, tensor in read_tensors(shard, list(names)).items()}
             text = TextCondition.from_tensors(tensors, "text")

@@ -96,6 +96,7 @@ def config_from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
         "guidance_embeds": any("guidance_" in key for key in tensors),
         "text_embed_dim": size("txt_in.input_embedder.weight", "context_embedder.proj_in.weight", 1),
         "pooled_projection_dim": pooled,
+        **({"masks": True} if {"mask_in.proj.weight", "mask_embedder.proj.weight"} & tensors.keys() else {}),
     }
 
 

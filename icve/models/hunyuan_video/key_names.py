@@ -14,6 +14,7 @@ from torch import Tensor
 # (original, diffusers) for names that differ by spelling only. `#` stands for a block number.
 _RENAMES = [
     ("img_in.proj", "x_embedder.proj"),
+    ("mask_in.proj", "mask_embedder.proj"),
     ("time_in.mlp.0", "time_text_embed.timestep_embedder.linear_1"),
     ("time_in.mlp.2", "time_text_embed.timestep_embedder.linear_2"),
     ("guidance_in.mlp.0", "time_text_embed.guidance_embedder.linear_1"),

@@ -2,7 +2,8 @@
 
 The source's clean tokens and the target's noised tokens go through the same weights and carry the same 3-D positions;
 only their modulation differs: the target (and the text) is modulated at its timestep t, the source at timestep 0. One
-attention sees the packed sequence [source | target | text]. Parameter and configuration names are those of diffusers'
+attention sees the packed sequence [source | target | text], with a reference picture [source | target | reference |
+text]. Parameter and configuration names are those of diffusers'
 `HunyuanVideoTransformer3DModel`, so its checkpoints load unchanged. Facts: methods §1.1. Processes may share its tokens
 (`sequence_parallel`).
 
@@ -29,6 +30,10 @@ from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pa
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
 from icve.runtime.transfers import to_device
+
+# Position of a reference in time, in latent frames. Near the video it would pass for a neighbour of its frames, and
+# behind it its distance would depend on the video's length.
+REFERENCE_TIME = -16
 
 
 class ConditionEmbedding(nn.Module):
@@ -261,9 +266,9 @@ class TokenRefiner(nn.Module):
 class PatchEmbed(nn.Module):
     """Latents (B, C, T, h, w) -> tokens (B, N, D), one per patch, row-major in (t, h, w)."""
 
-    def __init__(self, channels: int, width: int, patch: tuple[int, int, int]):
+    def __init__(self, channels: int, width: int, patch: tuple[int, int, int], bias: bool = True):
         super().__init__()
-        self.proj = nn.Conv3d(channels, width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv3d(channels, width, kernel_size=patch, stride=patch, bias=bias)
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.proj(latents).flatten(2).transpose(1, 2)
@@ -307,6 +312,8 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         guidance_embeds: whether a guidance value is embedded (distilled checkpoints).
         text_embed_dim, pooled_projection_dim: widths of the text encoders' outputs.
         rope_theta, rope_axes_dim: rotary base, and head channels per (t, h, w) axis; they sum to attention_head_dim.
+        masks: take a mask of the region to change: a patch embedding of it, which starts at zero and thus as no change
+            of a model without, is added to the tokens of source and target. Without a mask it adds nothing.
 
     Raises:
         ValueError: rope_axes_dim does not sum to attention_head_dim, or qk_norm is not "rms_norm".
@@ -314,6 +321,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
 
     config: TransformerConfig
     rule: Rule = "full"  # which tokens attend to which, see `icve.models.layout.PackedLayout`
+    zero_at_first: ClassVar = ("mask_embedder.proj.weight",)
     _supports_gradient_checkpointing = True
     # diffusers gives these no type but that of their defaults, None and [].
     _skip_layerwise_casting_patterns: ClassVar = ["x_embedder", "context_embedder", "norm"]  # type: ignore[assignment, misc]
@@ -339,17 +347,22 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         pooled_projection_dim: int = 768,
         rope_theta: float = 256.0,
         rope_axes_dim: tuple[int, int, int] = (16, 56, 56),
+        masks: bool = False,
     ) -> None:
         super().__init__()
         if sum(rope_axes_dim) != attention_head_dim or any(dim % 2 for dim in rope_axes_dim):
             raise ValueError(f"rope_axes_dim {tuple(rope_axes_dim)} must be even and sum to {attention_head_dim}.")
         if qk_norm != "rms_norm":
             raise ValueError(f"qk_norm must be 'rms_norm', not {qk_norm!r}.")
+        if not masks:  # the configuration is then diffusers' own
+            self._internal_dict = FrozenDict({name: v for name, v in self.config.items() if name != "masks"})
         heads, head_dim = num_attention_heads, attention_head_dim
         width = heads * head_dim
         self.patch = (patch_size_t, patch_size, patch_size)
+        self.takes_masks = masks
 
         self.x_embedder = PatchEmbed(in_channels, width, self.patch)
+        self.mask_embedder = PatchEmbed(1, width, self.patch, bias=False) if masks else None
         self.context_embedder = TokenRefiner(text_embed_dim, width, heads, num_refiner_layers, mlp_ratio)
         self.time_text_embed = ConditionEmbedding(width, pooled_projection_dim, guidance_embeds)
         self.transformer_blocks = nn.ModuleList(
@@ -367,17 +380,22 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 nn.init.zeros_(module.linear.bias)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
+        if self.mask_embedder is not None:
+            nn.init.zeros_(self.mask_embedder.proj.weight)
 
     def forward(
         self,
         hidden_states: Tensor,
         source_hidden_states: Tensor | None = None,
+        reference_hidden_states: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
         timestep: Tensor,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         pooled_projections: Tensor,
         guidance: Tensor | None = None,
+        referenced: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocity ε − x₀ of the target.
 
@@ -385,19 +403,24 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
             hidden_states: (B, C, T, h, w) noised target latents.
             source_hidden_states: (B, C, T', h', w') clean source latents; None is plain text-to-video. Tokens of both
                 are numbered from the origin, so equal grids carry equal positions.
+            reference_hidden_states: (B, C, 1, h'', w'') clean latents of a picture to take looks from, modulated as the
+                source and `REFERENCE_TIME` away from it in time.
+            mask: (B, 1, T, h, w), 1 in the region to change and 0 elsewhere; for models with `masks`, and with a source
+                of the target's size. All 0 is as none.
             timestep: (B,) 1000·σ, in 0..1000.
             encoder_hidden_states: (B, L, Dt) text states.
             encoder_attention_mask: (B, L) 1/True on valid tokens, right-padded; None when all are. On the CPU it
                 costs no synchronisation.
             pooled_projections: (B, Dp) pooled text.
             guidance: (B,) 1000·guidance, exactly when the configuration has guidance_embeds.
+            referenced: (B,) bool, which samples have a reference; None: all. It is read: on the CPU that costs nothing.
 
         Returns:
             (B, C, T, h, w) in the model's dtype.
 
         Raises:
             ValueError: a size is no multiple of the patch, a sample has no valid text token, the mask is not
-                right-padded, or `guidance` does not fit the configuration.
+                right-padded, or `guidance` or `mask` does not fit the configuration.
         """
         if (guidance is None) == self.config.guidance_embeds:
             raise ValueError(
@@ -413,10 +436,19 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         target = Grid(self.token_grid(hidden_states))
         segments = [Segment("target", target.tokens, rope=target)]
         x = self.x_embedder(hidden_states)
+        marks = self._mask_tokens(hidden_states, source_hidden_states, mask)
+        if marks is not None:
+            x = x + marks
         if source_hidden_states is not None:
             source = Grid(self.token_grid(source_hidden_states))
             segments.insert(0, Segment("source", source.tokens, time="zero", rope=source))
-            x = torch.cat([self.x_embedder(source_hidden_states), x], dim=1)
+            clean = self.x_embedder(source_hidden_states)
+            x = torch.cat([clean if marks is None or clean.shape != marks.shape else clean + marks, x], dim=1)
+        if reference_hidden_states is not None:
+            grid = Grid(self.token_grid(reference_hidden_states), (REFERENCE_TIME, 0, 0))
+            present = None if referenced is None else tuple(referenced.tolist())
+            segments.append(Segment("reference", grid.tokens, time="zero", rope=grid, present=present))
+            x = torch.cat([x, self.x_embedder(reference_hidden_states)], dim=1)
         # Text has no position: its rotation is 1, so that a packed sequence is rotated without being taken apart.
         segments.append(Segment("text", text.shape[1], shared=True))
         layout = pack(segments, lengths, x.device, x.dtype, self.config.num_attention_heads, self.rule)
@@ -437,16 +469,29 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         scale, shift = self.norm_out(at_times(conditions, [layout.times.index("target")]))
         x = self.proj_out(modulated_norm(x[:, at], shift, scale, Runs((0,), ((0, at.stop - at.start),))))
         if layout.shards is not None:
-            x = layout.shards.gather(x, len(segments) - 2)
+            x = layout.shards.gather(x, [segment.name for segment in segments].index("target"))
         return self.unpatchify(x, target.size)
+
+    def _mask_tokens(self, target: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        if self.mask_embedder is None:
+            if mask is not None:
+                raise ValueError("This transformer takes no mask: it was built without `masks`.")
+            return None
+        if mask is not None and (source is None or source.shape != target.shape):
+            raise ValueError("A mask needs a source of the target's size.")
+        # Also without a mask, so that its weights are a part of every step.
+        return self.mask_embedder(torch.zeros_like(target[:, :1]) if mask is None else mask)
 
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
     ) -> dict[str, Any]:
-        """x has "video"; the context "source", or nothing."""
+        """x has "video"; the context "source", or nothing; and where it is given "reference", "referenced", "mask"."""
         return {
             "hidden_states": x["video"],
             "source_hidden_states": context.get("source"),
+            "reference_hidden_states": context.get("reference"),
+            "referenced": context.get("referenced"),
+            "mask": context.get("mask"),
             "timestep": 1000.0 * sigma,
             "encoder_hidden_states": text.embeddings,
             "encoder_attention_mask": text.mask,

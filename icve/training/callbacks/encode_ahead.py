@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from icve.data.edit_batch import EditBatch
+from icve.data.edit_batch import CLIPS, EditBatch
 from icve.data.share import sample_group
 from icve.data.shared_loading import gather_clips
 from icve.data.text_condition import TextCondition
@@ -32,13 +32,14 @@ class _Ahead:
     """What stands in a batch for its pixels while they are encoded.
 
     Attributes:
+        roles: what the batch calls them ("source", ...).
         videos: the pixels, kept until the device has read them.
         instructions: that are encoded with them.
         parts: what they become.
     """
 
-    def __init__(self, videos: list[Tensor], instructions: list[str], parts: Future[Parts]) -> None:
-        self.videos, self.instructions, self.parts = videos, instructions, parts
+    def __init__(self, videos: dict[str, Tensor], instructions: list[str], parts: Future[Parts]) -> None:
+        self.roles, self.videos, self.instructions, self.parts = list(videos), videos, instructions, parts
 
 
 class EncodeAhead(Callback):
@@ -64,10 +65,11 @@ class EncodeAhead(Callback):
             return
         join_clips, join_texts = ahead.parts.result()
         with torch.no_grad():
-            batch["source"], batch["target"] = join_clips()
+            cast(dict, batch).update(zip(ahead.roles, join_clips(), strict=True))
             condition = join_texts()
         if self._stream is not None:  # which must not use their memory again too early
-            for tensor in (batch["source"], batch["target"], condition.embeddings, *condition.extras.values()):
+            latents = [cast(dict, batch)[role] for role in ahead.roles]
+            for tensor in (*latents, condition.embeddings, *condition.extras.values()):
                 if tensor.device.type == "cuda":
                     tensor.record_stream(torch.cuda.current_stream(tensor.device))
         # Which are dropped depends on the step, and which that would be was foretold.
@@ -90,7 +92,7 @@ class EncodeAhead(Callback):
         whole = {name: to_device(v, device) if isinstance(v, Tensor) else v for name, v in batch.items()}
         if group is not None:
             whole = gather_clips(whole, group, device)
-        videos = [whole.pop("source"), whole.pop("target")]
+        videos = {role: whole.pop(role) for role in CLIPS if role in whole}
         given = cast(EditBatch, whole)
         instructions = self._instructions(pl_module, given, step)
         if self._thread is None:
@@ -99,7 +101,7 @@ class EncodeAhead(Callback):
             # As any stream's, its work ranks no lower than that of the default stream, which the rest is in.
             self._stream = self._stream or torch.cuda.Stream(device)
             self._stream.wait_stream(torch.cuda.current_stream(device))
-        self._pending = self._thread.submit(self._encode, pl_module, given, videos, instructions)
+        self._pending = self._thread.submit(self._encode, pl_module, given, list(videos.values()), instructions)
         fetched[0] = ({**whole, "ahead": _Ahead(videos, instructions, self._pending)}, *numbers)
 
     def _encode(

@@ -9,10 +9,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
+from icve.data.edit_region import region_from_mask
 from icve.data.share import data_share
 from icve.models.known_texts import KnownTexts
 from icve.training.callbacks.gif import gif_summary
-from icve.training.lightning_types import editing
+from icve.training.lightning_types import EditingModule, editing
 from icve.training.randomness import generator
 
 
@@ -79,6 +80,7 @@ class EditPreviews(Callback):
                     pipeline,
                     latents,
                     [sample["instruction"]],
+                    **preview_conditions(sample, module, latents),
                     num_inference_steps=self.steps,
                     guidance_scale=self.guidance_scale,
                     generator=generator(0, "preview", 0, sample["id"], "noise"),
@@ -111,7 +113,8 @@ def preview_samples(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
     """What previews need of the first samples of a validation batch that are counted, on the host.
 
     Returns:
-        source and target without B, instruction, id, and with cached texts their embeddings (`texts`).
+        source and target without B, instruction, id, what the batch has of mask, region, reference and referenced, and
+        with cached texts their embeddings (`texts`).
     """
 
     def on_host(value: Any) -> Any:
@@ -121,12 +124,25 @@ def preview_samples(batch: dict[str, Any], most: int) -> list[dict[str, Any]]:
     counted = batch.get("counted", [True] * len(batch["id"]))
     found = []
     for index in [index for index, counts in enumerate(counted) if counts][:most]:
-        sample = {name: on_host(batch[name][index]) for name in ("source", "target", "instruction", "id")}
+        names = ("source", "target", "instruction", "id", "mask", "region", "reference", "referenced")
+        sample = {name: on_host(batch[name][index]) for name in names if name in batch}
         if "text" in batch:
             texts = {sample["instruction"]: batch["text"][index], "": batch["no_text"]}
             sample["texts"] = {words: text.to("cpu") for words, text in texts.items()}
         found.append(sample)
     return found
+
+
+def preview_conditions(sample: dict[str, Any], module: EditingModule, source: Tensor) -> dict[str, Tensor]:
+    """Arguments of `EditPipeline.edit_latents` for a sample's mask and reference, where the model takes them."""
+    given = {}
+    if getattr(module.transformer, "takes_masks", False) and ("mask" in sample or "region" in sample):
+        T, h, w = source.shape[2:]
+        known = sample.get("region")
+        given["mask"] = region_from_mask(sample["mask"][None], (T, h, w)) if known is None else known[None]
+    if sample.get("referenced"):
+        given["reference"] = module.encode_videos(sample["reference"][None].to(source.device))[0]
+    return given
 
 
 def first_of_all(own: list[Any], most: int, trainer: Trainer, pl_module: LightningModule) -> list[Any]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from icve.models.families import family_of
@@ -33,6 +34,8 @@ def take_weights(transformer: nn.Module, path: str | Path, as_stored: bool = Fal
     """
     replaced = on_meta(transformer)
     state, own = load_transformer(path, mapped=replaced, exact=True).state_dict(), transformer.state_dict()
+    added = [name for name in getattr(transformer, "zero_at_first", ()) if name in own and name not in state]
+    state |= {name: torch.zeros(own[name].shape) for name in added}
     family = family_of(transformer)
     rule = located(family.start_from) if family and family.start_from and own.keys() != state.keys() else None
     sources = {name: name if rule is None else rule(name) for name in own}

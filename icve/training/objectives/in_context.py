@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from icve.data.edit_batch import EditBatch
-from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.data.edit_region import region_from_latents, region_from_mask, region_weight, shown_mask
 from icve.flow import Prediction, TimestepDensity, flow_loss, interpolate
 from icve.models.denoiser import Denoiser
 from icve.runtime.transfers import to_device
@@ -37,6 +37,9 @@ class InContext(Objective):
         pixel_weight: exponent of each latent channel's share in the pixels as its loss weight: 0 weighs all channels
             alike, 2 as the pixels' squared error does. Needs a codec that knows its `channel_rms`.
         edit_threshold: without a mask in the batch, the region is where source and target latents differ by more.
+        mask_dropout: share of samples whose mask is not shown to a transformer that takes masks, so that it edits
+            without one as well; the loss weighs its region all the same.
+        reference_dropout: share of samples whose reference is not shown.
         stratified: the noise levels of a step are spread evenly over the law, one in each of as many equal shares of it
             as the global batch has samples; which sample has which share is drawn. Else each is drawn by itself.
 
@@ -54,15 +57,20 @@ class InContext(Objective):
         pixel_weight: float = 0.0,
         edit_threshold: float = 0.1,
         stratified: bool = False,
+        mask_dropout: float = 0.3,
+        reference_dropout: float = 0.1,
     ) -> None:
-        if not 0.0 <= instruction_dropout <= 1.0:
-            raise ValueError(f"instruction_dropout must be in [0, 1], got {instruction_dropout}.")
+        dropouts = {"instruction": instruction_dropout, "mask": mask_dropout, "reference": reference_dropout}
+        for name, share in dropouts.items():
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"{name}_dropout must be in [0, 1], got {share}.")
         if edit_weight <= 0:
             raise ValueError(f"edit_weight must be positive, got {edit_weight}.")
         self.predicts = predicts
         self.density, self.stratified = density, stratified
         self.shift_tokens = density.shift_tokens
         self.instruction_dropout = instruction_dropout
+        self.mask_dropout, self.reference_dropout = mask_dropout, reference_dropout
         self.guidance = guidance
         self.edit_weight = edit_weight
         self.pixel_weight = pixel_weight
@@ -89,12 +97,12 @@ class InContext(Objective):
     def loss(self, denoiser: Denoiser, batch: EditBatch, draws: Draws) -> Losses:
         """|v - (noise - x0)|^2 at a drawn noise level (Eq. 3)."""
         z_source, x0, text = batch["source"], batch["target"], batch["condition"]
+        context = self.context(denoiser, batch, draws)
         law = self.density.at(_tokens(denoiser, x0))
         chances = draws.stratified("sigma") if self.stratified else draws.uniform("sigma", torch.float64)
         sigma = to_device(torch.tensor([law.level(chance) for chance in chances]), x0.device)
         noise = draws.normal("noise", x0)
         x_t = {"video": interpolate(x0, noise, sigma)}  # (1 - sigma) x0 + sigma noise
-        context = {"source": z_source}
         prediction = denoiser.denoise(x_t, sigma, text, context, self.guidance)["video"]
         weight = self.loss_weight(batch.get("mask"), z_source, x0, batch.get("region"))
         losses = flow_loss(prediction, x0, noise, sigma, self.predicts, weight)
@@ -106,17 +114,49 @@ class InContext(Objective):
         A level stands for those that are nearest to it: its weight is their share in training, for targets of this
         size. "plain" weighs all levels alike, whatever the law.
         """
-        z_source, x0, levels = batch["source"], batch["target"], []
+        x0, levels = batch["target"], []
+        context = self.context(denoiser, batch)
         for level in VALIDATION_SIGMAS:
             noise = draws.normal(f"noise at {level}", x0)
             sigma = torch.full((len(x0),), level, device=x0.device)
-            x_t, context = {"video": interpolate(x0, noise, sigma)}, {"source": z_source}
+            x_t = {"video": interpolate(x0, noise, sigma)}
             prediction = denoiser.denoise(x_t, sigma, batch["condition"], context, self.guidance)["video"]
             levels.append(flow_loss(prediction, x0, noise, sigma, self.predicts))
         shares = self.density.at(_tokens(denoiser, x0)).shares(VALIDATION_SIGMAS)
         weighted = sum(share * losses for share, losses in zip(shares, levels, strict=True))
         parts = {f"sigma_{level}": losses for level, losses in zip(VALIDATION_SIGMAS, levels, strict=True)}
         return Losses(torch.as_tensor(weighted), parts=parts | {"plain": torch.stack(levels).mean(0)})
+
+    def context(self, denoiser: Denoiser, batch: EditBatch, draws: Draws | None = None) -> dict[str, Tensor]:
+        """Clean latents that the transformer sees of a batch, as `icve.models.denoiser.Latents`.
+
+        Args:
+            draws: say which samples' masks and references are dropped; None drops none.
+        """
+        context, samples = {"source": batch["source"]}, len(batch["source"])
+
+        def kept(what: str, share: float) -> Tensor:
+            chances = [1.0] * samples if draws is None else draws.uniform(f"{what} dropout")
+            return torch.tensor(chances, device="cpu") >= share
+
+        region = self._region(batch) if getattr(denoiser.transformer, "takes_masks", False) else None
+        if region is not None and batch["source"].shape == batch["target"].shape:
+            shown = to_device(kept("mask", self.mask_dropout), region.device)
+            context["mask"] = shown_mask(region) * shown[:, None, None, None, None]
+        if "reference" in batch:
+            context["reference"] = batch["reference"]
+            context["referenced"] = kept("reference", self.reference_dropout) & torch.tensor(
+                batch["referenced"], device="cpu"
+            )
+        return context
+
+    @staticmethod
+    def _region(batch: EditBatch) -> Tensor | None:
+        """The mask on the latent grid (B, 1, T, h, w), None where the batch has none."""
+        if "region" in batch or "mask" not in batch:
+            return batch.get("region")
+        T, h, w = batch["target"].shape[2:]
+        return region_from_mask(batch["mask"], (T, h, w))
 
     def loss_weight(
         self, mask: Tensor | None, z_source: Tensor, x0: Tensor, region: Tensor | None = None

@@ -144,9 +144,13 @@ def test_the_first_block_cache_wraps_the_blocks(model):
         model.disable_cache()
 
 
+@pytest.mark.parametrize("referenced", [None, (True, False)])
 @pytest.mark.parametrize("block", ["transformer_blocks", "single_transformer_blocks"])
-def test_blocks_compile_without_graph_breaks(model, block):
+def test_blocks_compile_without_graph_breaks(model, block, referenced):
     inputs = batch()
+    if referenced is not None:
+        reference = inputs["source_hidden_states"][:, :, :1]
+        inputs |= {"reference_hidden_states": reference, "referenced": torch.tensor(referenced)}
     expected = model(**inputs)
     for module in getattr(model, block):
         module.compile(backend="aot_eager", fullgraph=True)
@@ -199,3 +203,49 @@ def test_wrong_configurations_are_named(config):
         HunyuanVideoInContextTransformer3DModel(**config | {"rope_axes_dim": (4, 4, 4)})
     with pytest.raises(ValueError, match="qk_norm"):
         HunyuanVideoInContextTransformer3DModel(**config | {"qk_norm": "layer_norm"})
+
+
+def conditioned(config):
+    """A model that takes masks, whose other weights are random and whose mask embedding is as it begins."""
+    model = randomised(HunyuanVideoInContextTransformer3DModel(**config, masks=True))
+    torch.nn.init.zeros_(model.mask_embedder.proj.weight)
+    return model
+
+
+@torch.no_grad()
+def test_a_new_mask_embedding_changes_nothing_and_a_trained_one_does(config):
+    model, inputs = conditioned(config), batch()
+    plain = HunyuanVideoInContextTransformer3DModel(**config)
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if k not in model.zero_at_first})
+    mask = torch.zeros_like(inputs["source_hidden_states"][:, :1])
+    mask[..., 0, 0] = 1
+    expected = plain(**inputs)
+    assert torch.equal(model(**inputs, mask=mask), expected)
+    torch.nn.init.ones_(model.mask_embedder.proj.weight)
+    assert not torch.equal(model(**inputs, mask=mask), expected)
+    # None, and one of zeros, still say nothing.
+    assert torch.equal(model(**inputs), expected)
+    assert torch.equal(model(**inputs, mask=torch.zeros_like(mask)), expected)
+    with pytest.raises(ValueError, match="takes no mask"):
+        plain(**inputs, mask=mask)
+
+
+def test_the_configuration_without_masks_is_diffusers(config):
+    assert "masks" not in HunyuanVideoInContextTransformer3DModel(**config).config
+    assert HunyuanVideoInContextTransformer3DModel(**config, masks=True).config.masks
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rule", ["full", "static_context"])
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_a_sample_without_a_reference_is_as_in_a_batch_without(model, rule, by_sample, monkeypatch):
+    if by_sample:
+        monkeypatch.setattr(attention, "attends_by_sample", lambda key: True)
+    model.rule = rule
+    inputs = batch()
+    reference = torch.randn(inputs["source_hidden_states"][:, :, :1].shape, generator=torch.Generator().manual_seed(3))
+    without, having = model(**inputs), model(**inputs, reference_hidden_states=reference)
+    mixed = model(**inputs, reference_hidden_states=reference, referenced=torch.tensor([False, True]))
+    torch.testing.assert_close(mixed[0], without[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed[1], having[1], atol=1e-5, rtol=0)
+    assert (having - without).abs().max() > 1e-3

@@ -1,0 +1,38 @@
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from icve.data.reference_picture import GREY, PictureError, letterbox, read_picture, read_reference
+
+
+def test_transparent_parts_lie_over_grey_and_turned_pictures_are_upright(tmp_path):
+    rgba = np.zeros((2, 3, 4), np.uint8)
+    rgba[..., 0] = 255
+    rgba[0, :, 3] = 255
+    Image.fromarray(rgba).save(tmp_path / "half.png")
+    picture = read_picture(tmp_path / "half.png")
+    assert (picture[0] == (255, 0, 0)).all()
+    assert (picture[1] == GREY).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter to the right
+    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture(tmp_path / "turned.jpg").shape == (8, 4, 3)
+
+
+def test_nothing_is_cut_off(tmp_path):
+    wide = np.full((10, 40, 3), 255, np.uint8)
+    fitted = letterbox(wide, (32, 32))
+    assert (fitted[12:20] == 255).all()
+    assert (fitted[:12] == GREY).all()
+    assert (fitted[20:] == GREY).all()
+    cv2.imwrite(str(tmp_path / "wide.png"), wide)
+    assert read_reference(tmp_path / "wide.png", (16, 48)).shape == (1, 16, 48, 3)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    with pytest.raises(PictureError, match=r"no picture .*none\.png"):
+        read_picture(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("words")
+    with pytest.raises(PictureError, match=r"text\.png cannot be read as a picture"):
+        read_picture(tmp_path / "text.png")
