@@ -21,6 +21,7 @@ from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.masks import load_mask
+from icve.data.media import stored_index
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
 from icve.data.share import batches_done, data_share, sample_group
@@ -327,8 +328,11 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self.val, self.val_manifest, batches)
 
     def rows(self, path: str) -> Manifest:
-        """Rows of one of the manifests, and the records that are none."""
-        return read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
+        """Rows of one of the manifests, and the records that are none. What is found out of its videos from then on is
+        kept beside it (:mod:`icve.data.media.stored_index`)."""
+        manifest = read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
+        stored_index.use(stored_index.index_folder(path), manifest.root)
+        return manifest
 
     def _select(self, path: str, index: RecordIndex | None) -> Selection:
         manifest = self.rows(path)

@@ -211,7 +211,11 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
         with open_media(path) as container:
             stream = video_stream(container, path)
             if key and index.stamps is not None:  # without stamps, reading begins at the file's start
-                container.seek(int(index.stamps[key]), stream=stream)
+                place = -1 if index.places is None else int(index.places[np.searchsorted(index.keys, key)])
+                if place >= 0:
+                    container.seek(place, unsupported_byte_offset=True)
+                else:
+                    container.seek(int(index.stamps[key]), stream=stream)
             for count, frame in enumerate(shown_frames(container, stream, path, index.stored)):
                 number = count if numbers is None else numbers.get(frame.pts)
                 reached = reached or (number == key and frame.key_frame)
