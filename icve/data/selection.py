@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from icve.data.buckets import Bucket, choose_bucket
+from icve.data.frame_choice import FrameChoice, SlowClips, is_slow, sampled_frames
 from icve.data.manifest import Manifest, ManifestError, Row, resolve_path
 from icve.data.media.video import VideoError, VideoInfo, probe
 
@@ -44,6 +45,7 @@ class Selection:
     pairs: list[Pair] = field(default_factory=list)
     dropped: list[tuple[str, str]] = field(default_factory=list)
     has_masks: bool = False
+    slow: int = 0  # rows with fewer frames than the rate wants: among the pairs, or dropped for that
 
     def members(self, buckets: int) -> list[list[int]]:
         """Row numbers of each bucket."""
@@ -53,8 +55,10 @@ class Selection:
         return members
 
 
-def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = None) -> Selection:
-    """Sort the rows of a manifest into buckets.
+def select(
+    manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = None, *, slow_clips: SlowClips = "own_rate"
+) -> Selection:
+    """Sort the rows of a manifest into buckets; what is slower than ``fps`` by its own frames, or not at all.
 
     Rows whose size and length stand in the columns ``width``, ``height`` and ``source_frames`` or ``frames`` (and, with
     ``fps``, the rate in ``fps``) cost nothing; files of the others are probed.
@@ -74,9 +78,12 @@ def select(manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = No
         elif isinstance(info, ValueError):
             selection.dropped.append((row["id"], str(info)))
         else:
-            width, height, frames = _extent(row, info, fps)
+            width, height, frames, slow = _extent(row, info, fps)
+            selection.slow += slow
             bucket = choose_bucket(buckets, width, height, frames)
-            if bucket is None:
+            if slow and slow_clips == "drop":
+                selection.dropped.append((row["id"], FrameChoice(fps, slow_clips).refusal))
+            elif bucket is None:
                 least = min(bucket.frames for bucket in buckets)
                 selection.dropped.append((row["id"], f"it has {frames} frames, the shortest bucket has {least}."))
             else:
@@ -108,8 +115,9 @@ def _probe_all(rows: Sequence[Row], root: Path) -> list[VideoInfo | ValueError]:
         return list(tqdm(found, desc="Probing videos", total=len(rows), unit="video", disable=len(rows) < 100))
 
 
-def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, int, int]:
-    """Width, height and number of frames (at `fps`) that both clips of a row have, as far as is known unopened."""
+def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, int, int, bool]:
+    """Width, height and number of frames (at `fps`) that both clips of a row have, as far as is known unopened, and
+    whether they are slow."""
     width, height, file_frames, rate = (
         (info.width, info.height, info.frames, info.fps)
         if info is not None
@@ -118,10 +126,8 @@ def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, i
     lengths = [row[name] for name in ("source_frames", "target_frames") if row.get(name)]
     if file_frames is not None:
         lengths.append(file_frames - (row.get("source_start") or 0))
-    frames = max(0, min(lengths))
-    if fps is not None and frames:
-        frames = int((frames - 1) / rate * fps + 1e-3) + 1
-    return width, height, frames
+    frames = int(sampled_frames(max(0, min(lengths)), rate, fps))
+    return width, height, frames, fps is not None and bool(is_slow(rate, fps))
 
 
 def _pair(row: Row, bucket: int) -> Pair:

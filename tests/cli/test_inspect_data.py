@@ -15,6 +15,7 @@ from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairDataset
 from icve.data.unpaired_clips import UnpairedClipsDataModule
 from icve.preflight.seen_rows import choose, inspect_rows
+from icve.preflight.seen_table import summary
 from tests.data.conftest import numbered
 from tests.training.conftest import TINY_YAML
 
@@ -64,7 +65,7 @@ def module(folder, kind=PairedEditsDataModule, **options):
 def test_what_is_shown_is_what_training_loads(folder, kind):
     data = module(folder, kind)
     data.setup("fit")
-    dataset = PairDataset(data.train, data.buckets, data.read, data.fps)
+    dataset = PairDataset(data.train, data.buckets, data.read, data.choice)
     inspection = inspect_rows(module(folder, kind))
     assert len(inspection.rows) == len(dataset) == 6
     for index, row in enumerate(inspection.rows):
@@ -79,16 +80,27 @@ def test_frames_rate_and_crop_are_told(folder):
     row, cropped = inspection.rows[0], inspection.rows[5]
     assert row.source.indices.tolist() == [0, 2, 4, 6, 8]  # every second frame of 8 per second
     assert row.source.rate == pytest.approx(4.0)
-    assert row.source.repeated == 0
+    assert not row.source.slow
     assert row.source.cut_off == 0
     greys = [(float(frame.mean()) - 16) / 4 for frame in inspection.read(row)[1]["source"]]
     assert greys == pytest.approx([0, 2, 4, 6, 8], abs=0.5)
     assert cropped.bucket == (48, 64, 5)
     assert cropped.source.scaled == (48, 80)
     assert cropped.source.cut_off == pytest.approx(0.2)
-    doubled = inspect_rows(module(folder, fps=16.0)).rows[0].source
-    assert doubled.indices.tolist() == [0, 0, 1, 1, 2]
-    assert doubled.repeated == 2
+
+
+def test_slow_clips_are_counted_and_shown(folder):
+    inspection = inspect_rows(module(folder, fps=16.0))
+    assert inspection.selection.slow == len(inspection.rows) == 6
+    clip = inspection.rows[0].source
+    assert clip.indices.tolist() == [0, 1, 2, 3, 4]
+    assert clip.slow
+    assert "8, slow" in summary(inspection)
+    assert "6 rows are slower than 16 fps, and taken at their own rate, frame by frame." in summary(inspection)
+    dropped = inspect_rows(module(folder, fps=16.0, slow_clips="drop"))
+    assert not dropped.rows
+    assert dropped.selection.slow == len(dropped.dropped) == 6
+    assert "6 rows are slower than 16 fps, and left out (slow_clips: drop)." in summary(dropped)
 
 
 def test_rows_left_out_have_reasons_and_counts_add_up(broken):

@@ -61,6 +61,7 @@ class StoredIndex:
 
     Attributes:
         roots: folders whose files it is for.
+        kept: whether the folder can be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,7 +72,7 @@ class StoredIndex:
         self._found: dict[str, dict[str, Any]] = {}
         self._spent, self._pause = 0.0, 1.0  # seconds of indexing since it was written; after how many it is again
         # By its mode and not by trying: for the superuser, every folder can be written.
-        self._kept = os.path.isdir(self.folder) and bool(os.stat(self.folder).st_mode & 0o222)
+        self.kept = os.path.isdir(self.folder) and bool(os.stat(self.folder).st_mode & 0o222)
 
     def covers(self, path: str) -> bool:
         """Whether the index is for this file, too."""
@@ -117,7 +118,7 @@ class StoredIndex:
         self._pause = max(1.0, 100 * (time.perf_counter() - began))
 
     def _add(self, name: str, row: dict[str, Any], seconds: float) -> None:
-        if not self._kept:
+        if not self.kept:
             return
         with self._lock:
             self._found[name] = row
@@ -127,7 +128,7 @@ class StoredIndex:
             try:
                 self.write()
             except OSError as error:
-                self._kept, self._found = False, {}
+                self.kept, self._found = False, {}
                 log.info("Indices of videos stay in memory: %s cannot be written (%s).", self.file, error)
 
     def _write(self, found: dict[str, dict[str, Any]]) -> None:
