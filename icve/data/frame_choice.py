@@ -57,7 +57,11 @@ class FrameChoice:
     def describe(self, slow: int) -> str:
         """What is done with so many slow clips, in a sentence."""
         rows = "1 row is" if slow == 1 else f"{slow} rows are"
-        done = "left out (slow_clips: drop)" if self.slow_clips == "drop" else "taken at their own rate, frame by frame"
+        done = (
+            "left out (slow_clips: drop)"
+            if self.slow_clips == "drop"
+            else "taken frame by frame (slow_clips: own_rate)"
+        )
         return f"{rows} slower than {self.fps:g} fps, and {done}."
 
     @property

@@ -11,6 +11,7 @@ from PIL import Image
 from icve.cli.main import main
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import write_video
+from icve.data.media.video_index import forget
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairDataset
 from icve.data.unpaired_clips import UnpairedClipsDataModule
@@ -96,7 +97,7 @@ def test_slow_clips_are_counted_and_shown(folder):
     assert clip.indices.tolist() == [0, 1, 2, 3, 4]
     assert clip.slow
     assert "8, slow" in summary(inspection)
-    assert "6 rows are slower than 16 fps, and taken at their own rate, frame by frame." in summary(inspection)
+    assert "6 rows are slower than 16 fps, and taken frame by frame (slow_clips: own_rate)." in summary(inspection)
     dropped = inspect_rows(module(folder, fps=16.0, slow_clips="drop"))
     assert not dropped.rows
     assert dropped.selection.slow == len(dropped.dropped) == 6
@@ -207,3 +208,33 @@ def test_mistakes_are_one_sentence(folder, arguments, told, capsys):
 def test_a_manifest_that_is_not_there(tmp_path, capsys):
     assert inspect(tmp_path, "--buckets", "48x64x5") == 2
     assert "There is no manifest" in capsys.readouterr().err
+
+
+def test_an_index_of_the_videos_is_kept(folder, capsys, tmp_path):
+    manifest = shutil.copytree(folder, tmp_path / "set") / "manifest.jsonl"
+    arguments = [
+        "inspect-data",
+        str(manifest),
+        "--buckets",
+        "48x64x5",
+        "64x48x5",
+        "--fps",
+        "16",
+        "--slow-clips",
+        "drop",
+    ]
+    forget()
+    assert main(arguments) == 3
+    assert "left out (slow_clips: drop)" in capsys.readouterr().out
+    assert not (tmp_path / "set" / "video_index.arrow").exists()
+    assert main([*arguments[:-4], "--index"]) == 0
+    assert str(tmp_path / "set" / "video_index.arrow") in capsys.readouterr().out
+    assert (tmp_path / "set" / "video_index.arrow").exists()
+    forget()
+    (tmp_path / "set").chmod(0o555)
+    try:
+        assert main([*arguments[:-4], "--index"]) == 2
+        assert "video_index.arrow cannot be written: make its folder writable." in capsys.readouterr().err
+    finally:
+        (tmp_path / "set").chmod(0o755)
+        forget()
