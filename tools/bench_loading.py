@@ -76,8 +76,8 @@ print(json.dumps(figures))
 def make_film(source: Path, path: Path, codec: str, size: float, rate: str = "4M", frames: int = 120) -> None:
     """Encode the first frames of a video and repeat their packets until the file has so many bytes."""
     kind = FORMATS.get(path.suffix[1:], path.suffix[1:])
-    part = path.with_name(f"part.{kind}")
-    with av.open(str(source)) as video, av.open(str(part), "w", format=kind) as file:
+    part = path.with_name("part.webm" if kind == "webm" else "part.mp4")
+    with av.open(str(source)) as video, av.open(str(part), "w") as file:
         stream = None
         for number, frame in zip(range(frames), video.decode(video=0), strict=False):
             if stream is None:
@@ -97,8 +97,7 @@ def make_film(source: Path, path: Path, codec: str, size: float, rate: str = "4M
                 for packet in file.demux(stream):
                     if packet.size:
                         written += packet.size
-                        packet.pts = None if packet.pts is None else packet.pts + moved
-                        packet.dts, packet.stream = packet.dts + moved, copied
+                        packet.pts, packet.dts, packet.stream = packet.pts + moved, packet.dts + moved, copied
                         film.mux(packet)
                 moved += round(Fraction(frames, 24) / stream.time_base)
     part.unlink()

@@ -221,15 +221,22 @@ def _key(name: str) -> int:
 def _row(batch: pa.RecordBatch, name: str) -> dict[str, Any] | None:
     """The row of a name, its lists as arrays that are part of the file."""
     key = _key(name)
-    at = int(np.searchsorted(batch["key"].to_numpy(), np.uint64(key)))
+    at = int(np.searchsorted(_numbers(batch["key"], np.uint64), np.uint64(key)))
     if at == len(batch) or batch["key"][at].as_py() != key or batch["path"][at].as_py() != name:
         return None
     row: dict[str, Any] = {}
     for column in _SCHEMA:
         value = batch[column.name][at]
         lists = column.type == _NUMBERS and value.is_valid
-        row[column.name] = value.values.to_numpy() if lists else value.as_py()
+        row[column.name] = _numbers(value.values, np.int64) if lists else value.as_py()
     return row
+
+
+def _numbers(array: pa.Array, kind: type) -> np.ndarray:
+    """An array of 64-bit numbers, not copied. Arrow's own conversion imports pandas, which costs more than a clip."""
+    if not len(array):
+        return np.empty(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), 8 * array.offset)
 
 
 def _row_of(name: str, index: PacketIndex) -> dict[str, Any]:
