@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -132,11 +132,14 @@ def read_clips(checkout: Path, path: Path, starts: list[int]) -> list[list[float
     return json.loads(run.stdout)
 
 
-def compare_films(video: Path, checkouts: dict[str, Path], mib: float) -> None:
+def compare_films(
+    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS)
+) -> None:
     """Print a table of what clips of films cost."""
     print("| container | groups MiB | open MiB | code | no index MiB, s | first MiB, s | further MiB, s | / groups |")
     print("|---|---:|---:|---|---:|---:|---:|---:|")
-    for container, codec in FILMS.items():
+    for container in containers:
+        codec = FILMS[container]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"film.{container}")
             make_film(video, path, codec, mib * 2**20)
@@ -197,12 +200,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the encoders")
     parser.add_argument("--film", type=Path, metavar="VIDEO", help="footage that films are made of; nothing else runs")
+    parser.add_argument("--containers", nargs="+", choices=FILMS, default=list(FILMS), help="of films")
     parser.add_argument("--mib", type=float, default=110, help="of each film")
     parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="of another version, compared with --film")
     arguments = parser.parse_args()
     if arguments.film:
         checkouts = {"peer": arguments.peer} if arguments.peer else {}
-        compare_films(arguments.film, {**checkouts, "icve": Path(__file__).parents[1]}, arguments.mib)
+        checkouts["icve"] = Path(__file__).parents[1]
+        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers)
         return
 
     with tempfile.TemporaryDirectory() as scratch:

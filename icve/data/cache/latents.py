@@ -61,8 +61,7 @@ def request_of(pair: Pair, bucket: Bucket, fps: float | None, read: Callable) ->
     # Caches from before repeated the frames of clips slower than that.
     resampled = {} if fps is None else {"frames shown": "once"}
     return json.dumps(
-        resampled
-        | {
+        {
             "bucket": list(bucket),
             "fps": fps,
             "instruction": pair.instruction,
@@ -73,6 +72,7 @@ def request_of(pair: Pair, bucket: Bucket, fps: float | None, read: Callable) ->
             "target_frames": pair.target_frames,
             "target_start": pair.target_start,
         }
+        | resampled
     )
 
 

@@ -164,9 +164,12 @@ _stores: dict[str, StoredIndex] = {}  # of this process, by folder
 
 def use(folder: str | os.PathLike, root: str | os.PathLike) -> StoredIndex:
     """From now on, look files below a root up in the index of a folder, and add those that are not in it."""
-    store = _stores.setdefault(os.fspath(folder), StoredIndex(Path(folder)))
-    store.roots.add(os.path.join(Path(root).resolve(), ""))
-    return store
+    place, below = os.fspath(folder), os.path.join(root, "")
+    if place not in _stores:
+        _stores[place] = StoredIndex(Path(folder))
+    if below not in _stores[place].roots:
+        _stores[place].roots |= {below, os.path.join(Path(root).resolve(), "")}
+    return _stores[place]
 
 
 def in_use() -> list[tuple[str, str]]:
