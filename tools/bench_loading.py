@@ -3,22 +3,36 @@
     python tools/bench_loading.py                                   # 32 synthetic edits at 64x64, 9 frames
     python tools/bench_loading.py --size 240 384 --frames 33 --pairs 16
     python tools/bench_loading.py -c configs/sft.yaml --latents runs/latents   # own data, with its codec
+    python tools/bench_loading.py --film VIDEO --peer CHECKOUT                 # bytes and CPU seconds of a clip
 
 Samples per second of three ways to the same batches: `decode` delivers pixels, `encode` also runs the codec and the
 text encoder on them, as a training step without a cache has to, `cache` delivers latents and embeddings. Rounds
 alternate between the three, so that a busy machine slows all; the median counts. What workers prefetch while a loader
 starts is not timed.
+
+With --film, footage is looped into films of --mib MiB, one per container, and processes read clips of 77 frames in
+their middle; so do processes of another checkout, in the same run. Bytes are those that a process asks the system for
+(counted by Linux), beside those of the groups of pictures that hold a clip, and those that opening the file takes.
+`no index` is the first clip of a process that finds no stored index (and writes it, where the code has one), `first`
+and `further` are clips of another process after it.
 """
 
 import argparse
 import copy
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import torch
 
 from icve.data.cache.latents import LatentCache, ShardWriter
@@ -29,6 +43,117 @@ from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.run.configured_parts import configured_parts
+
+# Encoders of the films; all of one bit rate.
+FILMS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "ts": "libx264", "avi": "mpeg4"}
+FORMATS = {"mkv": "matroska", "ts": "mpegts"}
+FAST = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "mpeg4": {"bf": "0"}}
+CLIP, SIZE, PLACES = 77, (240, 384), (0.5, 0.3, 0.7, 0.9)
+# Runs in a process of either checkout: prints bytes and CPU seconds of each clip.
+READ = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from icve.data.media.video import read_frames
+try:
+    from icve.data.media.stored_index import use
+    store = use(Path(sys.argv[1]).parent, Path(sys.argv[1]).parent)
+except ImportError:
+    store = None
+def asked():
+    return int(Path("/proc/self/io").read_text().split("rchar: ")[1].split()[0])
+figures = []
+for start in json.loads(sys.argv[2]):
+    read, began = asked(), time.process_time()
+    read_frames(sys.argv[1], np.arange(start, start + int(sys.argv[3])), size=json.loads(sys.argv[4]))
+    figures.append([asked() - read, time.process_time() - began])
+if store:
+    store.write()
+print(json.dumps(figures))
+"""
+
+
+def make_film(source: Path, path: Path, codec: str, size: float, rate: str = "4M", frames: int = 120) -> None:
+    """Encode the first frames of a video and repeat their packets until the file has so many bytes."""
+    kind = FORMATS.get(path.suffix[1:], path.suffix[1:])
+    part = path.with_name("part.webm" if kind == "webm" else "part.mp4")
+    with av.open(str(source)) as video, av.open(str(part), "w") as file:
+        stream = None
+        for number, frame in zip(range(frames), video.decode(video=0), strict=False):
+            if stream is None:
+                stream = file.add_stream(codec, rate=24, options={**FAST[codec], "b": rate})
+                stream.width, stream.height, stream.pix_fmt, stream.gop_size = frame.width, frame.height, "yuv420p", 48
+            frame = frame.reformat(format="yuv420p")
+            frame.pts, frame.time_base, frame.pict_type = number, Fraction(1, 24), 0
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    written = moved = 0
+    with av.open(str(path), "w", format=kind) as film:
+        copied = None
+        while written < size:
+            with av.open(str(part)) as file:
+                stream = file.streams.video[0]
+                copied = copied or film.add_stream_from_template(stream)
+                for packet in file.demux(stream):
+                    if packet.size:
+                        written += packet.size
+                        packet.pts, packet.dts, packet.stream = packet.pts + moved, packet.dts + moved, copied
+                        film.mux(packet)
+                moved += round(Fraction(frames, 24) / stream.time_base)
+    part.unlink()
+
+
+def groups_of_pictures(path: Path, start: int) -> tuple[int, int]:
+    """Bytes of the groups that hold a clip, and frames of the film."""
+    with av.open(str(path)) as file:
+        packets = [(packet.size, packet.is_keyframe) for packet in file.demux(video=0) if packet.size]
+    group = np.cumsum([key for _, key in packets])
+    wanted = np.isin(group, group[start : start + CLIP])
+    return int(np.array([size for size, _ in packets])[wanted].sum()), len(packets)
+
+
+def bytes_to_open(path: Path) -> int:
+    """Bytes that a process asks for to open a file."""
+    code = (
+        "import av, pathlib, sys\n"
+        "asked = lambda: int(pathlib.Path('/proc/self/io').read_text().split('rchar: ')[1].split()[0])\n"
+        "before = asked()\nav.open(sys.argv[1])\nprint(asked() - before)"
+    )
+    return int(subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True, text=True).stdout)
+
+
+def read_clips(checkout: Path, path: Path, starts: list[int]) -> list[list[float]]:
+    """(bytes, CPU seconds) of each clip, in a process of a checkout."""
+    words = [str(path), json.dumps(starts), str(CLIP), json.dumps(SIZE)]
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    command = [sys.executable, "-c", READ, *words]
+    # In another folder: Python looks for packages in its own first.
+    run = subprocess.run(command, capture_output=True, check=True, text=True, env=environment, cwd=path.parent)
+    return json.loads(run.stdout)
+
+
+def compare_films(
+    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS)
+) -> None:
+    """Print a table of what clips of films cost."""
+    print("| container | groups MiB | open MiB | code | no index MiB, s | first MiB, s | further MiB, s | / groups |")
+    print("|---|---:|---:|---|---:|---:|---:|---:|")
+    for container in containers:
+        codec = FILMS[container]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"film.{container}")
+            make_film(video, path, codec, mib * 2**20)
+            _, frames = groups_of_pictures(path, 0)
+            starts = [int(place * (frames - CLIP)) for place in PLACES]
+            groups = statistics.mean(groups_of_pictures(path, start)[0] for start in starts[1:])
+            opened = bytes_to_open(path)
+            for name, checkout in checkouts.items():
+                (unknown,) = read_clips(checkout, path, starts[:1])
+                first, *further = read_clips(checkout, path, starts)
+                mean = [statistics.mean(column) for column in zip(*further, strict=True)]
+                cells = " | ".join(f"{read / 2**20:.2f}, {cpu:.2f}" for read, cpu in (unknown, first, mean))
+                head = f"| {container} {codec} | {groups / 2**20:.2f} | {opened / 2**20:.2f} | {name}"
+                print(f"{head} | {cells} | {mean[0] / groups:.2f} |", flush=True)
 
 
 def fill_cache(folder: Path, data: PairsDataModule, encoders: Encoders) -> None:
@@ -74,7 +199,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the encoders")
+    parser.add_argument("--film", type=Path, metavar="VIDEO", help="footage that films are made of; nothing else runs")
+    parser.add_argument("--containers", nargs="+", choices=FILMS, default=list(FILMS), help="of films")
+    parser.add_argument("--mib", type=float, default=110, help="of each film")
+    parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="of another version, compared with --film")
     arguments = parser.parse_args()
+    if arguments.film:
+        checkouts = {"peer": arguments.peer} if arguments.peer else {}
+        checkouts["icve"] = Path(__file__).parents[1]
+        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers)
+        return
 
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.config:

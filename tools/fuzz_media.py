@@ -13,10 +13,11 @@ Seed S is one file: a container, a codec, a layout of streams and times, and a m
 - other version: of a damaged file, icve gives exactly what the FFmpeg that PyAV brings gives (frames or an error), and
   the ffmpeg command, which is of another version, conceals it in another way.
 - differ: anything else; the seeds are printed and the status is 1. Also where reading from the middle does not give
-  what reading from the start gives.
+  what reading from the start gives, and where a stored index of the file changes what is read or refused.
 """
 
 import argparse
+import contextlib
 import os
 import random
 import subprocess
@@ -33,7 +34,9 @@ import cv2
 import numpy as np
 from av.stream import Disposition
 
+from icve.data.media.stored_index import use
 from icve.data.media.video import VideoError, iterate_frames, probe, read_frames
+from icve.data.media.video_index import forget
 
 os.environ.setdefault("SVT_LOG", "1")  # the encoder of AV1 otherwise writes pages about each file
 
@@ -330,8 +333,38 @@ def straight(path: Path) -> np.ndarray | None:
         return None
 
 
+def read_all(path: Path) -> tuple[np.ndarray | None, str]:
+    """All frames, or why there are none."""
+    try:
+        return np.concatenate(list(iterate_frames(path))), ""
+    except VideoError as error:
+        return None, error.reason
+
+
+def stored_differs(path: Path) -> bool:
+    """Whether a process that finds the file in a stored index reads or refuses it differently."""
+    forget()
+    fresh = read_all(path)
+    forget()
+    store = use(path.parent, path.parent)
+    probe_quietly(path)
+    store.write()
+    forget()
+    use(path.parent, path.parent)
+    stored = read_all(path)
+    forget()
+    return fresh[1] != stored[1] or not np.array_equal(fresh[0], stored[0])
+
+
+def probe_quietly(path: Path) -> None:
+    with contextlib.suppress(VideoError):
+        probe(path)
+
+
 def compare(path: Path, damaged: bool) -> tuple[str, str]:
     """Outcome and, where it is not "same", why."""
+    if stored_differs(path):
+        return "differ", "a stored index changes what is read"
     reason, ours, size = "", None, (1, 1)
     try:
         info = probe(path)

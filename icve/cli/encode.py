@@ -99,6 +99,7 @@ def _run(arguments: argparse.Namespace, overrides: Sequence[str]) -> int:
         raise ValueError("--output is missing: name the folder of the cache, or data.init_args.latents in the YAML.")
     if not isinstance(parts.data, PairsDataModule):
         raise ValueError(f"icve encode takes data modules of icve.data, not {type(parts.data).__name__}.")
+    parts.data.check_cacheable()
     for transform in parts.data.transforms:  # what training would refuse, before any work
         on_latents(transform)
     device = arguments.device or default_device()

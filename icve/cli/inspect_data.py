@@ -15,6 +15,8 @@ EPILOG = """examples:
       without a configuration; every frame is decoded, which finds damaged files
   icve inspect-data -c configs/sft_pictures.yaml --output runs/inspection
       every data set of the configuration's mixture; runs/inspection/NAME/ shows pairs of each
+  icve inspect-data data/edits.jsonl -c configs/sft.yaml --index
+      also writes data/video_index.arrow, with which no process has to look through the videos again
 
 With -c, options of `icve fit` override the configuration (--data.init_args.fps 16).
 
@@ -39,11 +41,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
     add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")
     add("--fps", type=float, help="without -c: resample to this rate (default: the files' own frames)")
+    slow = "without -c: take clips slower than --fps at their own rate (default), or leave them out"
+    add("--slow-clips", choices=("own_rate", "drop"), default="own_rate", help=slow)
     add("--root", help="without -c: folder that the manifest's paths are relative to")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="without -c: names of columns")
     add("--output", type=Path, help="folder for pairs.png and pairs.html (default: none are written)")
     add("--count", type=int, default=12, help="pairs shown (default: 12), taken from every bucket in turn")
     add("--rows", type=int, help="look at so many rows, evenly over the manifest (default: all)")
+    add("--index", action="store_true", help="keep what is found out of the videos beside the manifest, for training")
     add("--decode", action="store_true", help="decode the frames of every row, not only of those shown")
     return parser
 
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
     # Imported late: help is quick.
     from icve.preflight.seen_pictures import write_page, write_sheet
-    from icve.preflight.seen_rows import choose, inspect_rows
+    from icve.preflight.seen_rows import choose, inspect_rows, keep_index
     from icve.preflight.seen_table import summary
 
     try:
@@ -73,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = choose(inspection, arguments.count) if folder is not None else []
             pairs = [pair for pair in map(inspection.read, shown) if pair is not None]
             print(summary(inspection))
+            if arguments.index:
+                print(keep_index(data_set.manifest, inspection))
             if pairs:
                 print(write_sheet(folder / PICTURE, pairs))
                 print(write_page(folder / PAGE, pairs, inspection))
@@ -113,7 +120,8 @@ def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):
     columns = column_names(arguments.columns)
     kind = UnpairedClipsDataModule if arguments.kind == "clips" else PairedEditsDataModule
     buckets = [_bucket(text) for text in arguments.buckets]
-    return kind(arguments.manifest, buckets, 1, columns=columns, root=arguments.root, fps=arguments.fps)
+    settings = {"columns": columns, "root": arguments.root, "fps": arguments.fps, "slow_clips": arguments.slow_clips}
+    return kind(arguments.manifest, buckets, 1, **settings)
 
 
 def _bucket(text: str) -> list[int]:

@@ -9,6 +9,8 @@ import numpy as np
 from icve.curation.clip_length import check_clip_length
 from icve.curation.measure import read_signals
 from icve.curation.stage import Rejected, Row, RowStage, Workspace
+from icve.data.frame_choice import FrameChoice, SlowClips, average_rate, is_slow
+from icve.data.media.video import sample_indices
 
 Clip = tuple[int, int]  # frames [start, end) of the file
 
@@ -20,8 +22,8 @@ class ClipPairs(RowStage):
     sampled by timestamp, as training does.
 
     Reads ``video``, ``signals``, ``scene_start``, ``scene_end`` and ``fps``. Adds ``source_path``, ``source_start``,
-    ``source_frames`` and the same of the target. Lowers ``fps`` where a file's rate varies and its average would make
-    the clips look too short: it is then that of the clip with fewer frames.
+    ``source_frames`` and the same of the target. Where a file's rate varies, ``fps`` becomes that of the slower clip.
+    No sample of a clip shows a frame twice.
 
     Args:
         frames: frames of a clip, 4k + 1.
@@ -31,6 +33,7 @@ class ClipPairs(RowStage):
         max_gap: most, in seconds; None allows any.
         pairs_per_scene: most pairs of a scene; no two are of the same two clips.
         seed: selects other pairs.
+        slow_clips: "own_rate" takes clips slower than ``fps`` frame by frame, "drop" leaves them out.
     """
 
     def __init__(
@@ -42,7 +45,9 @@ class ClipPairs(RowStage):
         max_gap: float | None = None,
         pairs_per_scene: int = 1,
         seed: int = 0,
+        slow_clips: SlowClips = "own_rate",
     ) -> None:
+        self.choice = FrameChoice(fps, slow_clips)
         if pairs_per_scene < 1 or margin < 0 or (fps is not None and not fps > 0):
             raise ValueError("pairs_per_scene must be at least 1, margin at least 0 and fps above 0.")
         if min_gap < 0 or (max_gap is not None and max_gap < min_gap):
@@ -54,7 +59,13 @@ class ClipPairs(RowStage):
     def outcome(self, row: Row, work: Workspace) -> list[Row] | Rejected:
         (seconds,) = read_signals(work, row, "seconds")
         start, end = row["scene_start"] + self.margin, row["scene_end"] - self.margin
-        clips = cut_clips(seconds, start, end, self.frames, self.fps)
+        cut = cut_clips(seconds, start, end, self.frames, self.fps)
+        clips = [
+            clip for clip in cut if self.frames == 1 or not self.choice.refuses(average_rate(seconds[slice(*clip)]))
+        ]
+        if len(clips) < 2 <= len(cut):
+            slow = f"{len(cut) - len(clips)} of {len(cut)} clips are slower than {self.fps:g} fps"
+            return Rejected("slow video", f"{slow}: slow_clips own_rate would take them at their own rate")
         if len(clips) < 2:
             rate = "" if self.fps is None else f" at {self.fps:g} fps"
             detail = f"{row['scene_end'] - row['scene_start']} frames hold {len(clips)} of two clips"
@@ -72,12 +83,14 @@ class ClipPairs(RowStage):
         pairs = []
         for number in chosen:
             source, target = (clips[i] for i in random.permutation([first[number], second[number]]))
-            pairs.append(row | self._columns(row["fps"], path, source, target))
+            pairs.append(row | self._columns(row["fps"], seconds, path, source, target))
         return pairs
 
-    def _columns(self, fps: float, path: str, source: Clip, target: Clip) -> Row:
+    def _columns(self, fps: float, seconds: np.ndarray, path: str, source: Clip, target: Clip) -> Row:
         lengths = source[1] - source[0], target[1] - target[0]
         if self.fps is not None and self.frames > 1:
+            slower = min(average_rate(seconds[slice(*clip)]) for clip in (source, target))
+            fps = slower if is_slow(slower, fps) or is_slow(fps, slower) else fps
             # What a manifest's reader takes for the clip's length without opening the file: frames / fps.
             fps = min(fps, (min(lengths) - 1) * self.fps / (self.frames - 1))
         return {
@@ -123,4 +136,7 @@ def _clip(seconds: np.ndarray, start: int, end: int, frames: int, fps: float | N
         # The clip must last as long as its samples do: a last frame that is merely nearest to the last sample's time
         # would leave a clip that ends before it. Timestamps are rounded to a millisecond in Matroska.
         last = int(np.searchsorted(seconds, seconds[start] + (frames - 1) / fps - 9e-4))
+        last = max(last, start + frames - 1)  # no frame is shown twice
+        while last < end and len(sample_indices(seconds[: last + 1], fps, start, frames)) < frames:
+            last += 1
     return (start, last + 1) if last < end else None

@@ -18,8 +18,10 @@ from icve.data.buckets import Bucket
 from icve.data.cache.cached_rows import RecordIndex
 from icve.data.cache.latents import LatentCache, Record, ShardWriter, request_of
 from icve.data.edit_region import region_from_mask
+from icve.data.frame_choice import FrameChoice
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.manifest import ManifestError
+from icve.data.media import stored_index
 from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.mixture import DataSet
 from icve.data.pairs import PairsDataModule, Reader, load_pair
@@ -90,7 +92,9 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     for of in sets:
         manifest = data.rows(of).part(*part)
         index.describe(manifest, data.fps)
-        selection = select(manifest, data.buckets, data.fps, data.references)
+        selection = select(manifest, data.buckets, data.fps, data.references, slow_clips=data.choice.slow_clips)
+        if selection.slow:
+            log.warning("%s: %s", of.manifest, data.choice.describe(selection.slow))
         work.rows += selection.rows
         work.rejected += [Record(name, "", {}, reason=reason) for name, reason in selection.dropped]
         for pair in selection.pairs:
@@ -172,15 +176,15 @@ Loaded = tuple[Record, dict[str, Any], list] | str
 
 
 def _decoded(jobs: Sequence[Job], data: PairsDataModule, workers: int) -> Iterator[Loaded]:
-    dataset = _Decoding(jobs, type(data).read, data.fps)
+    dataset = _Decoding(jobs, type(data).read, data.choice)
     workers = min(workers, len(jobs))
     timeout = data.worker_timeout if workers else 0
     return iter(DataLoader(dataset, batch_size=None, num_workers=workers, timeout=timeout, collate_fn=_as_it_is))
 
 
 class _Decoding(Dataset[Loaded]):
-    def __init__(self, jobs: Sequence[Job], read: Reader, fps: float | None) -> None:
-        self.jobs, self.read, self.fps = jobs, read, fps
+    def __init__(self, jobs: Sequence[Job], read: Reader, choice: FrameChoice) -> None:
+        self.jobs, self.read, self.choice, self._indices = jobs, read, choice, stored_index.in_use()
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -188,6 +192,8 @@ class _Decoding(Dataset[Loaded]):
     def __getitem__(self, number: int) -> Loaded:
         job = self.jobs[number]
         pair, reads = job.pair, []
+        for folder, below in self._indices:  # known already unless this process was spawned
+            stored_index.use(folder, below)
 
         def decode(path: Path, indices: np.ndarray, **options: Any) -> np.ndarray:
             reads.append([np.asarray(indices).tolist(), sorted(options.items())])
@@ -197,7 +203,7 @@ class _Decoding(Dataset[Loaded]):
             # Read first: a file that changes meanwhile is noticed as changed later.
             paths = {"source": pair.source, "target": pair.target, "mask": pair.mask, "reference": pair.reference}
             files = {role: _identify(job.root, path) for role, path in paths.items() if path is not None}
-            sample = load_pair(pair, job.root, job.bucket, self.read, self.fps, decode)
+            sample = load_pair(pair, job.root, job.bucket, self.read, self.choice, decode)
             info = probe(job.root / pair.source)
         except (VideoError, ManifestError) as error:
             return str(error)

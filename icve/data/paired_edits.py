@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.buckets import Bucket
+from icve.data.frame_choice import FrameChoice
 from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.pairs import Decoder, Pair, PairsDataModule, clip_indices
 
 
 def read_edit(
-    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None, decode: Decoder = read_frames
+    source: Path, target: Path, pair: Pair, bucket: Bucket, choice: FrameChoice, decode: Decoder = read_frames
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same frames of both files, with the same crop.
 
@@ -25,7 +26,11 @@ def read_edit(
     Raises:
         VideoError: a file cannot be read or the frames the two have in common are too few.
     """
-    shown = clip_indices(source, pair.source_start, pair.source_frames, bucket.frames, fps) - pair.source_start
+    frames, place = pair.source_frames, choice.places[0]
+    if place:  # the window lies in what the two have in common
+        known = (pair.source_frames, pair.target_frames, max(0, probe(target).frames - pair.target_start))
+        frames = min(count for count in known if count is not None)
+    shown = clip_indices(source, pair.source_start, frames, bucket.frames, choice, place) - pair.source_start
     of_target = shown + pair.target_start
     if pair.target_frames is not None and shown[-1] >= pair.target_frames:
         raise VideoError(target, f"its clip has {pair.target_frames} frames, frame {int(shown[-1])} is needed.")

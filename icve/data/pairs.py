@@ -17,10 +17,12 @@ from torch.utils.data import Dataset
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSampler, StepSizes, replacement
 from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
+from icve.data.frame_choice import FrameChoice, SlowClips, TemporalCrop, average_rate
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
 from icve.data.masks import read_mask
+from icve.data.media import stored_index
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.mixture import DataSet, MixedPairs, as_data_sets, continued_sampler
 from icve.data.mixture_sampler import MixtureSampler
@@ -41,26 +43,32 @@ _REPORTED = 20  # dropped rows of one manifest that are logged one by one; all a
 # `read_frames` with path, indices, size and perhaps shape given, or a cache in front of it.
 Decoder = Callable[..., np.ndarray]
 
-# (source file, target file, pair, bucket, fps, decoder) → source and target (F, H, W, 3) uint8 in the bucket's shape,
-# and the frames (F,) of the source clip, counted from its start, that they show. Raises VideoError.
-Reader = Callable[[Path, Path, Pair, Bucket, float | None, Decoder], tuple[np.ndarray, np.ndarray, np.ndarray]]
+# (source file, target file, pair, bucket, choice of frames, decoder) → source and target (F, H, W, 3) uint8 in the
+# bucket's shape, and the frames (F,) of the source clip, counted from its start, that they show. Raises VideoError.
+Reader = Callable[[Path, Path, Pair, Bucket, FrameChoice, Decoder], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def clip_indices(path: Path, start: int, frames: int | None, count: int, fps: float | None) -> np.ndarray:
-    """First ``count`` frames of a clip, resampled to ``fps`` by timestamp unless that is None.
+def clip_indices(
+    path: Path, start: int, frames: int | None, count: int, choice: FrameChoice, place: float = 0.0
+) -> np.ndarray:
+    """``count`` frames of a clip, each once, in a window that lies at ``place`` (0 is its start, 1 its end).
 
     Returns:
-        (count,) int64 frame numbers of the file.
+        (count,) int64 frame numbers of the file, ascending.
 
     Raises:
-        VideoError: the file cannot be read, or the clip is shorter.
+        VideoError: the file cannot be read, or the clip is shorter, or slow where that is refused.
     """
-    seconds = timestamps(path)[: None if frames is None else start + frames]
-    indices = np.arange(start, len(seconds))[:count] if fps is None else sample_indices(seconds, fps, start, count)
+    seconds, fps = timestamps(path)[: None if frames is None else start + frames], choice.fps
+    if fps is not None and len(seconds) > start + 1 and choice.refuses(average_rate(seconds[start:])):
+        raise VideoError(path, choice.refusal)
+    most = None if place else count
+    indices = np.arange(start, len(seconds))[:most] if fps is None else sample_indices(seconds, fps, start, most)
     if len(indices) < count:
         rate = "" if fps is None else f" at {fps:g} fps"
         raise VideoError(path, f"its clip from frame {start} gives {len(indices)} frames{rate}, fewer than {count}.")
-    return indices
+    first = int(place * (len(indices) - count + 1))
+    return indices[first : first + count]
 
 
 class FrameCache:
@@ -88,7 +96,7 @@ class FrameCache:
 
 
 def load_pair(
-    pair: Pair, root: Path, bucket: Bucket, read: Reader, fps: float | None, decode: Decoder = read_frames
+    pair: Pair, root: Path, bucket: Bucket, read: Reader, choice: FrameChoice, decode: Decoder = read_frames
 ) -> dict[str, Any]:
     """Decode one pair.
 
@@ -100,7 +108,7 @@ def load_pair(
         VideoError, ManifestError: a file cannot be read or leaves the root.
     """
     source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
-    source_FHWC, target_FHWC, shown = read(source_file, target_file, pair, bucket, fps, decode)
+    source_FHWC, target_FHWC, shown = read(source_file, target_file, pair, bucket, choice, decode)
     sample: dict[str, Any] = {
         "source": _channels_first(source_FHWC),
         "target": _channels_first(target_FHWC),
@@ -135,17 +143,21 @@ class PairDataset(Dataset[dict[str, Any]]):
         selection: Selection,
         buckets: Sequence[Bucket],
         read: Reader,
-        fps: float | None = None,
+        choice: FrameChoice = FrameChoice(),  # noqa: B008 (frozen)
         seed: int = 0,
         cache_in_memory: bool = False,
         cached: CachedRows | None = None,
         transforms: Sequence[SourceTransform] = (),
+        temporal_crop: TemporalCrop = "start",
     ) -> None:
         self.cached, self.transforms = cached, transforms
-        self.selection, self.buckets, self.read, self.fps, self.seed = selection, list(buckets), read, fps, seed
+        self.selection, self.buckets, self.read, self.choice, self.seed = selection, list(buckets), read, choice, seed
+        self.temporal_crop, self._indices = temporal_crop, stored_index.in_use()
         self.members = selection.members(len(self.buckets))
         self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
-        self._samples: dict[int, dict[str, Any]] | None = {} if cache_in_memory else None
+        # Of a random window the frames of its files are kept, but not the sample.
+        keeps = cache_in_memory and temporal_crop == "start"
+        self._samples: dict[int, dict[str, Any]] | None = {} if keeps else None
         self._unreadable: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -158,9 +170,9 @@ class PairDataset(Dataset[dict[str, Any]]):
         index = draw.row
         members = self.members[self.selection.pairs[index].bucket]
         for attempt in range(1, _ATTEMPTS + 1):
-            if index not in self._unreadable:
+            if index not in self._unreadable or self.temporal_crop == "random":  # where another window may be read
                 try:
-                    sample = self._load(index)
+                    sample = self._load(index, draw)
                 except (VideoError, ManifestError, LatentsError) as error:
                     self._unreadable[index] = str(error)
                     dropped.append((self.selection.pairs[index].id, str(error)))
@@ -174,7 +186,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             f"{self._unreadable[draw.row]}"
         )
 
-    def _load(self, index: int) -> dict[str, Any]:
+    def _load(self, index: int, draw: Draw | None = None) -> dict[str, Any]:
         if self._samples is not None and index in self._samples:
             return self._samples[index]
         pair, root = self.selection.pairs[index], self.selection.root
@@ -182,7 +194,12 @@ class PairDataset(Dataset[dict[str, Any]]):
         if self.cached is not None:
             sample = self.cached.load(index)
         else:
-            sample = load_pair(pair, root, bucket, self.read, self.fps, self._decoder)
+            for folder, below in self._indices:  # known already unless this process was spawned
+                stored_index.use(folder, below)
+            choice = self.choice
+            if self.temporal_crop == "random" and draw is not None:
+                choice = choice.drawn(self.seed, draw)
+            sample = load_pair(pair, root, bucket, self.read, choice, self._decoder)
             if self.selection.has_masks and "mask" not in sample:
                 sample["mask"] = torch.ones(1, *bucket[2:], *bucket[:2], dtype=torch.bool)
             if self.selection.has_references:
@@ -225,7 +242,7 @@ class PairsDataModule(LightningDataModule):
         seed: orders the samples.
         columns: names in the manifest → names used here (``{source: source_path}``), for both manifests.
         root: folder the manifests' paths are relative to; None takes what they record, or their own folder.
-        fps: resample clips to this rate by timestamp; None takes the files' own frames.
+        fps: resample clips to this rate by timestamp; None takes the files' own frames. No frame is shown twice.
         bucket_ratios: share of steps per bucket; None gives every sample the same share.
         cache_in_memory: decode each file once and keep its frames at the bucket's size; for data that fits into
             memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
@@ -243,6 +260,10 @@ class PairsDataModule(LightningDataModule):
         mixture: data sets to train on in place of `manifest`, and their shares
             (:class:`icve.data.mixture_sampler.MixtureSampler` says how these are kept).
         references: give the model the pictures of the column ``reference_path``, for edits that take looks from one.
+        slow_clips: what to do with clips that have fewer frames than ``fps`` asks for: "own_rate" takes them frame by
+            frame, as `icve edit` takes every video; "drop" leaves them out.
+        temporal_crop: which frames of longer clips are trained on: "start" takes the first ones, "random" a window
+            drawn for every sample, one for both sides of a paired edit. Validation takes the first ones.
 
     Raises:
         ValueError: not exactly one of manifest and mixture is given; or, raised by ``setup``, the manifest cannot be
@@ -274,8 +295,12 @@ class PairsDataModule(LightningDataModule):
         transforms: list[SourceTransform] | None = None,
         mixture: list[DataSet] | None = None,
         references: bool = False,
+        slow_clips: SlowClips = "own_rate",
+        temporal_crop: TemporalCrop = "start",
     ) -> None:
         super().__init__()
+        if temporal_crop not in ("start", "random"):
+            raise ValueError(f"temporal_crop must be start or random, not {temporal_crop}.")
         if not buckets:
             raise ValueError("Give at least one bucket [height, width, frames].")
         if batch_size < 1:
@@ -287,6 +312,7 @@ class PairsDataModule(LightningDataModule):
         self.manifest, self.val_manifest, self.columns, self.root = manifest, val_manifest, columns, root
         self.buckets = [Bucket.parse(bucket) for bucket in buckets]
         self.batch_size, self.bucket_ratios, self.seed, self.fps = batch_size, bucket_ratios, seed, fps
+        self.choice, self.temporal_crop = FrameChoice(fps, slow_clips), temporal_crop
         self.num_workers, self.worker_timeout, self.cache_in_memory = num_workers, worker_timeout, cache_in_memory
         self.latents = latents
         self.tokens_per_batch, self.tokens_per_micro_batch = tokens_per_batch, tokens_per_micro_batch
@@ -307,6 +333,7 @@ class PairsDataModule(LightningDataModule):
         val_manifest = self.val_manifest if self.val is None and stage in (None, "fit", "validate") else None
         index = None
         if train and self.latents is not None:
+            self.check_cacheable()
             for transform in self.transforms:
                 on_latents(transform)
         if self.latents is not None and (train or val_manifest is not None):
@@ -346,6 +373,14 @@ class PairsDataModule(LightningDataModule):
         """Go on where a checkpoint's mixture was; called before the loader is made."""
         self._resumed = state_dict.get("mixture")
 
+    def check_cacheable(self) -> None:
+        """Raise ValueError where a latent cache cannot hold what is trained on."""
+        if self.temporal_crop == "random":
+            raise ValueError(
+                "A latent cache holds one window of every clip, and temporal_crop: random wants others: set "
+                "data.init_args.temporal_crop to start, or train from the videos, without data.init_args.latents."
+            )
+
     def check_encoders(self, frozen: Mapping[str, nn.Module]) -> None:
         """Raise ValueError unless these frozen parts ("codec", "text_encoder") made the latents, if there are any."""
         if self.latent_cache is not None:
@@ -368,12 +403,15 @@ class PairsDataModule(LightningDataModule):
         if self.train is not None:
             members = self.train.members(len(self.buckets))
             self._sampler = BucketBatchSampler(members, sizes, self.seed, rank, done, self.bucket_ratios)
-            dataset: Dataset = self._pairs(self.train, str(self.manifest), self.transforms)
+            dataset: Dataset = self._pairs(self.train, str(self.manifest), self.transforms, self.temporal_crop)
         else:
             own = (sizes, self.seed, rank, done, self.bucket_ratios)
             self._sampler = continued_sampler(self._resumed, self.data_sets, self.mixed, *own)
             log.info("The mixture: %s.", self._sampler.describe())
-            pairs = [self._pairs(*one, self.transforms) for one in zip(self.mixed, self._sampler.members, strict=True)]
+            pairs = [
+                self._pairs(*one, self.transforms, self.temporal_crop)
+                for one in zip(self.mixed, self._sampler.members, strict=True)
+            ]
             dataset = MixedPairs(self.data_sets, pairs)
         log.info("A step's batch: %s.", "; ".join(map(sizes.describe, self._sampler.drawn)))
         return self._loader(dataset, self._sampler)
@@ -394,23 +432,28 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self._pairs(self.val, self.val_manifest), batches)
 
     def rows(self, of: str | DataSet) -> Manifest:
-        """Rows of a manifest or data set as they are trained on, and the records that are none."""
+        """Rows of a manifest or data set as they are trained on, and the records that are none. What is found out of
+        its videos from then on is kept beside it (:mod:`icve.data.media.stored_index`)."""
         of = of if isinstance(of, DataSet) else DataSet(of)
         root, columns = of.root or self.root, self.columns if of.columns is None else of.columns
         required = (*REQUIRED, "target_path", *(["edit_type"] if of.edit_types else []))
-        return of.of(read_manifest(of.manifest, root, columns, required, partial=True))
+        manifest = read_manifest(of.manifest, root, columns, required, partial=True)
+        stored_index.use(stored_index.index_folder(of.manifest), manifest.root)
+        return of.of(manifest)
 
     def _select(self, of: DataSet, name: str, index: RecordIndex | None) -> Selection:
         """Rows of a data set by bucket; it is named by its manifest, or in a mixture by its name."""
         manifest, path = self.rows(of), of.manifest
         if index is not None:
             index.describe(manifest, self.fps)
-        selection = select(manifest, self.buckets, self.fps, self.references)
+        selection = select(manifest, self.buckets, self.fps, self.references, slow_clips=self.choice.slow_clips)
         per_bucket = ", ".join(
             f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
         )
         log.info("%s: %d of %d rows used: %s.", name, len(selection.pairs), selection.rows, per_bucket)
+        if selection.slow:
+            log.warning("%s: %s", name, self.choice.describe(selection.slow))
         prefix = "" if name == path else f"{name}/"
         self._report([(prefix + row, reason) for row, reason in selection.dropped])
         if not selection.pairs:
@@ -424,9 +467,24 @@ class PairsDataModule(LightningDataModule):
             )
         return selection
 
-    def _pairs(self, selection: Selection, name: str, transforms: Sequence[SourceTransform] = ()) -> PairDataset:
-        read, cached = type(self).read, self._cached.get(name)
-        return PairDataset(selection, self.buckets, read, self.fps, self.seed, self.cache_in_memory, cached, transforms)
+    def _pairs(
+        self,
+        selection: Selection,
+        name: str,
+        transforms: Sequence[SourceTransform] = (),
+        temporal_crop: TemporalCrop = "start",
+    ) -> PairDataset:
+        return PairDataset(
+            selection,
+            self.buckets,
+            type(self).read,
+            self.choice,
+            self.seed,
+            self.cache_in_memory,
+            self._cached.get(name),
+            transforms,
+            temporal_crop,
+        )
 
     def _loader(self, dataset: Dataset, batches: StepSampler | list[list[Draw]]) -> PairLoader:
         workers, join = self.num_workers, collate

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from icve.data.buckets import Bucket, choose_bucket
+from icve.data.frame_choice import FrameChoice, SlowClips, is_slow, sampled_frames
 from icve.data.manifest import Manifest, ManifestError, Row, resolve_path
 from icve.data.media.video import VideoError, VideoInfo, probe
 
@@ -46,6 +47,7 @@ class Selection:
     dropped: list[tuple[str, str]] = field(default_factory=list)
     has_masks: bool = False
     has_references: bool = False
+    slow: int = 0  # rows with fewer frames than the rate wants: among the pairs, or dropped for that
 
     def members(self, buckets: int) -> list[list[int]]:
         """Row numbers of each bucket."""
@@ -56,9 +58,15 @@ class Selection:
 
 
 def select(
-    manifest: Manifest, buckets: Sequence[Bucket], fps: float | None = None, references: bool = False
+    manifest: Manifest,
+    buckets: Sequence[Bucket],
+    fps: float | None = None,
+    references: bool = False,
+    *,
+    slow_clips: SlowClips = "own_rate",
 ) -> Selection:
-    """Sort the rows of a manifest into buckets; `references`: with the pictures in their column ``reference_path``.
+    """Sort the rows of a manifest into buckets; what is slower than ``fps`` by its own frames, or not at all.
+    `references`: with the pictures in their column ``reference_path``.
 
     Rows whose size and length stand in the columns ``width``, ``height`` and ``source_frames`` or ``frames`` (and, with
     ``fps`` and more than one frame, the rate in ``fps``) cost nothing; files of the others are probed.
@@ -79,9 +87,12 @@ def select(
         elif isinstance(info, ValueError):
             selection.dropped.append((row["id"], str(info)))
         else:
-            width, height, frames = _extent(row, info, fps)
+            width, height, frames, slow = _extent(row, info, fps)
+            selection.slow += slow
             bucket = choose_bucket(buckets, width, height, frames)
-            if bucket is None:
+            if slow and slow_clips == "drop":
+                selection.dropped.append((row["id"], FrameChoice(fps, slow_clips).refusal))
+            elif bucket is None:
                 least = min(bucket.frames for bucket in buckets)
                 selection.dropped.append((row["id"], f"it has {frames} frames, the shortest bucket has {least}."))
             else:
@@ -113,8 +124,9 @@ def _probe_all(rows: Sequence[Row], root: Path) -> list[VideoInfo | ValueError]:
         return list(tqdm(found, desc="Probing videos", total=len(rows), unit="video", disable=len(rows) < 100))
 
 
-def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, int, int]:
-    """Width, height and number of frames (at `fps`) that both clips of a row have, as far as is known unopened."""
+def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, int, int, bool]:
+    """Width, height and number of frames (at `fps`) that both clips of a row have, as far as is known unopened, and
+    whether they are slow."""
     width, height, file_frames, rate = (
         (info.width, info.height, info.frames, info.fps)
         if info is not None
@@ -124,9 +136,9 @@ def _extent(row: Row, info: VideoInfo | None, fps: float | None) -> tuple[int, i
     if file_frames is not None:
         lengths.append(file_frames - (row.get("source_start") or 0))
     frames = max(0, min(lengths))
-    if fps is not None and frames > 1:
-        frames = int((frames - 1) / rate * fps + 1e-3) + 1
-    return width, height, frames
+    if fps is None or frames < 2:  # one frame has no rate
+        return width, height, frames, False
+    return width, height, int(sampled_frames(frames, rate, fps)), bool(is_slow(rate, fps))
 
 
 def _pair(row: Row, bucket: int, references: bool) -> Pair:

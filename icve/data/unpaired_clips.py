@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from icve.data.buckets import Bucket
+from icve.data.frame_choice import FrameChoice
 from icve.data.media.video import read_frames
 from icve.data.pairs import Decoder, Pair, PairsDataModule, clip_indices
 
 
 def read_clips(
-    source: Path, target: Path, pair: Pair, bucket: Bucket, fps: float | None, decode: Decoder = read_frames
+    source: Path, target: Path, pair: Pair, bucket: Bucket, choice: FrameChoice, decode: Decoder = read_frames
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two clips, each on its own timeline: frame k of one does not belong to frame k of the other.
 
@@ -22,8 +23,8 @@ def read_clips(
     Raises:
         VideoError: a file cannot be read or a clip is too short.
     """
-    of_source = clip_indices(source, pair.source_start, pair.source_frames, bucket.frames, fps)
-    of_target = clip_indices(target, pair.target_start, pair.target_frames, bucket.frames, fps)
+    of_source = clip_indices(source, pair.source_start, pair.source_frames, bucket.frames, choice, choice.places[0])
+    of_target = clip_indices(target, pair.target_start, pair.target_frames, bucket.frames, choice, choice.places[1])
     size = (bucket.height, bucket.width)
     return (
         decode(source, of_source, size=size),

@@ -7,7 +7,7 @@ called with a decoder that notes what it is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy as np
 from tqdm import tqdm
 
 from icve.data.buckets import Bucket
+from icve.data.frame_choice import is_slow
 from icve.data.manifest import ManifestError, resolve_path
+from icve.data.media import stored_index
 from icve.data.media.video import VideoError, cover_size, probe, read_frames, timestamps
 from icve.data.mixture import DataSet
 from icve.data.pairs import PairsDataModule
@@ -34,6 +36,7 @@ class Clip:
         shape: (height, width) of the file's picture.
         scaled: (height, width) that it is brought to before the cut; `stretched` when proportions change by that.
         size: (height, width) of the cut in the middle.
+        slow: it has fewer frames than the rate wants, and is taken at its own.
     """
 
     path: Path
@@ -44,17 +47,13 @@ class Clip:
     scaled: tuple[int, int]
     stretched: bool
     size: tuple[int, int]
+    slow: bool = False
 
     @property
     def rate(self) -> float:
         """Frames per second of the clip as the model sees it, by the file's timestamps; 0 for one frame."""
         length = float(self.seconds[-1] - self.seconds[0])
         return (len(self.indices) - 1) / length if length > 0 else 0.0
-
-    @property
-    def repeated(self) -> int:
-        """Frames that show the same picture as the one before: the file's rate is too low."""
-        return int((np.diff(self.indices) == 0).sum())
 
     @property
     def cut_off(self) -> float:
@@ -117,7 +116,8 @@ def inspect_rows(
     Raises:
         ValueError: the manifest cannot be read.
     """
-    selection = select(module.rows(of or module.data_sets[0]), module.buckets, module.fps)
+    slow_clips = module.choice.slow_clips
+    selection = select(module.rows(of or module.data_sets[0]), module.buckets, module.fps, slow_clips=slow_clips)
     pairs: Sequence[Pair] = selection.pairs
     if limit is not None and limit < len(pairs):
         pairs = [pairs[int(k)] for k in np.linspace(0, len(pairs) - 1, limit)]
@@ -126,7 +126,8 @@ def inspect_rows(
         noted: list[Clip] = []
 
         def note(path: Path, indices: np.ndarray, noted: list[Clip] = noted, **shapes: Any) -> np.ndarray:
-            noted.append(_clip(path, indices, **shapes))
+            clip = _clip(path, indices, **shapes)
+            noted.append(replace(clip, slow=bool(clip.rate and is_slow(clip.rate, module.fps))))
             if decode:
                 return read_frames(path, indices, **shapes)
             return np.broadcast_to(np.uint8(0), (len(indices), *shapes["size"], 3))  # takes no memory
@@ -137,6 +138,22 @@ def inspect_rows(
         else:
             inspection.rows.append(Seen(pair, module.buckets[pair.bucket], *noted))
     return inspection
+
+
+def keep_index(manifest: str, inspection: Inspection) -> Path:
+    """Write what was found out of the videos beside their manifest, and return the file.
+
+    Raises:
+        ValueError: it cannot be written there.
+    """
+    store = stored_index.use(stored_index.index_folder(manifest), inspection.selection.root)
+    try:
+        store.write()
+    except OSError as error:
+        raise ValueError(f"{store.file} cannot be written ({error}): make its folder writable.") from error
+    if not store.kept:
+        raise ValueError(f"{store.file} cannot be written: make its folder writable.")
+    return store.file
 
 
 def choose(inspection: Inspection, count: int) -> list[Seen]:
@@ -155,7 +172,7 @@ def _read(
     root, bucket = selection.root, module.buckets[pair.bucket]
     try:
         files = resolve_path(root, pair.source), resolve_path(root, pair.target)
-        return module.read(*files, pair, bucket, module.fps, decode)
+        return module.read(*files, pair, bucket, module.choice, decode)
     except (VideoError, ManifestError) as error:
         return str(error)
 

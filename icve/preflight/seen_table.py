@@ -26,6 +26,8 @@ def summary(inspection: Inspection) -> str:
     rate = "their files' own frames" if module.fps is None else f"{module.fps:g} fps"
     left_out = f"{len(inspection.dropped)} of {inspection.selection.rows} are left out."
     parts.append(f"{len(inspection.rows)} rows can be used, at {rate}; {left_out}")
+    if inspection.selection.slow:
+        parts.append(module.choice.describe(inspection.selection.slow))
     if inspection.dropped:
         parts.append("\n".join(f"left out: {name}: {reason}" for name, reason in inspection.dropped))
     return "\n\n".join(parts)
@@ -35,10 +37,9 @@ def cells(clip: Clip) -> tuple[str, ...]:
     """File, frames, seconds, rate and crop of a clip."""
     picture = f"{clip.shape[0]}x{clip.shape[1]}, {clip.fps:.4g} fps"
     frames = f"{len(clip.indices)} of {clip.indices[0]}–{clip.indices[-1]}"
-    frames += f", {clip.repeated} repeated" if clip.repeated else ""
     seconds = f"{clip.seconds[0]:.2f}–{clip.seconds[-1]:.2f}"
     crop = f"{clip.scaled[0]}x{clip.scaled[1]}, {clip.cut_off:.0%}" + (", stretched" if clip.stretched else "")
-    return picture, frames, seconds, f"{clip.rate:.4g}", crop
+    return picture, frames, seconds, f"{clip.rate:.4g}" + (", slow" if clip.slow else ""), crop
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -56,7 +56,7 @@ class EventPairs(ClipPairs):
             source, target = pairs[number]
             description = describe_pair(self._logs, row["video"], source, target, self.seed)
             if description is not None:
-                found.append(row | self._columns(row["fps"], path, source, target) | description)
+                found.append(row | self._columns(row["fps"], seconds, path, source, target) | description)
             if len(found) == self.pairs_per_scene:
                 break
         return found or Rejected("nothing to say", f"no instruction leads from one of {len(pairs)} pairs to the other")

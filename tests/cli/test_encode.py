@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from icve.cli.encode import main
 from icve.cli.main import main as icve
-from icve.data.cache.latents import LatentCache
+from icve.data import encoding
+from icve.data.cache.latents import LatentCache, request_of
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.paired_edits import PairedEditsDataModule
@@ -193,6 +194,33 @@ def test_a_transform_of_pixels_is_refused(encode, tiny_yaml, tmp_path, capsys):
     arguments = ["--data.init_args.latents", encode.output, *noise]
     assert icve(["fit", "-c", str(tiny_yaml), *map(str, arguments)]) == 2
     assert "SourceNoise changes pixels" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_random_windows_are_refused(encode, tiny_yaml, capsys):
+    words = ["--data.init_args.temporal_crop", "random"]
+    status, _, err = encode(*words)
+    assert status == 2
+    assert err.startswith("icve encode: A latent cache holds one window of every clip")
+    assert len(err.splitlines()) == 1
+    assert not encode.output.exists()
+
+
+def test_slow_rows_are_encoded_once_and_caches_that_repeated_them_are_none(encode, tiny_yaml, monkeypatch, capsys):
+    words = ["--data.init_args.fps", "24"]
+    asked_before = request_of
+    monkeypatch.setattr(
+        encoding, "request_of", lambda *what: asked_before(*what).replace(', "frames shown": "once"', "")
+    )
+    status, summary, err = encode(*words)
+    assert (status, summary["encoded"]) == (0, 5)
+    assert "5 rows are slower than 24 fps, and taken frame by frame" in err
+    monkeypatch.undo()
+    status, summary, _ = encode(*words)
+    assert (status, summary["encoded"], summary["reused"]) == (0, 5, 0)
+    assert encode(*words)[1]["reused"] == 5
+    status, summary, err = encode(*words, "--data.init_args.slow_clips", "drop")
+    assert (status, summary["rejected"]) == (3, 5)
+    assert "5 rows are slower than 24 fps, and left out (slow_clips: drop)" in err
 
 
 def test_training_from_a_bfloat16_cache_is_close(encoded, tiny_yaml, tmp_path):

@@ -11,10 +11,12 @@ from PIL import Image
 from icve.cli.main import main
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import write_video
+from icve.data.media.video_index import forget
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairDataset
 from icve.data.unpaired_clips import UnpairedClipsDataModule
 from icve.preflight.seen_rows import choose, inspect_rows
+from icve.preflight.seen_table import summary
 from tests.data.conftest import numbered
 from tests.training.conftest import TINY_YAML
 
@@ -64,7 +66,7 @@ def module(folder, kind=PairedEditsDataModule, **options):
 def test_what_is_shown_is_what_training_loads(folder, kind):
     data = module(folder, kind)
     data.setup("fit")
-    dataset = PairDataset(data.train, data.buckets, data.read, data.fps)
+    dataset = PairDataset(data.train, data.buckets, data.read, data.choice)
     inspection = inspect_rows(module(folder, kind))
     assert len(inspection.rows) == len(dataset) == 6
     for index, row in enumerate(inspection.rows):
@@ -79,16 +81,27 @@ def test_frames_rate_and_crop_are_told(folder):
     row, cropped = inspection.rows[0], inspection.rows[5]
     assert row.source.indices.tolist() == [0, 2, 4, 6, 8]  # every second frame of 8 per second
     assert row.source.rate == pytest.approx(4.0)
-    assert row.source.repeated == 0
+    assert not row.source.slow
     assert row.source.cut_off == 0
     greys = [(float(frame.mean()) - 16) / 4 for frame in inspection.read(row)[1]["source"]]
     assert greys == pytest.approx([0, 2, 4, 6, 8], abs=0.5)
     assert cropped.bucket == (48, 64, 5)
     assert cropped.source.scaled == (48, 80)
     assert cropped.source.cut_off == pytest.approx(0.2)
-    doubled = inspect_rows(module(folder, fps=16.0)).rows[0].source
-    assert doubled.indices.tolist() == [0, 0, 1, 1, 2]
-    assert doubled.repeated == 2
+
+
+def test_slow_clips_are_counted_and_shown(folder):
+    inspection = inspect_rows(module(folder, fps=16.0))
+    assert inspection.selection.slow == len(inspection.rows) == 6
+    clip = inspection.rows[0].source
+    assert clip.indices.tolist() == [0, 1, 2, 3, 4]
+    assert clip.slow
+    assert "8, slow" in summary(inspection)
+    assert "6 rows are slower than 16 fps, and taken frame by frame (slow_clips: own_rate)." in summary(inspection)
+    dropped = inspect_rows(module(folder, fps=16.0, slow_clips="drop"))
+    assert not dropped.rows
+    assert dropped.selection.slow == len(dropped.dropped) == 6
+    assert "6 rows are slower than 16 fps, and left out (slow_clips: drop)." in summary(dropped)
 
 
 def test_rows_left_out_have_reasons_and_counts_add_up(broken):
@@ -195,3 +208,33 @@ def test_mistakes_are_one_sentence(folder, arguments, told, capsys):
 def test_a_manifest_that_is_not_there(tmp_path, capsys):
     assert inspect(tmp_path, "--buckets", "48x64x5") == 2
     assert "There is no manifest" in capsys.readouterr().err
+
+
+def test_an_index_of_the_videos_is_kept(folder, capsys, tmp_path):
+    manifest = shutil.copytree(folder, tmp_path / "set") / "manifest.jsonl"
+    arguments = [
+        "inspect-data",
+        str(manifest),
+        "--buckets",
+        "48x64x5",
+        "64x48x5",
+        "--fps",
+        "16",
+        "--slow-clips",
+        "drop",
+    ]
+    forget()
+    assert main(arguments) == 3
+    assert "left out (slow_clips: drop)" in capsys.readouterr().out
+    assert not (tmp_path / "set" / "video_index.arrow").exists()
+    assert main([*arguments[:-4], "--index"]) == 0
+    assert str(tmp_path / "set" / "video_index.arrow") in capsys.readouterr().out
+    assert (tmp_path / "set" / "video_index.arrow").exists()
+    forget()
+    (tmp_path / "set").chmod(0o555)
+    try:
+        assert main([*arguments[:-4], "--index"]) == 2
+        assert "video_index.arrow cannot be written: make its folder writable." in capsys.readouterr().err
+    finally:
+        (tmp_path / "set").chmod(0o755)
+        forget()

@@ -14,6 +14,7 @@ from icve.curation.segments import Segments
 from icve.curation.similarity import SimilarityBand
 from icve.curation.stage import Rejected, Workspace
 from icve.data.buckets import Bucket
+from icve.data.frame_choice import FrameChoice
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import VideoWriter, sample_indices, timestamps, write_video
 from icve.data.pairs import clip_indices, load_pair
@@ -61,7 +62,8 @@ def test_clips_of_a_variable_rate_last_as_long_as_their_samples(fps):
     for start, end in clips:
         assert 3 <= start < end <= 128
         assert len(sample_indices(VARIABLE[:end], fps, start, 9)) == 9
-        assert VARIABLE[end - 1] - VARIABLE[start] <= 8 / fps + 1 / 6
+        assert VARIABLE[end - 1] - VARIABLE[start] <= 8 / min(fps, 6) + 1 / 6
+        assert end - start >= 9
     assert all(a[1] <= b[0] for a, b in pairwise(clips))
 
 
@@ -122,6 +124,22 @@ def test_parameters_are_checked():
         ClipPairs(frames=17, min_gap=2, max_gap=1)
 
 
+def test_slow_clips_are_taken_frame_by_frame_or_left_out(pair):
+    (row,) = pair(np.arange(60) / 8, fps=8.0, frames=17)
+    assert (row["source_frames"], row["target_frames"], row["fps"]) == (17, 17, 8)
+    outcome = pair(np.arange(60) / 8, fps=8.0, frames=17, slow_clips="drop")
+    assert (outcome.reason, outcome.detail) == (
+        "slow video",
+        "3 of 3 clips are slower than 24 fps: slow_clips own_rate would take them at their own rate",
+    )
+    (row,) = pair(np.arange(60) * 1001 / 24000, fps=23.976, frames=17, slow_clips="drop")
+    assert row["source_frames"] == 17
+    # of a file whose rate varies, what is fast enough is taken
+    rows = pair(VARIABLE, frames=9, fps=13.0, slow_clips="drop", pairs_per_scene=100)
+    assert {round(row["fps"], 6) for row in rows} == {24}
+    assert max(row["source_start"] + row["source_frames"] for row in rows) <= 61
+
+
 def stages(**parameters):
     return [
         Probe(min_side=32, min_seconds=0.5), Measure(), Segments(), Quality(min_sharpness=0),
@@ -136,7 +154,7 @@ def trained(rows, root, folder, frames):
     bucket = Bucket(32, 48, frames)
     selection = select(manifest, [bucket], fps=24)
     assert selection.dropped == []
-    return [load_pair(pair, root, bucket, read_clips, 24) for pair in selection.pairs]
+    return [load_pair(pair, root, bucket, read_clips, FrameChoice(24)) for pair in selection.pairs]
 
 
 def test_rows_of_every_rate_train_as_they_are(tmp_path):
@@ -160,7 +178,7 @@ def test_rows_of_every_rate_train_as_they_are(tmp_path):
     for row in rows:
         for role in ("source", "target"):
             where = row[f"{role}_start"], row[f"{role}_frames"]
-            assert len(clip_indices(raw / row["video"], *where, 9, 24)) == 9
+            assert len(clip_indices(raw / row["video"], *where, 9, FrameChoice(24))) == 9
     samples = trained(rows, raw, tmp_path, 9)
     assert len(samples) == len(rows)
     assert all(sample["source"].shape == (3, 9, 32, 48) for sample in samples)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from icve.data import pairs
+from icve.data.frame_choice import FrameChoice
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import VideoError, write_video
@@ -356,7 +357,7 @@ def test_errors_are_videos_errors_not_crashes(pairs_folder, tmp_path):
     module.setup("fit")
     pair = module.train.pairs[0]
     with pytest.raises(VideoError, match="gives 4 frames, fewer than 9"):
-        module.read(tmp_path / "short.mp4", tmp_path / "short.mp4", pair, module.buckets[0], None)
+        module.read(tmp_path / "short.mp4", tmp_path / "short.mp4", pair, module.buckets[0], FrameChoice())
 
 
 @pytest.mark.parametrize(("device", "pins"), [("cpu", False), ("cuda", True)])

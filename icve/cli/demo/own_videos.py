@@ -18,6 +18,7 @@ from icve.curation.run_folder import funnel_text
 from icve.curation.runner import CurationResult
 from icve.curation.stage_list import load_pipeline
 from icve.data.buckets import Bucket
+from icve.data.frame_choice import FrameChoice
 from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import VideoError, read_frames, write_video
@@ -190,12 +191,14 @@ def _shrink(folder: Path, kind: str, read: Any, buckets: list[Bucket], fps: floa
     """Clips as training sees them, written as small files; rows of what could be read."""
     manifest = read_manifest(folder / kind / "manifest")
     described = {row["id"]: row for row in manifest}
-    selection = select(manifest, buckets, fps)
+    # Written at this rate, slower clips would move too fast.
+    choice = FrameChoice(fps, "drop")
+    selection = select(manifest, buckets, fps, slow_clips=choice.slow_clips)
     rows: list[Row] = []
     for pair in selection.pairs:
         bucket, row = buckets[pair.bucket], described[pair.id]
         try:
-            sample = load_pair(pair, manifest.root, bucket, read, fps)
+            sample = load_pair(pair, manifest.root, bucket, read, choice)
         except VideoError as error:
             selection.dropped.append((pair.id, str(error)))
             continue

@@ -61,6 +61,8 @@ class LatentsError(ValueError):
 
 def request_of(pair: Pair, bucket: Bucket, fps: float | None, read: Callable) -> str:
     """What is asked of the cache for a row, apart from its files: canonical JSON, equal only for the same clips."""
+    # Caches from before repeated the frames of clips slower than that.
+    resampled = {} if fps is None else {"frames shown": "once"}
     return json.dumps(
         {
             "bucket": list(bucket),
@@ -74,6 +76,7 @@ def request_of(pair: Pair, bucket: Bucket, fps: float | None, read: Callable) ->
             "target_frames": pair.target_frames,
             "target_start": pair.target_start,
         }
+        | resampled
     )
 
 

@@ -39,12 +39,14 @@ cv2.setNumThreads(1)
 
 _CHUNK = 16  # frames held at full resolution while resizing, at most:
 _CHUNK_PIXELS = 2**22
+_ROUNDED = 1.5e-3  # seconds by which steps of a constant rate may be shorter than they are, where times are rounded
 
 
 def sample_indices(seconds: np.ndarray, fps: float, start: int = 0, count: int | None = None) -> np.ndarray:
-    """Frames of a (possibly variable-rate) timeline that stand nearest to a constant rate.
+    """Frames of a (possibly variable-rate) timeline that stand nearest to a constant rate, each at most once.
 
-    Sample k is the frame nearest in time to ``seconds[start] + k / fps`` (the earlier one of a tie).
+    Those are the frames nearest in time to ``seconds[start] + k / fps`` (the earlier one of a tie) for k = 0, 1, ...
+    Pauses are passed over. A timeline slower than ``fps`` throughout gives all its frames.
 
     Args:
         seconds: presentation times, (F,), ascending.
@@ -53,21 +55,32 @@ def sample_indices(seconds: np.ndarray, fps: float, start: int = 0, count: int |
         count: number of samples; None takes all up to the last frame.
 
     Returns:
-        (count,) int64 frame numbers, fewer where the timeline ends before (callers decide whether that is an error).
+        (count,) int64 frame numbers, ascending; fewer where the timeline ends before (callers decide whether that is an
+        error).
     """
     if not fps > 0:
         raise ValueError(f"fps must be positive, not {fps}.")
     timeline = np.asarray(seconds, dtype=np.float64)[start:]
     if timeline.size == 0:
         return np.empty(0, dtype=np.int64)
+    count = timeline.size if count is None else count
     # Timestamps are rounded to the container's time base (1 ms in Matroska): allow that much at the end.
-    available = int(np.floor((timeline[-1] - timeline[0] + 1e-3) * fps)) + 1
-    wanted = timeline[0] + np.arange(available if count is None else min(count, available)) / fps
+    length = timeline[-1] - timeline[0]
+    if timeline.size - 1 <= fps * length and np.diff(timeline).min(initial=np.inf) > 1 / fps - _ROUNDED:
+        return np.arange(start, start + min(count, timeline.size))
+    available = int(np.floor((length + 1e-3) * fps)) + 1
+    tried, chosen = 0, np.empty(0, dtype=np.int64)
+    while tried < available and len(chosen) < count:  # once, unless frames were nearest to several samples
+        tried = min(available, max(count, 2 * tried))
+        chosen = np.unique(_nearest(timeline, timeline[0] + np.arange(tried) / fps))
+    return (chosen[:count] + start).astype(np.int64)
+
+
+def _nearest(timeline: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     after = np.clip(np.searchsorted(timeline, wanted), 1, max(timeline.size - 1, 1))
     before = after - 1
     after = np.minimum(after, timeline.size - 1)
-    nearest = np.where(wanted - timeline[before] <= timeline[after] - wanted + 1e-9, before, after)
-    return (nearest + start).astype(np.int64)
+    return np.where(wanted - timeline[before] <= timeline[after] - wanted + 1e-9, before, after)
 
 
 def read_frames(
@@ -215,7 +228,11 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
         with open_media(path) as container:
             stream = video_stream(container, path)
             if key and index.stamps is not None:  # without stamps, reading begins at the file's start
-                container.seek(int(index.stamps[key]), stream=stream)
+                place = -1 if index.places is None else int(index.places[np.searchsorted(index.keys, key)])
+                if place >= 0:
+                    container.seek(place, unsupported_byte_offset=True)
+                else:
+                    container.seek(int(index.stamps[key]), stream=stream)
             for count, frame in enumerate(shown_frames(container, stream, path, index.stored)):
                 number = count if numbers is None else numbers.get(frame.pts)
                 reached = reached or (number == key and frame.key_frame)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+import time
 from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,7 +16,9 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from icve.data.media import stored_index
 from icve.data.media.media_paths import foreign_path
+from icve.data.media.packet_index import PacketIndex, VideoInfo
 from icve.data.media.picture import dynamic_range, orientation
 from icve.data.media.still_picture import is_picture, picture_size
 from icve.data.media.timeline import display_times
@@ -32,54 +34,6 @@ STILL = "still picture"  # `VideoInfo.codec` of a file that is a single picture 
 _RATE_ERROR = 0.01
 # Packets between a break in a transport stream and the one that FFmpeg marks.
 _NEAR = 4
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file's video stream shows.
-
-    ``width`` and ``height`` are those of the upright picture, after the stored rotation; ``fps`` is the average rate
-    (frames / duration), ``duration`` is in seconds; ``rotation`` is counter-clockwise in degrees (0, 90, 180, 270),
-    and ``mirrored`` (left to right, after it) are already applied by :func:`read_frames`. ``sample_aspect`` is width to
-    height of an upright pixel as shown. ``dynamic_range`` is that stored: SDR, or PQ or HLG, of which SDR is made;
-    ``interlaced`` frames are deinterlaced. See :mod:`icve.data.media.picture`.
-    """
-
-    width: int
-    height: int
-    fps: float
-    frames: int
-    duration: float
-    rotation: int
-    codec: str
-    sample_aspect: Fraction = Fraction(1)
-    mirrored: bool = False
-    dynamic_range: str = "SDR"
-    interlaced: bool = False
-
-    @property
-    def displayed(self) -> tuple[int, int]:
-        """(height, width) of the picture as shown, in square pixels; the longer stored side keeps its length."""
-        shown = self.width * self.sample_aspect
-        return (
-            (self.height, round(shown))
-            if shown >= self.width
-            else (round(self.height * self.width / shown), self.width)
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class PacketIndex:
-    """Frames of one file's video stream, in display order."""
-
-    info: VideoInfo
-    pts: np.ndarray | None  # (F,) int64 in units of the stream's time base, ascending; None where the file has no times
-    seconds: np.ndarray  # (F,) float64, first frame at 0
-    time_base: Fraction  # seconds per unit of pts
-    origin: int  # of the file's timeline, in units of pts: where its sound begins, if that is before the picture
-    keys: np.ndarray  # positions of key frames
-    stamps: np.ndarray | None  # (F,) int64, the decoder's own timestamps; None where they do not tell frames apart
-    stored: tuple[int, int]  # (width, height) as decoded
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -98,7 +52,8 @@ def timestamps(path: str | os.PathLike) -> np.ndarray:
 
 
 def index_packets(path: str | os.PathLike) -> PacketIndex:
-    """Index a file (remembered until the file changes). Raises as :func:`probe`."""
+    """Index a file, or take what is remembered or stored of it (:mod:`icve.data.media.stored_index`) unless it has
+    changed since. Raises as :func:`probe`."""
     try:
         size, modified = file_state(path)
     except RemoteError:
@@ -119,11 +74,26 @@ def _of_picture(path: str | os.PathLike) -> PacketIndex:
     """A picture as a video of one frame, at the rate that FFmpeg gives pictures: it has to be some."""
     size, first = picture_size(path), np.zeros(1, np.int64)
     info = VideoInfo(*size, fps=25.0, frames=1, duration=1 / 25, rotation=0, codec=STILL)
-    return PacketIndex(info, None, np.zeros(1), Fraction(1, 25), 0, first, None, size)
+    return PacketIndex(info, None, Fraction(1, 25), 0, first, None, size)
+
+
+def forget() -> None:
+    """Forget what this process remembers of files, and which stored indices it uses."""
+    _indexed.cache_clear()
+    stored_index.use_none()
 
 
 @lru_cache(maxsize=1024)
 def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
+    if (known := stored_index.find(path, modified, file_size)) is not None:
+        return known
+    began, noted = time.perf_counter(), stored_index.identify(path)
+    index = _scanned(path, file_size)
+    stored_index.add(path, modified, file_size, noted, index, time.perf_counter() - began)
+    return index
+
+
+def _scanned(path: str, file_size: int) -> PacketIndex:
     _check_whole(path, file_size)
     try:
         with open_media(path) as container:
@@ -163,10 +133,9 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     pts = display_times(stamps, jumps)
     if pts is None:
         fps = fps or 25.0
-        seconds = np.arange(len(frames)) / fps
     else:
-        seconds = (pts - pts[0]) * float(time_base)
-        measured = (len(pts) - 1) / float(seconds[-1]) if len(pts) > 1 else fps or 25.0
+        length = int(pts[-1] - pts[0]) * float(time_base)
+        measured = (len(pts) - 1) / length if len(pts) > 1 else fps or 25.0
         # Rounded times give a rough rate; containers that state none, or not that of what is shown, are overruled.
         fps = fps if abs(fps - measured) <= _RATE_ERROR * measured else measured
 
@@ -179,7 +148,13 @@ def _indexed(path: str, modified: int, file_size: int) -> PacketIndex:
     keys = np.array([number for number, frame in enumerate(frames) if frame.is_key], dtype=np.int64)
     distinct = None not in stamps and len(set(stamps)) == len(stamps)
     unique = np.array(stamps, dtype=np.int64) if distinct else None
-    return PacketIndex(info, pts, seconds, time_base, origin, keys, unique, (first.width, first.height))
+    places = None
+    if jumps is not None and distinct:
+        # To seek by time, such a format is searched, and what is found need not be a key frame.
+        at = {packet.pts: packet.pos for packet in packets if packet.is_keyframe and packet.pos is not None}
+        places = np.array([at.get(stamps[key], -1) for key in keys], dtype=np.int64)
+    stored = (first.width, first.height)
+    return PacketIndex(info, pts, time_base, origin, keys, unique, stored, places)
 
 
 class _Frame(NamedTuple):

@@ -27,6 +27,7 @@ class Packet(NamedTuple):
     is_corrupt: bool
     is_discard: bool
     head: bytes | None  # what states its picture size; None where that is not known or it shows no frame
+    pos: int | None = None  # bytes before it
 
     @classmethod
     def of(cls, packet: av.Packet, codec: str, extradata: bytes) -> Packet:
@@ -35,7 +36,7 @@ class Packet(NamedTuple):
             head = None
         elif codec in _CODECS and (packet.is_keyframe or codec in ("vp8", "vp9")):
             head = picture_head(codec, memoryview(packet), extradata)
-        return cls(packet.pts, packet.dts, packet.is_keyframe, packet.is_corrupt, packet.is_discard, head)
+        return cls(packet.pts, packet.dts, packet.is_keyframe, packet.is_corrupt, packet.is_discard, head, packet.pos)
 
 
 def packets_are_frames(packets: Sequence[Packet], codec: str, containers: set[str]) -> bool:

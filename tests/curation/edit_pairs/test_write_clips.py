@@ -76,6 +76,19 @@ def test_variable_rate_is_sampled_by_timestamp_and_never_repeats_a_frame(work):
             assert numbers == list(range(start, start + 10, 2))  # 1/12 s at 24 fps
 
 
+def test_slow_videos_keep_their_rate_or_are_rejected(work):
+    write_video(work.input / "a.mp4", numbered(20), 8, crf=4)
+    stage = {"frames": 5, "fps": 24, "sizes": [[24, 40]], "margin": 0, "crf": 4}
+    clip = WriteClips(**stage)([row(scene_end=20)], work)[0][0]
+    numbers = shown(read_frames(work.file(clip, "source_path")))
+    assert numbers == list(range(clip["clip_start"], clip["clip_start"] + 5))
+    assert clip["fps"] == pytest.approx(8)
+    assert probe(work.file(clip, "source_path")).fps == pytest.approx(8)
+    (outcome,) = WriteClips(**stage, slow_clips="drop")([row(scene_end=20)], work)
+    assert outcome.reason == "slow video"
+    assert "8 fps" in outcome.detail
+
+
 def test_short_scenes_are_rejected(work):
     write_video(work.input / "a.mp4", numbered(20), 24)
     (outcome,) = WriteClips(frames=9, fps=12, sizes=[[24, 40]])([row(scene_end=20)], work)

@@ -1,0 +1,27 @@
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+import bench_loading
+
+
+@pytest.mark.multiprocess
+@pytest.mark.timeout(240)
+def test_clips_of_films_are_counted(shared_data, tmp_path, capsys):
+    video = shared_data / "videos" / "long" / "long_01.mp4"
+    film = tmp_path / "film.ts"
+    bench_loading.make_film(video, film, "libx264", 2**20)
+    assert film.stat().st_size > 2**20
+    groups, frames = bench_loading.groups_of_pictures(film, 0)
+    assert frames % 120 == 0
+    assert groups < film.stat().st_size
+    bench_loading.compare_films(video, {"icve": REPOSITORY}, 1, ["ts"])
+    row = capsys.readouterr().out.splitlines()[2].split(" | ")
+    assert row[0] == "| ts libx264"
+    unknown, first, further = (float(cell.split(",")[0]) for cell in row[4:7])
+    assert first < unknown, "the stored index was used"
+    assert further > 0
