@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from icve.data.latent_grid import LatentGrid
 
 _CROP_TOLERANCE = 0.125
+_LARGEST_SIDE = 1 << 26
 _CYCLE = 10_000  # steps over which given ratios are rounded
 
 
@@ -61,6 +62,36 @@ def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: in
         key=lambda i: (buckets[i].frames, kept[i], buckets[i].height * buckets[i].width, -i),
         default=None,
     )
+
+
+def choose_buckets(buckets: Sequence[Bucket], width: np.ndarray, height: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """:func:`choose_bucket` of many clips.
+
+    Args:
+        width, height, frames: (N,) int64.
+
+    Returns:
+        (N,) int16, -1 where a clip is shorter than all buckets.
+    """
+    kept = np.full((len(buckets), len(width)), -1.0)
+    for i, bucket in enumerate(buckets):
+        across, down = width * bucket.height, bucket.width * height
+        fits = (bucket.frames <= frames) & (across > 0) & (down > 0)
+        kept[i, fits] = np.minimum(across, down)[fits] / np.maximum(across, down)[fits]
+    close = (kept >= kept.max(axis=0) - _CROP_TOLERANCE) & (kept >= 0)
+    chosen = np.full(len(width), -1, dtype=np.int16)
+    most, least_crop, pixels = (np.full(len(width), -1.0) for _ in range(3))
+    for i, bucket in enumerate(buckets):
+        area = bucket.height * bucket.width
+        same = bucket.frames == most
+        crops_less = (kept[i] > least_crop) | ((kept[i] == least_crop) & (area > pixels))
+        better = close[i] & ((bucket.frames > most) | (same & crops_less))
+        chosen[better], most[better], least_crop[better], pixels[better] = i, bucket.frames, kept[i, better], area
+    # Products beyond what a float holds exactly: a size that no video has.
+    for odd in np.flatnonzero(np.maximum(width, height) >= _LARGEST_SIDE):
+        one = choose_bucket(buckets, *(int(values[odd]) for values in (width, height, frames)))
+        chosen[odd] = -1 if one is None else one
+    return chosen
 
 
 class Draw(NamedTuple):

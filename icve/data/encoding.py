@@ -84,8 +84,7 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     seen: set[tuple] = set()
     for path in dict.fromkeys(filter(None, (data.manifest, data.val_manifest))):
         manifest = data.rows(path).part(*part)
-        index.describe(manifest, data.fps)
-        selection = select(manifest, data.buckets, data.fps)
+        selection = select(manifest, data.buckets, data.fps, index.videos)
         work.rows += selection.rows
         work.rejected += [Record(name, "", {}, reason=reason) for name, reason in selection.dropped]
         for pair in selection.pairs:

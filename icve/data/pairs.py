@@ -144,7 +144,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         # without being opened again, but they use up their attempt.
         dropped: list[tuple[str, str]] = []
         index = draw.row
-        members = self.members[self.selection.pairs[index].bucket]
+        members = self.members[self.selection.buckets[index]]
         for attempt in range(1, _ATTEMPTS + 1):
             if index not in self._unreadable:
                 try:
@@ -266,7 +266,13 @@ class PairsDataModule(LightningDataModule):
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
         self._given_texts: dict[str, TextCondition] = {}
-        self.dropped: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}  # pairs found so when they were drawn
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Reasons by the ids of rows that are not trained on: they cannot be, or were found unreadable."""
+        selections = filter(None, (self.train, self.val))
+        return {name: reason for chosen in selections for name, reason in chosen.dropped} | self._unreadable
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
@@ -327,20 +333,19 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self.val, self.val_manifest, batches)
 
     def rows(self, path: str) -> Manifest:
-        """Rows of one of the manifests, and the records that are none."""
+        """Rows of one of the manifests with the columns that this project knows, and the records that are none."""
         return read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
 
     def _select(self, path: str, index: RecordIndex | None) -> Selection:
         manifest = self.rows(path)
-        if index is not None:
-            index.describe(manifest, self.fps)
-        selection = select(manifest, self.buckets, self.fps)
+        known = None if index is None else index.videos
+        selection = select(manifest, self.buckets, self.fps, known, together=True)
         per_bucket = ", ".join(
             f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
         )
         log.info("%s: %d of %d rows used: %s.", path, len(selection.pairs), selection.rows, per_bucket)
-        self._report(selection.dropped)
+        _log_dropped(selection.dropped)
         if not selection.pairs:
             raise ValueError(
                 f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
@@ -377,12 +382,16 @@ class PairsDataModule(LightningDataModule):
         )
 
     def _report(self, dropped: Sequence[tuple[str, str]]) -> None:
-        new = {name: reason for name, reason in dropped if name not in self.dropped}
-        self.dropped.update(new)
-        for name, reason in list(new.items())[:_REPORTED]:
-            log.warning("Dropped %s: %s", name, reason)
-        if len(new) > _REPORTED:
-            log.warning("Dropped %d more.", len(new) - _REPORTED)
+        new = {name: reason for name, reason in dropped if name not in self._unreadable}
+        self._unreadable.update(new)
+        _log_dropped(list(new.items()))
+
+
+def _log_dropped(dropped: Sequence[tuple[str, str]]) -> None:
+    for name, reason in dropped[:_REPORTED]:
+        log.warning("Dropped %s: %s", name, reason)
+    if len(dropped) > _REPORTED:
+        log.warning("Dropped %d more.", len(dropped) - _REPORTED)
 
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:

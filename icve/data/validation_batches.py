@@ -28,9 +28,8 @@ def validation_batches(
     batches: list[list[Draw]] = []
     for rows in members:
         for begin in range(0, len(rows), batch_size):
-            draws = [
-                Draw(index, len(batches), position) for position, index in enumerate(rows[begin : begin + batch_size])
-            ]
+            block = rows[begin : begin + batch_size]
+            draws = [Draw(int(row), len(batches), position) for position, row in enumerate(block)]
             first, end = (len(draws) * r // groups for r in (rank, rank + 1))
             batches.append(draws[first:end] or [draws[-1]._replace(counted=False)])
     return batches

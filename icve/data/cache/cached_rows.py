@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from icve.data.buckets import Bucket
 from icve.data.cache.latents import LatentCache, LatentsError, Record, request_of
-from icve.data.manifest import Manifest
-from icve.data.selection import Pair, Selection, is_described
+from icve.data.selection import Pair, Selection, Videos
 from icve.data.text_condition import TextCondition
 
 
@@ -38,17 +39,13 @@ class RecordIndex:
         name = next((name for name in here if there.get(name) != here[name]), None)
         return f"it was encoded with {name} {there.get(name)}, asked for is {here[name]}" if name else "it was rejected"
 
-    def describe(self, manifest: Manifest, fps: float | None) -> None:
-        """Fill in size, length and rate of rows that do not state them, so that no video has to be opened."""
-        for row in manifest:
-            if not is_described(row, fps):
-                known = [
-                    record.video
-                    for record in self._by_id.get(row["id"], ())
-                    if record.video is not None and record.files["source"].path == row.get("source_path")
-                ]
-                if known:
-                    row |= dict(zip(("width", "height", "frames", "fps"), known[0], strict=True))
+    def videos(self, ids: pa.Array, sources: pa.Array) -> Videos:
+        """What was seen of the source files of rows when they were encoded, see :func:`icve.data.selection.select`."""
+        found = []
+        for name, source in zip(ids.to_pylist(), sources.to_pylist(), strict=True):
+            seen = [r for r in self._by_id.get(name, ()) if r.video is not None and r.files["source"].path == source]
+            found.append(seen[0].video if seen else (0, 0, -1, 0.0))
+        return Videos(*map(np.array, zip(*found, strict=True)))
 
 
 class CachedRows:
