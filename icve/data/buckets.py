@@ -221,7 +221,7 @@ class BucketBatchSampler(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        members: Sequence[Sequence[int]],
+        members: Sequence[Sequence[int] | np.ndarray],
         sizes: StepSizes,
         seed: int = 0,
         rank: int = 0,
@@ -316,7 +316,7 @@ class BucketBatchSampler(Sampler[list[Draw]]):
         return int(self._permutations[bucket][1][offset])
 
 
-def replacement(members: Sequence[int], seed: int, draw: Draw, attempt: int) -> int:
+def replacement(members: Sequence[int] | np.ndarray, seed: int, draw: Draw, attempt: int) -> int:
     """Row in place of an unreadable one, a pure function of the seed, the place and the attempt (counted from 1)."""
     return int(members[_digest(seed, "replacement", draw.batch, draw.position, attempt) % len(members)])
 

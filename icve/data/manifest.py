@@ -58,6 +58,7 @@ def read_manifest(
     required: Sequence[str] = REQUIRED,
     partial: bool = False,
     only: Collection[str] | None = None,
+    store: Callable[[pa.RecordBatch], object] | None = None,
 ) -> Manifest:
     """Read a manifest.
 
@@ -76,6 +77,8 @@ def read_manifest(
             without any row raises.
         only: names (as used here) of the free columns that rows are to have, besides those that this project knows;
             None takes all.
+        store: called with the rows' columns, some thousand rows at a time, in place of keeping them: the manifest that
+            is returned then has none.
 
     Returns:
         Rows with the same keys (None where a row has no value), a string ``id`` and paths relative to ``.root``, also
@@ -89,7 +92,8 @@ def read_manifest(
     columns = columns or {}
     recorded = _recorded_in(parts, path) if parts[0].suffix.lower() == ".parquet" else None
     own = Path(os.path.abspath(_own_folder(path) / (recorded or ".") if root is None else root))
-    reading = _Reading(path, own, columns, None if only is None else {*TYPES, *only})
+    batches: list[pa.RecordBatch] = []
+    reading = _Reading(path, own, columns, None if only is None else {*TYPES, *only}, store or batches.append)
     wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
     for part in parts:
         reading.read(part, wanted)
@@ -107,9 +111,9 @@ def read_manifest(
             )
     names = list(dict.fromkeys(name for name in (*reading.names, "id") if reading.keeps(name)))
     rejected = sorted(reading.rejected, key=attrgetter("number"))
-    manifest = Manifest.of_batches(reading.batches, names, own, rejected, path)
+    manifest = Manifest.of_batches(batches, names, own, rejected, path)
     if manifest.rejected and not partial:
-        if not manifest:
+        if len(manifest.rejected) == reading.records:
             raise ManifestError(f"The manifest {path} has no row that can be used: {manifest.rejected[0].reason}")
         counts = len(manifest.rejected), reading.records
         log.warning("%d of %d rows are left out; the first: %s", *counts, manifest.rejected[0].reason)
@@ -138,13 +142,19 @@ class _Reading:
     is ``readable``, ``malformed`` says what is wrong with the first record.
     """
 
-    def __init__(self, path: Path, root: Path, columns: Mapping[str, str], kept: Collection[str] | None) -> None:
-        self.path, self.root, self.columns, self.kept = path, root, columns, kept
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        columns: Mapping[str, str],
+        kept: Collection[str] | None,
+        store: Callable[[pa.RecordBatch], object],
+    ) -> None:
+        self.path, self.root, self.columns, self.kept, self.store = path, root, columns, kept, store
         self.folders = functools.cache(lambda: names_of_root(root))
         self.empty = "" if path.suffix.lower() in (".csv", ".tsv") else None  # cell
         self.present: dict[str, None] = {}
         self.names: dict[str, None] = {}
-        self.batches: list[pa.RecordBatch] = []
         self.rejected: list[RejectedRow] = []
         self.records = 0
         self.malformed = ""
@@ -229,7 +239,7 @@ class _Reading:
             good = np.ones(len(batch), dtype=bool)
             good[bad] = False
             checked = checked.filter(pa.array(good))
-        self.batches.append(checked)
+        self.store(checked)
 
 
 def column_names(pairs: Iterable[str]) -> dict[str, str]:

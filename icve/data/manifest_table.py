@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ class Manifest(Sequence[Row]):
         root: Path,
         rejected: Iterable[RejectedRow] = (),
         path: Path | None = None,
-    ) -> Manifest:
+    ) -> Self:
         """A manifest of columns.
 
         Args:

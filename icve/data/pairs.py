@@ -19,7 +19,8 @@ from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
-from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
+from icve.data.manifest import REQUIRED, Manifest, ManifestError, resolve_path
+from icve.data.manifest_index import mapped_manifest
 from icve.data.masks import load_mask
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.selection import Pair, Selection, select
@@ -334,7 +335,7 @@ class PairsDataModule(LightningDataModule):
 
     def rows(self, path: str) -> Manifest:
         """Rows of one of the manifests with the columns that this project knows, and the records that are none."""
-        return read_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"), partial=True)
+        return mapped_manifest(path, self.root, self.columns, (*REQUIRED, "target_path"))
 
     def _select(self, path: str, index: RecordIndex | None) -> Selection:
         manifest = self.rows(path)

@@ -187,8 +187,8 @@ def select(
             rows = pa.array(ask)
             found = known(*(batch_column(batch, name).filter(rows) for name in ("id", "source_path")))
             there = found.width > 0
-            for values, seen in zip(videos, found, strict=True):
-                values[np.flatnonzero(ask)[there]] = seen[there]
+            for values, new in zip(videos, found, strict=True):
+                values[np.flatnonzero(ask)[there]] = new[there]
             described = _are_described(batch, videos, fps)
         frames = _lengths(batch, videos, fps)
         chosen = reasons.outcome(choose_buckets(buckets, videos.width, videos.height, frames), frames, described)
@@ -210,7 +210,7 @@ def select(
             outcome[number] = reasons.code(seen)
             continue
         one = pa.RecordBatch.from_pylist([row], schema=_LENGTHS)
-        videos = Videos(*(np.array([value]) for value in seen))
+        videos = Videos(*map(np.atleast_1d, seen))
         frames = _lengths(one, videos, fps)
         outcome[number] = reasons.outcome(choose_buckets(buckets, videos.width, videos.height, frames), frames)[0]
     usable, left = np.flatnonzero(outcome >= 0), np.flatnonzero(outcome < 0)

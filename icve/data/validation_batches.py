@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from icve.data.buckets import Draw
 
 
 def validation_batches(
-    members: Sequence[Sequence[int]], batch_size: int, rank: int = 0, groups: int = 1
+    members: Sequence[Sequence[int] | np.ndarray], batch_size: int, rank: int = 0, groups: int = 1
 ) -> list[list[Draw]]:
     """A group's slices of the batches of a validation set: in order, bucket by bucket, the last of each may be smaller.
 
