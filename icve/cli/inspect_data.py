@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ EPILOG = """examples:
       runs/inspection/pairs.png and pairs.html show the first pairs
   icve inspect-data data/edits.jsonl --kind edits --buckets 480x768x77 768x480x77 --fps 24 --decode
       without a configuration; every frame is decoded, which finds damaged files
+  icve inspect-data data/million.jsonl --complete data/million --workers 16
+      writes data/million, the same manifest with the width, height, frames and fps of every source file filled in, so
+      that training need not look into the files; interrupted, the same command goes on
 
 With -c, options of `icve fit` override the configuration (--data.init_args.fps 16).
 
@@ -36,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
     add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")
     add("--fps", type=float, help="without -c: resample to this rate (default: the files' own frames)")
+    add("--complete", type=Path, metavar="FOLDER", help="only write the manifest with sizes, lengths and rates filled in")
+    add("--workers", type=int, default=os.cpu_count(), help="with --complete: processes (default: one a core)")
     add("--root", help="without -c: folder that the manifest's paths are relative to")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="without -c: names of columns")
     add("--output", type=Path, help="folder for pairs.png and pairs.html (default: none are written)")
@@ -57,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from icve.preflight.seen_table import summary
 
     try:
+        if arguments.complete is not None:
+            return _complete(arguments)
         if min(arguments.count, arguments.rows or 1) < 1:
             raise ValueError("--count and --rows must be at least 1.")
         module = _data_module(arguments, overrides)
@@ -74,6 +82,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"icve inspect-data: error: {error}", file=sys.stderr)
         return 2
     return 3 if inspection.dropped else 0
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    from icve.data.manifest import column_names
+    from icve.preflight.completing import complete_manifest
+
+    if arguments.config:
+        raise ValueError("--complete takes no -c: give --root and --columns where that configuration has them.")
+    columns = column_names(arguments.columns)
+    problems, rows = complete_manifest(
+        Path(arguments.manifest), arguments.complete, arguments.root, columns, arguments.workers
+    )
+    for name, reason in problems:
+        print(f"left as it is: {name}: {reason}")
+    print(f"{arguments.complete}: {rows} rows, {len(problems)} records of the manifest could not be completed.")
+    return 3 if problems else 0
 
 
 def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):

@@ -41,12 +41,16 @@ _FORMS: dict[str, _Forms] = {
 } | dict.fromkeys((*INTEGERS, "fps"), (_TEXT, _WHOLE, _REAL))
 
 
-def records_batch(records: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[pa.RecordBatch, np.ndarray]:
+def records_batch(records: Sequence[dict[str, Any]], names: Sequence[str]) -> tuple[pa.RecordBatch, np.ndarray]:
     """Records as a batch of such columns, and which of them are odd (bool), because a cell is of no type for these."""
     odd = np.zeros(len(records), dtype=bool)
     fields, columns = [], []
+    layouts = dict.fromkeys(map(tuple, records))
+    alike: dict[str, Sequence[Any]] = {}
+    if len(layouts) == 1:
+        alike = dict(zip(*layouts, zip(*map(dict.values, records), strict=True), strict=True))
     for name in names:
-        values = [record.get(name) for record in records]
+        values = alike.get(name) or [record.get(name) for record in records]
         column = _known(values, _FORMS[name], odd) if name in _FORMS else _free(values, odd)
         array, metadata = column if isinstance(column, tuple) else (column, None)
         fields.append(pa.field(name, array.type, metadata=metadata))
@@ -69,13 +73,17 @@ def check_batch(batch: pa.RecordBatch, folders: Callable[[], Sequence[str]]) -> 
     for name in batch.schema.names:
         if name in TYPES:
             check = _CHECKS.get(name) or (lambda column: _paths(column, folders))
-            columns[name], of_column = check(_decoded(batch.column(name)))
+            column = batch.column(name)
+            try:
+                columns[name], of_column = check(_decoded(column))
+            except pa.ArrowException:  # a type that Arrow does not compute with
+                columns[name], of_column = _of_no_type(column, TYPES[name])
             odd |= of_column.to_numpy(zero_copy_only=False)
     columns["id"] = _ids(columns, ~odd, len(batch))
     return columns, odd
 
 
-def _known(values: list[Any], forms: _Forms, odd: np.ndarray) -> pa.Array:
+def _known(values: Sequence[Any], forms: _Forms, odd: np.ndarray) -> pa.Array:
     kinds = {type(value) for value in values} - {type(None)}
     for allowed, kind in forms:
         if kinds <= allowed:
@@ -95,7 +103,7 @@ def _fits(value: Any) -> bool:
     return not is_unwritable(value) if isinstance(value, str) else abs(value) <= LARGEST
 
 
-def _free(values: list[Any], odd: np.ndarray) -> pa.Array | tuple[pa.Array, dict[bytes, bytes]]:
+def _free(values: Sequence[Any], odd: np.ndarray) -> pa.Array | tuple[pa.Array, dict[bytes, bytes]]:
     """Any other column. It keeps its values exactly: as JSON where Arrow would bring them to one type."""
     kinds = {type(value) for value in values} - {type(None)}
     if len(kinds) <= 1 and not kinds & {list, dict, tuple}:
@@ -142,6 +150,8 @@ def _numbers(column: pa.Array, kind: pa.DataType) -> Checked:
         good = pc.match_substring_regex(column, plain)
         column = _where(good, column).cast(pa.float64())
     elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        if not pa.types.is_uint64(column.type) and not pa.types.is_int64(column.type):
+            column = column.cast(pa.float64())  # exactly
         good = pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, LARGEST))
         column = _where(good, column).cast(pa.float64())
         good = pc.and_kleene(good, pc.equal(pc.floor(column), column)) if whole else good

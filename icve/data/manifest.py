@@ -191,19 +191,25 @@ class _Reading:
         self._check(batch, odd, numbers, lambda at: table_rows(batch.slice(at, 1))[0])
 
     def _add_records(self, block: Sequence[Record | Malformed], numbers: np.ndarray) -> None:
-        records, places = [], []
-        self._note(dict.fromkeys(name for record in block if isinstance(record, dict) for name in record))
+        records: list[Record] = []
+        places: list[int] = []
         for at, record in enumerate(block):
             if isinstance(record, Malformed):
                 why = _sentence(record, int(numbers[at]), self.path)
                 self.malformed = self.malformed or why
                 self.rejected.append(RejectedRow(int(numbers[at]), id_of_rejected(record), why, {}))
             else:
-                cells = {self.columns.get(name, name): None if c == self.empty else c for name, c in record.items()}
-                records.append(cells)
+                records.append(record)
                 places.append(at)
         if records:
             self.readable = True
+            self._note(name for names in dict.fromkeys(map(tuple, records)) for name in names)
+            if self.columns or self.empty is not None:
+                ours = {name: self.columns.get(name, name) for name in self.present}
+                records = [
+                    {ours[name]: None if cell == self.empty else cell for name, cell in record.items()}
+                    for record in records
+                ]
             batch, odd = records_batch(records, list(self.names))
             self._check(batch, odd, numbers[places], records.__getitem__)
 

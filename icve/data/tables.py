@@ -168,16 +168,18 @@ def _holds_lines(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[Record | Malformed]:
+    decode = json.JSONDecoder().raw_decode
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             text = line.strip("\ufeff \t\r\n").rstrip(", \t")
             if not text:
                 continue
-            if why := _not_text(path, text):
+            if not text.isascii() and (why := _not_text(path, text)):
                 yield Malformed(text, why, number)
                 continue
             try:
-                value = json.loads(text)
+                value, end = decode(text)
+                value = value if end == len(text) else json.loads(text)  # which says what is wrong
             except json.JSONDecodeError as error:
                 yield Malformed(text, f"is not JSON ({error.msg} at column {error.colno})", number)
             except (ValueError, RecursionError) as error:

@@ -195,3 +195,31 @@ def test_mistakes_are_one_sentence(folder, arguments, told, capsys):
 def test_a_manifest_that_is_not_there(tmp_path, capsys):
     assert inspect(tmp_path, "--buckets", "48x64x5") == 2
     assert "There is no manifest" in capsys.readouterr().err
+
+
+def test_a_manifest_is_completed_as_the_error_says(folder, tmp_path, monkeypatch, capsys):
+    rows = list(read_manifest(folder / "manifest.jsonl"))
+    bare = [{name: row[name] for name in ("id", "source_path", "target_path", "instruction")} for row in rows]
+    write_manifest(bare, folder / "bare.jsonl")
+    monkeypatch.setattr("icve.data.selection.MOST_PROBED", 3)
+    kept = tmp_path / "with space"
+    options = {"buckets": [[48, 64, 9]], "batch_size": 1, "fps": 8.0}
+    with pytest.raises(ValueError, match=rf"{len(rows)} rows of .* do not say width, height, frames and fps") as refused:
+        PairedEditsDataModule(str(folder / "bare.jsonl"), **options).setup("fit")
+    words = shlex.split(str(refused.value).rpartition(": ")[2])
+    assert words[:2] == ["icve", "inspect-data"]
+    command = [*words[2:-1], str(kept), "--workers", "1"]
+    status = main(command)
+    completed = read_manifest(kept)
+    assert [row["id"] for row in completed] == [row["id"] for row in rows]
+    assert completed.root.resolve() == folder.resolve()
+    assert status == (3 if any(row["width"] is None for row in completed) else 0)
+    module = PairedEditsDataModule(str(kept), **options)
+    module.setup("fit")
+    assert len(module.train.pairs) + len(module.train.dropped) == len(rows)
+    # Again: nothing is looked into; another manifest is not mixed in.
+    monkeypatch.setattr("icve.preflight.completing.probe", None)
+    main(command)
+    write_manifest(bare[1:], folder / "bare.jsonl")
+    assert main(command) == 2
+    assert "name another folder" in capsys.readouterr().err
