@@ -40,7 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--buckets", nargs="+", metavar="HxWxF", help="without -c: buckets, as in 480x768x77")
     add("--kind", choices=("clips", "edits"), default="edits", help="without -c: unpaired clips, or edits in step")
     add("--fps", type=float, help="without -c: resample to this rate (default: the files' own frames)")
-    add("--complete", type=Path, metavar="FOLDER", help="only write the manifest with sizes, lengths and rates filled in")
+    add(
+        "--complete",
+        type=Path,
+        metavar="FOLDER",
+        help="only write the manifest with sizes, lengths and rates filled in",
+    )
     add("--workers", type=int, default=os.cpu_count(), help="with --complete: processes (default: one a core)")
     add("--root", help="without -c: folder that the manifest's paths are relative to")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="without -c: names of columns")

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
-from icve.data.cache.cached_rows import RecordIndex
 from icve.data.cache.latents import LatentCache, Record, ShardWriter, request_of
+from icve.data.cache.record_index import RecordIndex
 from icve.data.edit_region import region_from_mask
 from icve.data.identity import FileIdentity, json_digest
 from icve.data.manifest import ManifestError
@@ -79,7 +79,7 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     Raises:
         ManifestError: a manifest cannot be used.
     """
-    index, read = RecordIndex(cache.records()), type(data).read
+    index, read = RecordIndex.of(cache), type(data).read
     work = Work(0, [], [])
     seen: set[tuple] = set()
     for path in dict.fromkeys(filter(None, (data.manifest, data.val_manifest))):

@@ -2,14 +2,12 @@
 
 The file is named after the manifest's files (names, sizes, times of change) and after what was asked of them, so that
 another manifest has another one. It stands in a hidden folder beside the manifest, or in the user's cache folder where
-that cannot be written to. Behind the Arrow file, in the same file, stands what its schema cannot say: as JSON, and the
-length of that in the last 8 bytes.
+there can be none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,12 +20,12 @@ from icve.data.cells import column_values, json_column
 from icve.data.identity import json_digest
 from icve.data.manifest import manifest_files, read_manifest
 from icve.data.manifest_table import Manifest, RejectedRow
+from icve.data.mapped_arrow import ArrowWriter, open_arrow
 from icve.runtime.built_once import built_once, user_cache
 
 FREE = ("edit_type",)  # columns that are kept besides those of a fixed type
 _FORMAT = 1  # raised when checks or the layout change
 _SMALL = 1 << 20  # bytes of a manifest that every process reads for itself
-_ROWS = 1 << 14  # of a batch, at least
 _JSON_FIELD = pa.field("", pa.string(), metadata=json_column([])[1])
 _SCHEMA = pa.schema([*TYPES.items(), *(_JSON_FIELD.with_name(name) for name in FREE)])
 
@@ -64,8 +62,10 @@ def mapped_manifest(
     files = [beside / name, user_cache("manifests", json_digest(place)[:16]) / name]
 
     def build(file: Path) -> None:
-        with _Writer(file) as writer:
-            writer.close(read(store=writer.add))
+        with ArrowWriter(file, _SCHEMA) as writer:
+            manifest = read(store=lambda batch: writer.add(_in_schema(batch)))
+            rejected = [(record.number, record.id, record.reason) for record in manifest.rejected]
+            writer.end({"names": manifest.names, "root": str(manifest.root), "rejected": rejected})
         for other in files[0].parent.glob("*.arrow"):
             if not other.name.startswith(state):  # of what the manifest was
                 with contextlib.suppress(OSError):
@@ -78,37 +78,8 @@ def mapped_manifest(
     return found
 
 
-class _Writer:
-    def __init__(self, file: Path) -> None:
-        self._sink = pa.OSFile(str(file), "wb")
-        self._arrow = pa.ipc.new_file(self._sink, _SCHEMA)
-        self._pending: list[pa.RecordBatch] = []
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._sink.close()
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        columns = [_column(batch, field) for field in _SCHEMA]
-        self._pending.append(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
-        if sum(map(len, self._pending)) >= _ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            for batch in pa.Table.from_batches(self._pending).combine_chunks().to_batches():
-                self._arrow.write_batch(batch)
-        self._pending = []
-
-    def close(self, manifest: Manifest) -> None:
-        self._flush()
-        self._arrow.close()
-        rejected = [(record.number, record.id, record.reason) for record in manifest.rejected]
-        facts = {"names": manifest.names, "root": str(manifest.root), "rejected": rejected}
-        text = json.dumps(facts).encode()
-        self._sink.write(text + len(text).to_bytes(8, "little"))
+def _in_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([_column(batch, field) for field in _SCHEMA], schema=_SCHEMA)
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
@@ -131,19 +102,13 @@ class _Mapped(Manifest):
 
 
 def _open(file: Path) -> Manifest | None:
-    try:
-        with pa.memory_map(str(file)) as source:
-            whole = source.read_buffer()
-        end = len(whole) - 8
-        start = end - int.from_bytes(whole[end:], "little")
-        facts = json.loads(whole[start:end].to_pybytes())
-        reader = pa.ipc.open_file(whole[:start])
-        names = facts["names"]
-        batches = [reader.get_batch(number).select(names) for number in range(reader.num_record_batches)]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pa.ArrowException):
+    found = open_arrow(file)
+    if found is None:
         return None
+    batches, facts = found
     rejected = [RejectedRow(number, name, reason, {}) for number, name, reason in facts["rejected"]]
-    manifest = _Mapped.of_batches(batches, names, Path(facts["root"]), rejected)
+    own = [batch.select(facts["names"]) for batch in batches]
+    manifest = _Mapped.of_batches(own, facts["names"], Path(facts["root"]), rejected)
     manifest.file = file
     return manifest
 

@@ -102,13 +102,17 @@ class Manifest(Sequence[Row]):
             for start in range(0, len(batch), _AT_ONCE):
                 yield from self._rows(batch.slice(start, _AT_ONCE))
 
+    def batches_at(self, numbers: np.ndarray, size: int = 1 << 16) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows of these numbers, (N,) ascending, as batches; with the place in ``numbers`` at which each begins."""
+        for start, batch in zip(self.starts.tolist(), self.batches, strict=False):
+            first, end = np.searchsorted(numbers, (start, start + len(batch))).tolist()
+            for at in range(first, end, size):
+                yield at, batch.take(pa.array(numbers[at : min(end, at + size)] - start))
+
     def rows_at(self, numbers: np.ndarray) -> Iterator[Row]:
         """The rows of these numbers, (N,) ascending."""
-        for start, batch in zip(self.starts.tolist(), self.batches, strict=False):
-            first, end = np.searchsorted(numbers, (start, start + len(batch)))
-            for at in range(first, end, _AT_ONCE):
-                places = numbers[at : min(end, at + _AT_ONCE)] - start
-                yield from self._rows(batch.take(pa.array(places)))
+        for _, batch in self.batches_at(numbers, _AT_ONCE):
+            yield from self._rows(batch)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(_equal, self, other))

@@ -15,8 +15,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSizes, replacement
-from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
+from icve.data.cache.cached_rows import CachedRows, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
+from icve.data.cache.record_index import RecordIndex
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
 from icve.data.manifest import REQUIRED, Manifest, ManifestError, resolve_path
@@ -285,7 +286,7 @@ class PairsDataModule(LightningDataModule):
                 on_latents(transform)
         if self.latents is not None and (train or val_manifest is not None):
             self.latent_cache = self.latent_cache or LatentCache(self.latents)
-            index = RecordIndex(self.latent_cache.records())
+            index = RecordIndex.of(self.latent_cache)
         if train and self.latent_cache is not None:
             self._given_texts = self.latent_cache.texts(given_texts(self.transforms))
         if train:

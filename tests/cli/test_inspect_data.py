@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -204,11 +205,13 @@ def test_a_manifest_is_completed_as_the_error_says(folder, tmp_path, monkeypatch
     monkeypatch.setattr("icve.data.selection.MOST_PROBED", 3)
     kept = tmp_path / "with space"
     options = {"buckets": [[48, 64, 9]], "batch_size": 1, "fps": 8.0}
-    with pytest.raises(ValueError, match=rf"{len(rows)} rows of .* do not say width, height, frames and fps") as refused:
+    with pytest.raises(
+        ValueError, match=rf"{len(rows)} rows of .* do not say width, height, frames and fps"
+    ) as refused:
         PairedEditsDataModule(str(folder / "bare.jsonl"), **options).setup("fit")
     words = shlex.split(str(refused.value).rpartition(": ")[2])
     assert words[:2] == ["icve", "inspect-data"]
-    command = [*words[2:-1], str(kept), "--workers", "1"]
+    command = [*words[1:-1], str(kept), "--workers", "1"]
     status = main(command)
     completed = read_manifest(kept)
     assert [row["id"] for row in completed] == [row["id"] for row in rows]

@@ -223,18 +223,21 @@ class LatentCache:
         Raises:
             ValueError: a file is damaged.
         """
-        for file in sorted(self.folder.glob("*/*.safetensors")):
-            if file.name[0] == ".":
-                continue
-            try:
-                with safe_open(file, "pt") as shard:
-                    records = json.loads(shard.metadata()[_RECORDS])
-                yield from (Record.from_json(values, file) for values in records)
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                raise _damaged(file, error) from error
-        for file in sorted((self.folder / "rejected").glob("*.jsonl")):
+        for file in (*sorted(self.folder.glob("*/*.safetensors")), *sorted((self.folder / "rejected").glob("*.jsonl"))):
             if file.name[0] != ".":
-                yield from map(Record.from_json, map(json.loads, json_lines(file)))
+                yield from self.records_in(file)
+
+    def records_in(self, file: Path) -> Iterator[Record]:
+        """Those of one shard, or of one file of rejected rows. Raises ValueError: it is damaged."""
+        if file.suffix == ".jsonl":
+            yield from map(Record.from_json, map(json.loads, json_lines(file)))
+            return
+        try:
+            with safe_open(file, "pt") as shard:
+                records = json.loads(shard.metadata()[_RECORDS])
+            yield from (Record.from_json(values, file) for values in records)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(file, error) from error
 
     def read(self, record: Record) -> dict[str, Any]:
         """Of a pair: ``source`` and ``target`` (C, T, h, w), ``text`` (B = 1), and ``region`` where its row has a mask.
