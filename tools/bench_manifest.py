@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 BUCKETS = [[480, 768, 77], [768, 480, 77], [480, 768, 33]]
@@ -60,19 +61,24 @@ def write_rows(path: Path, rows: int) -> None:
     with path.open("wb") as file:
         for start in range(0, rows, _BLOCK):
             numbers = np.arange(start, min(rows, start + _BLOCK))
-            names = numbers.astype(str).tolist()
+            names = pa.array(numbers).cast(pa.string())
             wide = numbers % 3 > 0
+
+            def text(*parts: str | pa.Array) -> pa.Array:
+                return pc.binary_join_element_wise(*parts, "")
+
+            folder = pc.utf8_slice_codeunits(names, -3)
             table = pa.table(
                 {
-                    "source_path": [f"videos/{name[-3:]}/source-{name}.mp4" for name in names],
-                    "target_path": [f"videos/{name[-3:]}/target-{name}.mp4" for name in names],
-                    "instruction": [f"replace the red car on the left with a blue one, number {name}" for name in names],
-                    "edit_type": ["replace"] * len(names),
+                    "source_path": text("videos/", folder, "/source-", names, ".mp4"),
+                    "target_path": text("videos/", folder, "/target-", names, ".mp4"),
+                    "instruction": text("replace the red car on the left with a blue one, number ", names),
+                    "edit_type": pa.repeat("replace", len(names)),
                     "width": np.where(wide, 1280, 720),
                     "height": np.where(wide, 720, 1280),
                     "frames": 40 + numbers % 200,
                     "fps": np.full(len(numbers), 24.0),
-                    "caption": [f"a street in the morning, seen from above, take {name}" for name in names],
+                    "caption": text("a street in the morning, seen from above, take ", names),
                 }
             )
             if path.suffix == ".parquet":

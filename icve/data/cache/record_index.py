@@ -185,7 +185,7 @@ def _file_stamps(folder: Path) -> _Stamps:
 def _fresh(file: Path, folder: Path) -> RecordIndex | None:
     """The index in a file; None where it is not that of the cache as it is."""
     found = open_arrow(file)
-    if found is None or found[1]["format"] != _FORMAT:
+    if found is None or found[1].get("format") != _FORMAT:
         return None
     batches, facts = found
     folders = facts["folders"]
@@ -202,7 +202,7 @@ def _write(file: Path, known: list[Path], cache: LatentCache) -> None:
     files = _file_stamps(cache.folder)
     kept: list[pa.RecordBatch] = []
     before: _Stamps = {}
-    found = next((found for found in map(open_arrow, known) if found and found[1]["format"] == _FORMAT), None)
+    found = next((found for found in map(open_arrow, known) if found and found[1].get("format") == _FORMAT), None)
     if found is not None:
         before = {name: stamp for name, stamp in found[1]["files"].items() if files.get(name) == stamp}
         # Records of rejected rows name no shard: they are read again.
