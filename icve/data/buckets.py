@@ -298,8 +298,9 @@ class BucketBatchSampler(Sampler[list[Draw]]):
     def _interleave(self) -> tuple[np.ndarray, np.ndarray]:
         """Bucket of each step of a cycle, and how many steps of that bucket stand before it in the cycle."""
         phases = np.random.default_rng([self.seed & 0xFFFFFFFF, len(self.members)]).random(len(self.members))
-        buckets = np.repeat(np.arange(len(self._turns)), self._turns)
-        turns = np.concatenate([np.arange(count) for count in self._turns])
+        # Small types: a cycle may be as long as the manifest.
+        buckets = np.repeat(np.arange(len(self._turns), dtype=np.int16), self._turns)
+        turns = np.concatenate([np.arange(count, dtype=np.int32) for count in self._turns])
         order = np.argsort((turns + phases[buckets]) / self._turns[buckets], kind="stable")
         return buckets[order], turns[order]
 

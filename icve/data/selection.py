@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -135,6 +135,7 @@ class Selection:
     buckets: np.ndarray
     dropped: Dropped
     has_masks: bool = False
+    _members: list[np.ndarray] = field(default_factory=list, repr=False)
 
     @property
     def rows(self) -> int:
@@ -149,8 +150,10 @@ class Selection:
         return Pairs(self.manifest, self.numbers, self.buckets)
 
     def members(self, buckets: int) -> list[np.ndarray]:
-        """Places in ``pairs`` of each bucket, int64."""
-        return [np.flatnonzero(self.buckets == bucket) for bucket in range(buckets)]
+        """Places in ``pairs`` of each bucket, int64; the same arrays for all who ask."""
+        if len(self._members) != buckets:
+            self._members = [np.flatnonzero(self.buckets == bucket) for bucket in range(buckets)]
+        return self._members
 
 
 def select(
