@@ -66,8 +66,8 @@ def mapped_manifest(
             manifest = read(store=lambda batch: writer.add(_in_schema(batch)))
             rejected = [(record.number, record.id, record.reason) for record in manifest.rejected]
             writer.end({"names": manifest.names, "root": str(manifest.root), "rejected": rejected})
-        for other in files[0].parent.glob("*.arrow"):
-            if not other.name.startswith(state):  # of what the manifest was
+        for other in file.parent.glob("*.arrow*"):
+            if not other.name.startswith((state, ".")):  # of what the manifest was
                 with contextlib.suppress(OSError):
                     other.unlink()
 

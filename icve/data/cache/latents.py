@@ -100,7 +100,8 @@ class Record:
     def from_json(cls, values: dict[str, Any], shard: Path | None = None) -> Record:
         """Inverse of :meth:`to_json`."""
         files = {role: FileIdentity(**file) for role, file in values["files"].items()}
-        return cls(**{**values, "files": files, "shard": shard})
+        video = None if values["video"] is None else tuple(values["video"])
+        return cls(**{**values, "files": files, "video": video, "shard": shard})
 
     def difference(self, root: Path, pair: Pair) -> str | None:
         """Why this is not the row's pair any more, by its files, or None if it is."""
