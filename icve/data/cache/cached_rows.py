@@ -63,7 +63,8 @@ class CachedRows:
         manifest, numbers = self.selection.manifest, self.selection.numbers
         names = [batch_column(rows, "id") for _, rows in manifest.batches_at(numbers)]
         places = pc.index_in(pa.chunked_array(names, pa.string()), value_set=self.index.ids)
-        requests, absent = self.index.column("request"), []
+        requests = self.index.column("request")
+        absent: list[int] = []
         for start, rows in manifest.batches_at(numbers):
             end = start + len(rows)
             asked = requests_of(rows, self.selection.buckets[start:end], *self._asked)
