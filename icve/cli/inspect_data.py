@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ EPILOG = """examples:
       every data set of the configuration's mixture; runs/inspection/NAME/ shows pairs of each
   icve inspect-data data/edits.jsonl -c configs/sft.yaml --index
       also writes data/video_index.arrow, with which no process has to look through the videos again
+  icve inspect-data data/million.jsonl --complete data/million --workers 16
+      writes data/million, the same manifest with the width, height, frames and fps of every source file filled in, so
+      that training need not look into the files; interrupted, the same command goes on
 
 With -c, options of `icve fit` override the configuration (--data.init_args.fps 16).
 
@@ -43,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fps", type=float, help="without -c: resample to this rate (default: the files' own frames)")
     slow = "without -c: take clips slower than --fps at their own rate (default), or leave them out"
     add("--slow-clips", choices=("own_rate", "drop"), default="own_rate", help=slow)
+    add(
+        "--complete",
+        type=Path,
+        metavar="FOLDER",
+        help="only write the manifest with sizes, lengths and rates filled in",
+    )
+    add("--workers", type=int, default=os.cpu_count(), help="with --complete: processes (default: one a core)")
     add("--root", help="without -c: folder that the manifest's paths are relative to")
     add("--columns", nargs="+", default=[], metavar="THEIRS=OURS", help="without -c: names of columns")
     add("--output", type=Path, help="folder for pairs.png and pairs.html (default: none are written)")
@@ -65,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from icve.preflight.seen_table import summary
 
     try:
+        if arguments.complete is not None:
+            return _complete(arguments)
         if min(arguments.count, arguments.rows or 1) < 1:
             raise ValueError("--count and --rows must be at least 1.")
         module = _data_module(arguments, overrides)
@@ -88,6 +101,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"icve inspect-data: error: {error}", file=sys.stderr)
         return 2
     return status
+
+
+def _complete(arguments: argparse.Namespace) -> int:
+    from icve.data.manifest import column_names
+    from icve.preflight.completing import complete_manifest
+
+    if arguments.config:
+        raise ValueError("--complete takes no -c: give --root and --columns where that configuration has them.")
+    columns = column_names(arguments.columns)
+    problems, rows = complete_manifest(
+        Path(arguments.manifest), arguments.complete, arguments.root, columns, arguments.workers
+    )
+    for name, reason in problems:
+        print(f"left as it is: {name}: {reason}")
+    print(f"{arguments.complete}: {rows} rows, {len(problems)} records of the manifest could not be completed.")
+    return 3 if problems else 0
 
 
 def _data_module(arguments: argparse.Namespace, overrides: Sequence[str]):

@@ -20,6 +20,7 @@ from torch.utils.data import Sampler
 from icve.data.latent_grid import LatentGrid
 
 _CROP_TOLERANCE = 0.125
+_LARGEST_SIDE = 1 << 26
 _CYCLE = 10_000  # steps over which given ratios are rounded
 
 
@@ -62,6 +63,36 @@ def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: in
         key=lambda i: (buckets[i].frames, kept[i], buckets[i].height * buckets[i].width, -i),
         default=None,
     )
+
+
+def choose_buckets(buckets: Sequence[Bucket], width: np.ndarray, height: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """:func:`choose_bucket` of many clips.
+
+    Args:
+        width, height, frames: (N,) int64.
+
+    Returns:
+        (N,) int16, -1 where a clip is shorter than all buckets.
+    """
+    kept = np.full((len(buckets), len(width)), -1.0)
+    for i, bucket in enumerate(buckets):
+        across, down = width * bucket.height, bucket.width * height
+        fits = (bucket.frames <= frames) & (across > 0) & (down > 0)
+        kept[i, fits] = np.minimum(across, down)[fits] / np.maximum(across, down)[fits]
+    close = (kept >= kept.max(axis=0) - _CROP_TOLERANCE) & (kept >= 0)
+    chosen = np.full(len(width), -1, dtype=np.int16)
+    most, least_crop, pixels = (np.full(len(width), -1.0) for _ in range(3))
+    for i, bucket in enumerate(buckets):
+        area = bucket.height * bucket.width
+        same = bucket.frames == most
+        crops_less = (kept[i] > least_crop) | ((kept[i] == least_crop) & (area > pixels))
+        better = close[i] & ((bucket.frames > most) | (same & crops_less))
+        chosen[better], most[better], least_crop[better], pixels[better] = i, bucket.frames, kept[i, better], area
+    # Products beyond what a float holds exactly: a size that no video has.
+    for odd in np.flatnonzero(np.maximum(width, height) >= _LARGEST_SIDE):
+        one = choose_bucket(buckets, *(int(values[odd]) for values in (width, height, frames)))
+        chosen[odd] = -1 if one is None else one
+    return chosen
 
 
 class Draw(NamedTuple):
@@ -250,7 +281,7 @@ class BucketBatchSampler(StepSampler):
 
     def __init__(
         self,
-        members: Sequence[Sequence[int]],
+        members: Sequence[Sequence[int] | np.ndarray],
         sizes: StepSizes,
         seed: int = 0,
         rank: int = 0,
@@ -289,8 +320,9 @@ class BucketBatchSampler(StepSampler):
     def _interleave(self) -> tuple[np.ndarray, np.ndarray]:
         """Bucket of each step of a cycle, and how many steps of that bucket stand before it in the cycle."""
         phases = np.random.default_rng([self.seed & 0xFFFFFFFF, len(self.members)]).random(len(self.members))
-        buckets = np.repeat(np.arange(len(self._turns)), self._turns)
-        turns = np.concatenate([np.arange(count) for count in self._turns])
+        # Small types: a cycle may be as long as the manifest.
+        buckets = np.repeat(np.arange(len(self._turns), dtype=np.int16), self._turns)
+        turns = np.concatenate([np.arange(count, dtype=np.int32) for count in self._turns])
         order = np.argsort((turns + phases[buckets]) / self._turns[buckets], kind="stable")
         return buckets[order], turns[order]
 
@@ -313,7 +345,7 @@ def check_ratios(ratios: Sequence[float] | None, buckets: int) -> None:
         raise ValueError(f"Give one ratio of at least 0 for each of the {buckets} buckets, not {list(ratios)}.")
 
 
-def replacement(members: Sequence[int], seed: int, draw: Draw, attempt: int) -> int:
+def replacement(members: Sequence[int] | np.ndarray, seed: int, draw: Draw, attempt: int) -> int:
     """Row in place of an unreadable one, a pure function of the seed, the place and the attempt (counted from 1)."""
     return int(members[digest(seed, "replacement", draw.batch, draw.position, attempt) % len(members)])
 

@@ -42,6 +42,20 @@ def cell_text(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, default=json_value)
 
 
+_AS_JSON = {b"icve.json": b"1"}  # metadata of a field whose texts are values in JSON
+
+
+def json_column(values: Sequence[Any]) -> tuple[pa.Array, dict[bytes, bytes]]:
+    """A column of values of any kinds, each as JSON, and what its field says of it; :func:`table_rows` undoes it."""
+    texts = (None if value is None else json.dumps(value, ensure_ascii=False, default=json_value) for value in values)
+    return pa.array(list(texts), pa.string()), _AS_JSON
+
+
+def is_json(field: pa.Field) -> bool:
+    """Whether a field is one of :func:`json_column`."""
+    return _AS_JSON.items() <= (field.metadata or {}).items()
+
+
 def column_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Values of an Arrow column as Python has them; as text where it cannot (nanoseconds, a year after 9999)."""
     kind, exact = column.type, _microseconds(column.type)
@@ -99,7 +113,10 @@ def to_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def table_rows(table: pa.Table | pa.RecordBatch) -> list[dict[str, Any]]:
     """The rows of a table."""
-    names, columns = table.schema.names, map(column_values, table.columns)
+    names, columns = table.schema.names, [column_values(column) for column in table.columns]
+    for place, field in enumerate(table.schema):
+        if is_json(field):
+            columns[place] = [None if text is None else json.loads(text) for text in columns[place]]
     return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from icve.data.buckets import Bucket
-from icve.data.cache.cached_rows import RecordIndex
 from icve.data.cache.latents import LatentCache, Record, ShardWriter, request_of
+from icve.data.cache.record_index import RecordIndex
 from icve.data.edit_region import region_from_mask
 from icve.data.frame_choice import FrameChoice
 from icve.data.identity import FileIdentity, json_digest
@@ -83,7 +83,7 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
     Raises:
         ManifestError: a manifest cannot be used.
     """
-    index, read = RecordIndex(cache.records()), type(data).read
+    index, read = RecordIndex.of(cache), type(data).read
     work = Work(0, [], [])
     seen: set[tuple] = set()
     sets = list(data.data_sets)
@@ -91,8 +91,14 @@ def find_work(data: PairsDataModule, cache: LatentCache, part: tuple[int, int]) 
         sets.append(held_out)
     for of in sets:
         manifest = data.rows(of).part(*part)
-        index.describe(manifest, data.fps)
-        selection = select(manifest, data.buckets, data.fps, data.references, slow_clips=data.choice.slow_clips)
+        selection = select(
+            manifest,
+            data.buckets,
+            data.fps,
+            index.videos,
+            references=data.references,
+            slow_clips=data.choice.slow_clips,
+        )
         if selection.slow:
             log.warning("%s: %s", of.manifest, data.choice.describe(selection.slow))
         work.rows += selection.rows

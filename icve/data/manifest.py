@@ -8,19 +8,23 @@ to the manifest's *root*: recorded in Parquet metadata, otherwise the manifest's
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.data.cells import json_value, to_table
+from icve.data.bulk_checks import TYPES, check_batch, records_batch
+from icve.data.cells import json_value, table_rows, to_table
+from icve.data.manifest_table import Manifest, RejectedRow
 from icve.data.rows import (
     FILES,
     INTEGERS,
@@ -28,10 +32,11 @@ from icve.data.rows import (
     check_paths,
     content_id,
     id_of_rejected,
+    names_of_root,
     path_checker,
     row_checker,
 )
-from icve.data.tables import SUFFIXES, Malformed, ManifestError, read_records
+from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_blocks
 from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
 from icve.runtime.storage.files import local_copy
@@ -42,32 +47,6 @@ log = logging.getLogger(__name__)
 REQUIRED = ("source_path", "instruction")
 ROOTS = "ICVE_ROOTS"  # environment variable: folders, besides the root, that links below the root may lead into
 _ROOT_KEY = b"icve.root"
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A record of a table that is no row of the manifest.
-
-    ``number`` is its place in the table, from 1; ``row`` its columns as far as there are any; ``reason`` a sentence.
-    """
-
-    number: int
-    id: str
-    reason: str
-    row: Row
-
-
-class Manifest(list[Row]):
-    """Rows of a manifest, the folder their paths are relative to, and the records that are no rows."""
-
-    def __init__(self, rows: Iterable[Row], root: Path, rejected: Iterable[RejectedRow] = ()) -> None:
-        super().__init__(rows)
-        self.root = root
-        self.rejected = list(rejected)
-
-    def part(self, number: int, of: int) -> Manifest:
-        """Every ``of``-th row and rejected record, from the ``number``-th (from 1) on."""
-        return Manifest(self[number - 1 :: of], self.root, self.rejected[number - 1 :: of])
 
 
 def parquet_parts(folder: Path) -> list[Path]:
@@ -81,6 +60,8 @@ def read_manifest(
     columns: Mapping[str, str] | None = None,
     required: Sequence[str] = REQUIRED,
     partial: bool = False,
+    only: Collection[str] | None = None,
+    store: Callable[[pa.RecordBatch], object] | None = None,
 ) -> Manifest:
     """Read a manifest.
 
@@ -97,6 +78,10 @@ def read_manifest(
         required: columns that must be there (a row may still hold nothing in them).
         partial: the caller tells of ``.rejected``, which may be all records; otherwise they are logged, and a manifest
             without any row raises.
+        only: names (as used here) of the free columns that rows are to have, besides those that this project knows;
+            None takes all.
+        store: called with the rows' columns, some thousand rows at a time, in place of keeping them: the manifest that
+            is returned then has none.
 
     Returns:
         Rows with the same keys (None where a row has no value), a string ``id`` and paths relative to ``.root``, also
@@ -107,8 +92,42 @@ def read_manifest(
         RemoteError: the server of a URL does not give it.
     """
     if isinstance(remote := as_path(path), RemotePath):
-        return _read_remote(remote, root, columns, required, partial)
+        return of_copy(remote, root, lambda copy, of: read_manifest(copy, of, columns, required, partial, only, store))
     path = Path(path)
+    parts = manifest_files(path)
+    columns = columns or {}
+    recorded = _recorded_in(parts, path) if parts[0].suffix.lower() == ".parquet" else None
+    own = absolute_root(_joined(_own_folder(path), recorded) if root is None else root)
+    batches: list[pa.RecordBatch] = []
+    reading = _Reading(path, own, columns, None if only is None else {*TYPES, *only}, store or batches.append)
+    wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
+    for part in parts:
+        reading.read(part, wanted)
+    if not reading.records:
+        raise ManifestError(f"The manifest {path} has no rows.")
+    if not reading.readable:
+        raise ManifestError(f"{path} has no record that can be read: {reading.malformed}")
+    _check_columns(columns, reading.present, path)
+    for name in required:
+        if name not in reading.names:
+            raise ManifestError(
+                f"The manifest {path} has no column {name!r} (it has {', '.join(map(str, reading.names))}); "
+                f"if it goes by another name there, map it: --columns ITS_NAME={name}, or in a training configuration "
+                f"columns: {{ITS_NAME: {name}}}."
+            )
+    names = list(dict.fromkeys(name for name in (*reading.names, "id") if reading.keeps(name)))
+    rejected = sorted(reading.rejected, key=attrgetter("number"))
+    manifest = Manifest.of_batches(batches, names, own, rejected, path)
+    if manifest.rejected and not partial:
+        if len(manifest.rejected) == reading.records:
+            raise ManifestError(f"The manifest {path} has no row that can be used: {manifest.rejected[0].reason}")
+        counts = len(manifest.rejected), reading.records
+        log.warning("%d of %d rows are left out; the first: %s", *counts, manifest.rejected[0].reason)
+    return manifest
+
+
+def manifest_files(path: Path) -> list[Path]:
+    """The files of a manifest, in the order of its rows. Raises ManifestError where there is none."""
     if not path.exists():
         raise ManifestError(f"There is no manifest at {path}.")
     parts = parquet_parts(path) if path.is_dir() else [path]
@@ -119,43 +138,120 @@ def read_manifest(
             f"{path} is not a manifest: give a file ending in {', '.join(sorted(SUFFIXES))}, or a folder of Parquet "
             "files."
         )
-    recorded = _recorded_in(parts, path) if parts[0].suffix.lower() == ".parquet" else None
-    columns = columns or {}
-    wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
-    records = list(chain.from_iterable(read_records(part, wanted=wanted) for part in parts))
-    if not records:
-        raise ManifestError(f"The manifest {path} has no rows.")
-    malformed = [record for record in records if isinstance(record, Malformed)]
-    if len(malformed) == len(records):
-        raise ManifestError(f"{path} has no record that can be read: {_sentence(malformed[0], 1, path)}")
-    present = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
-    _check_columns(columns, present, path)
-    names = list(dict.fromkeys(columns.get(name, name) for name in present))
-    empty = "" if path.suffix.lower() in (".csv", ".tsv") else None  # cell
-    for name in required:
-        if name not in names:
-            raise ManifestError(
-                f"The manifest {path} has no column {name!r} (it has {', '.join(map(str, names))}); "
-                f"if it goes by another name there, map it: --columns ITS_NAME={name}, or in a training configuration "
-                f"columns: {{ITS_NAME: {name}}}."
-            )
-    own = absolute_root(_joined(_own_folder(path), recorded) if root is None else root)
-    rows, rejected = [], []
-    check = row_checker(names, path, own)
-    for number, record in enumerate(records, 1):
-        if isinstance(record, Malformed):
-            rejected.append(RejectedRow(number, id_of_rejected(record), _sentence(record, number, path), {}))
-            continue
-        cells = {columns.get(name, name): None if cell == empty else cell for name, cell in record.items()}
-        try:
-            rows.append(check(cells, number))
-        except ManifestError as error:
-            rejected.append(RejectedRow(number, id_of_rejected(cells), str(error), cells))
-    if rejected and not partial:
-        if not rows:
-            raise ManifestError(f"The manifest {path} has no row that can be used: {rejected[0].reason}")
-        log.warning("%d of %d rows are left out; the first: %s", len(rejected), len(records), rejected[0].reason)
-    return Manifest(rows, own, rejected)
+    return parts
+
+
+class _Reading:
+    """What was read of a manifest so far.
+
+    ``present`` are its columns by its own names, ``names`` by those used here, both in order. Unless one
+    is ``readable``, ``malformed`` says what is wrong with the first record.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        root: Path,
+        columns: Mapping[str, str],
+        kept: Collection[str] | None,
+        store: Callable[[pa.RecordBatch], object],
+    ) -> None:
+        self.path, self.root, self.columns, self.kept, self.store = path, root, columns, kept, store
+        self.folders = functools.cache(lambda: names_of_root(root))
+        self.empty = "" if path.suffix.lower() in (".csv", ".tsv") else None  # cell
+        self.present: dict[str, None] = {}
+        self.names: dict[str, None] = {}
+        self.rejected: list[RejectedRow] = []
+        self.records = 0
+        self.malformed = ""
+        self.readable = False
+
+    def keeps(self, name: str) -> bool:
+        return self.kept is None or name in self.kept
+
+    def read(self, part: Path, wanted: Collection[str]) -> None:
+        only = None
+        if part.suffix.lower() == ".parquet":
+            theirs = pq.read_schema(part).names
+            self._note(theirs)
+            if self.kept is not None:
+                only = [name for name in theirs if self.keeps(self.columns.get(name, name))]
+        for block in read_blocks(part, wanted, only):
+            numbers = np.arange(self.records + 1, self.records + len(block) + 1)
+            self.records += len(block)
+            if isinstance(block, pa.RecordBatch):
+                self._add_batch(block, numbers)
+            else:
+                self._add_records(block, numbers)
+
+    def _note(self, theirs: Iterable[str]) -> None:
+        self.present |= dict.fromkeys(theirs)
+        self.names = dict.fromkeys(self.columns.get(name, name) for name in self.present)
+
+    def _add_batch(self, batch: pa.RecordBatch, numbers: np.ndarray) -> None:
+        place = {self.columns.get(name, name): at for at, name in enumerate(batch.schema.names)}
+        fields = [batch.schema.field(at).with_name(name) for name, at in place.items()]
+        batch = pa.RecordBatch.from_arrays([batch.column(at) for at in place.values()], schema=pa.schema(fields))
+        self.readable = True
+        odd = np.zeros(len(batch), dtype=bool)
+        self._check(batch, odd, numbers, lambda at: table_rows(batch.slice(at, 1))[0])
+
+    def _add_records(self, block: Sequence[Record | Malformed], numbers: np.ndarray) -> None:
+        records: list[Record] = []
+        places: list[int] = []
+        for at, record in enumerate(block):
+            if isinstance(record, Malformed):
+                why = _sentence(record, int(numbers[at]), self.path)
+                self.malformed = self.malformed or why
+                self.rejected.append(RejectedRow(int(numbers[at]), id_of_rejected(record), why, {}))
+            else:
+                records.append(record)
+                places.append(at)
+        if records:
+            self.readable = True
+            self._note(name for names in dict.fromkeys(map(tuple, records)) for name in names)
+            if self.columns or self.empty is not None:
+                ours = {name: self.columns.get(name, name) for name in self.present}
+                records = [
+                    {ours[name]: None if cell == self.empty else cell for name, cell in record.items()}
+                    for record in records
+                ]
+            batch, odd = records_batch(records, list(self.names))
+            self._check(batch, odd, numbers[places], records.__getitem__)
+
+    def _check(
+        self, batch: pa.RecordBatch, odd: np.ndarray, numbers: np.ndarray, record_at: Callable[[int], Record]
+    ) -> None:
+        """Add a batch, whose odd rows are checked one by one."""
+        columns, more = check_batch(batch, self.folders)
+        odd = odd | more
+        check = row_checker(list(self.names), self.path, self.root)
+        places, rows, bad = [], [], []
+        for at in np.flatnonzero(odd).tolist():
+            cells, number = record_at(at), int(numbers[at])
+            try:
+                rows.append(check(cells, number))
+                places.append(at)
+            except ManifestError as error:
+                bad.append(at)
+                self.rejected.append(RejectedRow(number, id_of_rejected(cells), str(error), cells))
+        own = {name: batch.column(at) for at, name in enumerate(batch.schema.names) if self.keeps(name)} | columns
+        if rows:
+            order = np.arange(len(batch))
+            order[places] = len(batch) + np.arange(len(rows))
+            for name, column in columns.items():
+                values = pa.array([row[name] for row in rows], column.type)
+                own[name] = pa.concat_arrays([column, values]).take(pa.array(order))
+        fields = [
+            batch.schema.field(name) if name in batch.schema.names and name not in TYPES else (name, column.type)
+            for name, column in own.items()
+        ]
+        checked = pa.RecordBatch.from_arrays(list(own.values()), schema=pa.schema(fields))
+        if bad:
+            good = np.ones(len(batch), dtype=bool)
+            good[bad] = False
+            checked = checked.filter(pa.array(good))
+        self.store(checked)
 
 
 def absolute_root(root: str | os.PathLike) -> Path:
@@ -171,14 +267,15 @@ def _joined(folder: Path, recorded: str | None) -> Path:
     return as_path(f"{folder}/{recorded or '.'}")
 
 
-def _read_remote(
-    path: RemotePath,
-    root: str | os.PathLike | None,
-    columns: Mapping[str, str] | None,
-    required: Sequence[str],
-    partial: bool,
+def of_copy(
+    path: RemotePath, root: str | os.PathLike | None, read: Callable[[Path, str | os.PathLike], Manifest]
 ) -> Manifest:
-    """A manifest behind a URL: a copy of it is read; what is said names the URL."""
+    """A manifest behind a URL: a copy of it is read, with its root; what is said names the URL.
+
+    Raises:
+        ManifestError: there is none, or it is none.
+        RemoteError: the server does not give it.
+    """
     try:
         copy = local_copy(path)
     except FileNotFoundError as error:
@@ -190,13 +287,14 @@ def _read_remote(
     try:
         if root is None:
             parts = parquet_parts(copy) if copy.is_dir() else [copy]
-            parquet = parts[0].suffix.lower() == ".parquet"
+            parquet = bool(parts) and parts[0].suffix.lower() == ".parquet"
             folder = path if copy.is_dir() and path.suffix.lower() != ".parquet" else path.parent
             root = _joined(folder, _recorded_in(parts, copy) if parquet else None)
-        manifest = read_manifest(copy, root, columns, required, partial)
+        manifest = read(copy, root)
     except ManifestError as error:
         raise ManifestError(str(error).replace(str(copy), str(path))) from error
     manifest.rejected = [replace(one, reason=one.reason.replace(str(copy), str(path))) for one in manifest.rejected]
+    manifest.path = path
     return manifest
 
 

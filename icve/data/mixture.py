@@ -14,9 +14,12 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import Dataset
 
 from icve.data.buckets import Draw, StepSizes
+from icve.data.cells import table_rows
 from icve.data.manifest import Manifest
 from icve.data.mixture_sampler import Drawn, MixtureSampler
 from icve.data.selection import Selection
@@ -69,20 +72,32 @@ class DataSet:
         """
         if self.edit_types is None and not self.prefix:
             return manifest
-        rows = [row for row in manifest if self.edit_types is None or row.get("edit_type") in self.edit_types]
+        batches: list[pa.RecordBatch] = []
+        types: set[str] = set()
+        for batch in manifest.batches:
+            if self.edit_types is not None:
+                there = [name for name in batch.schema.names if name == "edit_type"]
+                own = [row.get("edit_type") for row in table_rows(batch.select(there))] or [None] * len(batch)
+                types.update(map(str, own))
+                batch = batch.filter(pa.array([value in self.edit_types for value in own], pa.bool_()))
+            batches.append(self._prefixed(batch) if self.prefix else batch)
+        chosen = Manifest.of_batches(batches, manifest.names, manifest.root, manifest.rejected, manifest.path)
         if self.edit_types is not None:
-            if not rows:
-                there = ", ".join(sorted({str(row.get("edit_type")) for row in manifest})[:10])
+            if not len(chosen):
                 raise ValueError(
-                    f"No row of {self.manifest} has an edit_type of {', '.join(self.edit_types)}; it has {there}."
+                    f"No row of {self.manifest} has an edit_type of {', '.join(self.edit_types)}; it has "
+                    f"{', '.join(sorted(types)[:10])}."
                 )
-            log.info("%s: %d of %d rows have its edit_types.", self.name, len(rows), len(manifest))
-        if self.prefix:
-            rows = [
-                {**row, "instruction": self.prefix + row["instruction"]} if (row["instruction"] or "").strip() else row
-                for row in rows
-            ]
-        return Manifest(rows, manifest.root, manifest.rejected)
+            log.info("%s: %d of %d rows have its edit_types.", self.name, len(chosen), len(manifest))
+        return chosen
+
+    def _prefixed(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows with the prefix before their instructions, where they have one."""
+        place = batch.schema.get_field_index("instruction")
+        texts = batch.column(place)
+        said = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(texts), ""), False)
+        texts = pc.if_else(said, pc.binary_join_element_wise(self.prefix, texts, ""), texts)
+        return batch.set_column(place, batch.schema.field(place), texts)
 
 
 def as_data_sets(entries: Sequence[DataSet | Mapping[str, Any]]) -> list[DataSet]:

@@ -15,12 +15,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSampler, StepSizes, replacement
-from icve.data.cache.cached_rows import CachedRows, RecordIndex, collate_cached
+from icve.data.cache.cached_rows import CachedRows, collate_cached
 from icve.data.cache.latents import LatentCache, LatentsError
+from icve.data.cache.record_index import RecordIndex
 from icve.data.frame_choice import FrameChoice, SlowClips, TemporalCrop, average_rate
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
-from icve.data.manifest import REQUIRED, Manifest, ManifestError, read_manifest, resolve_path
+from icve.data.manifest import REQUIRED, Manifest, ManifestError, resolve_path
+from icve.data.manifest_index import mapped_manifest
 from icve.data.masks import read_mask
 from icve.data.media import stored_index
 from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
@@ -168,7 +170,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         # without being opened again, but they use up their attempt.
         dropped: list[tuple[str, str]] = []
         index = draw.row
-        members = self.members[self.selection.pairs[index].bucket]
+        members = self.members[self.selection.buckets[index]]
         for attempt in range(1, _ATTEMPTS + 1):
             if index not in self._unreadable or self.temporal_crop == "random":  # where another window may be read
                 try:
@@ -325,7 +327,15 @@ class PairsDataModule(LightningDataModule):
         self.val: Selection | None = None
         self._cached: dict[str, CachedRows] = {}  # by manifest
         self._given_texts: dict[str, TextCondition] = {}
-        self.dropped: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}  # pairs found so when they were drawn
+
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Reasons by the ids of rows that are not trained on: they cannot be, or were found unreadable."""
+        chosen = [("", of) for of in (self.train, self.val) if of is not None]
+        chosen += [(f"{entry.name}/", of) for entry, of in zip(self.mixture or (), self.mixed, strict=False)]
+        found = {prefix + name: reason for prefix, of in chosen for name, reason in of.dropped}
+        return found | self._unreadable
 
     def setup(self, stage: str | None = None) -> None:
         """Read the manifests, sort their rows into buckets and log how many are used and why others are not."""
@@ -338,7 +348,7 @@ class PairsDataModule(LightningDataModule):
                 on_latents(transform)
         if self.latents is not None and (train or val_manifest is not None):
             self.latent_cache = self.latent_cache or LatentCache(self.latents)
-            index = RecordIndex(self.latent_cache.records())
+            index = RecordIndex.of(self.latent_cache)
         if train and self.latent_cache is not None:
             self._given_texts = self.latent_cache.texts(given_texts(self.transforms))
         if train and self.mixture is None:
@@ -432,21 +442,21 @@ class PairsDataModule(LightningDataModule):
         return self._loader(self._pairs(self.val, self.val_manifest), batches)
 
     def rows(self, of: str | DataSet) -> Manifest:
-        """Rows of a manifest or data set as they are trained on, and the records that are none. What is found out of
-        its videos from then on is kept beside it (:mod:`icve.data.media.stored_index`)."""
+        """Rows of a manifest or data set as they are trained on, with the columns that this project knows, and the
+        records that are none. What is found out of its videos from then on is kept beside it
+        (:mod:`icve.data.media.stored_index`)."""
         of = of if isinstance(of, DataSet) else DataSet(of)
         root, columns = of.root or self.root, self.columns if of.columns is None else of.columns
         required = (*REQUIRED, "target_path", *(["edit_type"] if of.edit_types else []))
-        manifest = read_manifest(of.manifest, root, columns, required, partial=True)
+        manifest = mapped_manifest(of.manifest, root, columns, required)
         stored_index.use(stored_index.index_folder(of.manifest), manifest.root)
         return of.of(manifest)
 
     def _select(self, of: DataSet, name: str, index: RecordIndex | None) -> Selection:
         """Rows of a data set by bucket; it is named by its manifest, or in a mixture by its name."""
         manifest, path = self.rows(of), of.manifest
-        if index is not None:
-            index.describe(manifest, self.fps)
-        selection = select(manifest, self.buckets, self.fps, self.references, slow_clips=self.choice.slow_clips)
+        known, options = None if index is None else index.videos, {"slow_clips": self.choice.slow_clips}
+        selection = select(manifest, self.buckets, self.fps, known, True, references=self.references, **options)
         per_bucket = ", ".join(
             f"{len(members)} in {bucket}"
             for bucket, members in zip(self.buckets, selection.members(len(self.buckets)), strict=True)
@@ -454,8 +464,7 @@ class PairsDataModule(LightningDataModule):
         log.info("%s: %d of %d rows used: %s.", name, len(selection.pairs), selection.rows, per_bucket)
         if selection.slow:
             log.warning("%s: %s", name, self.choice.describe(selection.slow))
-        prefix = "" if name == path else f"{name}/"
-        self._report([(prefix + row, reason) for row, reason in selection.dropped])
+        _log_dropped(selection.dropped, "" if name == path else f"{name}/")
         if not selection.pairs:
             raise ValueError(
                 f"No row of {path} can be used ({selection.rows} rows; the first: {selection.dropped[0][1]}); "
@@ -511,12 +520,16 @@ class PairsDataModule(LightningDataModule):
         return device is not None and reads_pinned(device)
 
     def _report(self, dropped: Sequence[tuple[str, str]]) -> None:
-        new = {name: reason for name, reason in dropped if name not in self.dropped}
-        self.dropped.update(new)
-        for name, reason in list(new.items())[:_REPORTED]:
-            log.warning("Dropped %s: %s", name, reason)
-        if len(new) > _REPORTED:
-            log.warning("Dropped %d more.", len(new) - _REPORTED)
+        new = {name: reason for name, reason in dropped if name not in self._unreadable}
+        self._unreadable.update(new)
+        _log_dropped(list(new.items()))
+
+
+def _log_dropped(dropped: Sequence[tuple[str, str]], prefix: str = "") -> None:
+    for name, reason in dropped[:_REPORTED]:
+        log.warning("Dropped %s%s: %s", prefix, name, reason)
+    if len(dropped) > _REPORTED:
+        log.warning("Dropped %d more.", len(dropped) - _REPORTED)
 
 
 def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:

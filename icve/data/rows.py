@@ -18,13 +18,13 @@ from icve.runtime.storage.remote_path import RemotePath, as_path, is_url
 Row = dict[str, Any]
 
 INTEGERS = ("source_start", "source_frames", "target_start", "target_frames", "width", "height", "frames")
-_LARGEST = 2**53  # whole numbers up to here are exact in every format
+LARGEST = 2**53  # whole numbers up to here are exact in every format
 FILES = (
     *("source_path", "target_path", "mask_path", "mask_video_path", "reference_path", "edit_layer_path"),
     *("edit_alpha_path", "object_mask_path", "result_path"),
 )
-_FILE_LISTS = ("distractor_paths",)
-_IDENTITY = (
+FILE_LISTS = ("distractor_paths",)
+IDENTITY = (
     "source_path",
     "source_start",
     "source_frames",
@@ -34,14 +34,14 @@ _IDENTITY = (
     "instruction",
 )
 _AS_ROOT = "as the root (--root, or data.init_args.root of a training configuration)"
-_SLOWEST = 1e-6  # frames per second
+SLOWEST = 1e-6  # frames per second
 _MISSING = frozenset({"none", "null", "<na>", "n/a"})  # how programs spell a missing value as text; "nan" is a number
 
 
 def content_id(row: Mapping[str, Any]) -> str:
     """Stable id of a row: 16 hex digits of a hash of its clips and instruction, independent of other columns."""
     # A start of 0 may be written or left out: both are the same clip.
-    return _digest([row.get(name) or None for name in _IDENTITY])
+    return _digest([row.get(name) or None for name in IDENTITY])
 
 
 def instruction_problem(value: Any) -> str | None:
@@ -74,17 +74,17 @@ def row_checker(names: Sequence[str], path: Path, root: Path) -> Callable[[Recor
         for name, value in row.items():
             if value is None:
                 continue
-            if _unwritable(value):
+            if is_unwritable(value):
                 raise ManifestError(f"{name} {where} holds half a character: write it as whole UTF-8 text.")
             if name in INTEGERS:
                 row[name] = _number(value, int, f"{name} {where}")
             elif name == "fps":
                 row[name] = fps = _number(value, float, f"{name} {where}")
-                if 0 < fps < _SLOWEST:
-                    raise ManifestError(f"{name} {where} must be at least {_SLOWEST:g}, or 0 where it is not known.")
+                if 0 < fps < SLOWEST:
+                    raise ManifestError(f"{name} {where} must be at least {SLOWEST:g}, or 0 where it is not known.")
             elif name in FILES:
                 row[name] = inside(value, f"{name} {where}")
-            elif name in _FILE_LISTS:
+            elif name in FILE_LISTS:
                 row[name] = [inside(item, f"{name} {where}") for item in _listed(value, f"{name} {where}")]
         if problem := instruction_problem(row.get("instruction")):
             raise ManifestError(f"instruction {where} {problem}.")
@@ -103,13 +103,13 @@ def _names_row(own: Any) -> bool:
     return own not in (None, "") and not isinstance(own, (bytes, list, tuple, dict))
 
 
-def _unwritable(value: Any) -> bool:
+def is_unwritable(value: Any) -> bool:
     """Whether a value holds text that UTF-8 cannot say."""
     if isinstance(value, str):
         return not is_text(value)
     if isinstance(value, dict):
-        return any(map(_unwritable, chain.from_iterable(value.items())))
-    return isinstance(value, (list, tuple)) and any(map(_unwritable, value))
+        return any(map(is_unwritable, chain.from_iterable(value.items())))
+    return isinstance(value, (list, tuple)) and any(map(is_unwritable, value))
 
 
 def _number(value: Any, kind: type, what: str) -> Any:
@@ -117,7 +117,7 @@ def _number(value: Any, kind: type, what: str) -> Any:
         number = math.nan if isinstance(value, (bool, bytes)) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not (0 <= number <= _LARGEST and (kind is float or number == int(number))):
+    if not (0 <= number <= LARGEST and (kind is float or number == int(number))):
         raise ManifestError(
             f"{what} must be {'a whole number' if kind is int else 'a number'} of at least 0, not {value!r:.80}."
         )
@@ -141,7 +141,7 @@ def id_of_rejected(record: Record | Malformed) -> str:
     if isinstance(record, Malformed):
         return _digest(record.given)
     own = record.get("id")
-    return str(own) if _names_row(own) and not _unwritable(own) else content_id(record)
+    return str(own) if _names_row(own) and not is_unwritable(own) else content_id(record)
 
 
 def _digest(value: Any) -> str:
@@ -153,9 +153,15 @@ def check_paths(row: Mapping[str, Any], where: str) -> None:
     """Raise ManifestError for a row whose paths cannot be written to a manifest: they must be relative."""
     inside = path_checker(None)
     for name, value in row.items():
-        if value is not None and name in (*FILES, *_FILE_LISTS):
-            for path in value if name in _FILE_LISTS else [value]:
+        if value is not None and name in (*FILES, *FILE_LISTS):
+            for path in value if name in FILE_LISTS else [value]:
                 inside(path, f"{name} {where}")
+
+
+def names_of_root(root: Path) -> list[str]:
+    """What absolute paths of files below the root begin with. Links are resolved: this asks the file system."""
+    known = (root,) if isinstance(root, RemotePath) else (Path(os.path.abspath(root)), root.resolve())
+    return [f"{name.as_posix().rstrip('/')}/" for name in known]
 
 
 def path_checker(root: Path | None) -> Callable[[Any, str], str]:
@@ -177,8 +183,7 @@ def path_checker(root: Path | None) -> Callable[[Any, str], str]:
         if not path.startswith("/") and not remote:
             return path
         if root is not None and not folders:
-            known = (root,) if isinstance(root, RemotePath) else (Path(os.path.abspath(root)), root.resolve())
-            folders.extend(f"{name.as_posix().rstrip('/')}/" for name in known)
+            folders.extend(names_of_root(root))
         posix = (as_path(path) if remote else PurePosixPath(path)).as_posix()
         for folder in folders:
             if posix.startswith(folder) and posix != folder:

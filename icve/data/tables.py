@@ -7,8 +7,10 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +24,7 @@ Record = dict[str, Any]
 SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})  # in any letter case
 
 _CHUNK = 1 << 20  # characters read at a time
+_BLOCK, _BATCH = 8192, 1 << 16  # records at a time, of text and of Parquet
 _CELL = (1 << 31) - 1  # characters of a CSV cell: the most that a C long holds everywhere
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what stands between the records of a JSON file
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -64,15 +67,49 @@ def read_records(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ManifestError(f"{path} is no table: known are {', '.join(sorted(SUFFIXES))}.")
-    try:
+    with _readable(path):
         if suffix == ".parquet":
-            yield from _parquet(path, binary)
+            for batch in _parquet_batches(path, lambda field: binary or not _is_binary(field.type), 512):
+                yield from table_rows(batch)
         elif suffix in (".csv", ".tsv"):
             yield from _csv(path, header, wanted)
         elif _holds_lines(path):
             yield from _lines(path)
         else:
             yield from _json(path)
+
+
+def read_blocks(
+    path: Path, wanted: Collection[str] = (), only: Collection[str] | None = None
+) -> Iterator[list[Record | Malformed] | pa.RecordBatch]:
+    """The records of a table as :func:`read_records`, some thousands at a time, and those of Parquet as columns.
+
+    Args:
+        path, wanted: as there.
+        only: names of the columns that are read, where that spares work; None reads all.
+
+    Raises:
+        ManifestError: as there.
+    """
+    if path.suffix.lower() != ".parquet":
+        records = read_records(path, wanted=wanted)
+        while block := list(islice(records, _BLOCK)):
+            yield block
+        return
+    with _readable(path):
+        for batch in _parquet_batches(path, lambda field: only is None or field.name in only, _BATCH):
+            try:
+                batch.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise ManifestError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
+            yield batch
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raises ManifestError for what reading a table may raise."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is cut off or damaged: it is not {error.encoding} text to its end.") from error
     except csv.Error as error:
@@ -131,16 +168,18 @@ def _holds_lines(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[Record | Malformed]:
+    decode = json.JSONDecoder().raw_decode
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             text = line.strip("\ufeff \t\r\n").rstrip(", \t")
             if not text:
                 continue
-            if why := _not_text(path, text):
+            if not text.isascii() and (why := _not_text(path, text)):
                 yield Malformed(text, why, number)
                 continue
             try:
-                value = json.loads(text)
+                value, end = decode(text)
+                value = value if end == len(text) else json.loads(text)  # which says what is wrong
             except json.JSONDecodeError as error:
                 yield Malformed(text, f"is not JSON ({error.msg} at column {error.colno})", number)
             except (ValueError, RecursionError) as error:
@@ -242,14 +281,15 @@ def _delimiter(line: str, wanted: Collection[str]) -> str:
     return max(",;\t|", key=found)
 
 
-def _parquet(path: Path, binary: bool) -> Iterator[Record]:
+def _parquet_batches(path: Path, wanted: Callable[[pa.Field], bool], rows: int) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         if repeated := next((name for name in schema.names if schema.names.count(name) > 1), None):
             raise ManifestError(f"{path} has two columns {repeated!r}: rename one of them.")
-        names = [field.name for field in schema if binary or not _is_binary(field.type)]
-        for batch in file.iter_batches(batch_size=512, columns=None if binary else names):
-            yield from table_rows(batch.select(names))
+        names = [field.name for field in schema if wanted(field)]
+        # A list of names would be taken for paths into nested columns.
+        for batch in file.iter_batches(batch_size=rows, columns=None if len(names) == len(schema) else names):
+            yield batch.select(names)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from icve.data.buckets import Draw
 
 
 def validation_batches(
-    members: Sequence[Sequence[int]], batch_size: int, rank: int = 0, groups: int = 1
+    members: Sequence[Sequence[int] | np.ndarray], batch_size: int, rank: int = 0, groups: int = 1
 ) -> list[list[Draw]]:
     """A group's slices of the batches of a validation set: in order, bucket by bucket, the last of each may be smaller.
 
@@ -28,9 +30,8 @@ def validation_batches(
     batches: list[list[Draw]] = []
     for rows in members:
         for begin in range(0, len(rows), batch_size):
-            draws = [
-                Draw(index, len(batches), position) for position, index in enumerate(rows[begin : begin + batch_size])
-            ]
+            block = rows[begin : begin + batch_size]
+            draws = [Draw(int(row), len(batches), position) for position, row in enumerate(block)]
             first, end = (len(draws) * r // groups for r in (rank, rank + 1))
             batches.append(draws[first:end] or [draws[-1]._replace(counted=False)])
     return batches

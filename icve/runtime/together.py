@@ -31,6 +31,13 @@ def gather(value: Any, group: ProcessGroup | None = None) -> list[Any]:
     return values
 
 
+def process_place() -> tuple[int, int]:
+    """Number of this process among all, and how many there are."""
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
 def together(work: Callable[[], Result], group: ProcessGroup | None = None) -> Result:
     """Run something on every process of a group (default: all), by all at the same place; returns its own result.
 

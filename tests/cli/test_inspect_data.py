@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 
 import numpy as np
@@ -238,3 +239,33 @@ def test_an_index_of_the_videos_is_kept(folder, capsys, tmp_path):
     finally:
         (tmp_path / "set").chmod(0o755)
         forget()
+
+
+def test_a_manifest_is_completed_as_the_error_says(folder, tmp_path, monkeypatch, capsys):
+    rows = list(read_manifest(folder / "manifest.jsonl"))
+    bare = [{name: row[name] for name in ("id", "source_path", "target_path", "instruction")} for row in rows]
+    write_manifest(bare, folder / "bare.jsonl")
+    monkeypatch.setattr("icve.data.selection.MOST_PROBED", 3)
+    kept = tmp_path / "with space"
+    options = {"buckets": [[48, 64, 9]], "batch_size": 1, "fps": 8.0}
+    with pytest.raises(
+        ValueError, match=rf"{len(rows)} rows of .* do not say width, height, frames and fps"
+    ) as refused:
+        PairedEditsDataModule(str(folder / "bare.jsonl"), **options).setup("fit")
+    words = shlex.split(str(refused.value).rpartition(": ")[2])
+    assert words[:2] == ["icve", "inspect-data"]
+    command = [*words[1:-1], str(kept), "--workers", "1"]
+    status = main(command)
+    completed = read_manifest(kept)
+    assert [row["id"] for row in completed] == [row["id"] for row in rows]
+    assert completed.root.resolve() == folder.resolve()
+    assert status == (3 if any(row["width"] is None for row in completed) else 0)
+    module = PairedEditsDataModule(str(kept), **options)
+    module.setup("fit")
+    assert len(module.train.pairs) + len(module.train.dropped) == len(rows)
+    # Again: nothing is looked into; another manifest is not mixed in.
+    monkeypatch.setattr("icve.preflight.completing.probe", None)
+    main(command)
+    write_manifest(bare[1:], folder / "bare.jsonl")
+    assert main(command) == 2
+    assert "name another folder" in capsys.readouterr().err

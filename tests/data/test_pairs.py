@@ -202,7 +202,7 @@ def test_data_that_cannot_be_read_at_all_stops_training(pairs_folder, tmp_path):
 
 
 def test_unusable_rows_are_dropped_with_their_reasons(pairs_folder):
-    rows = read_manifest(pairs_folder / "manifest.parquet")
+    rows = list(read_manifest(pairs_folder / "manifest.parquet"))
     rows[1]["target_path"] = None
     rows[2]["source_frames"] = 5
     rows[3]["instruction"] = ""

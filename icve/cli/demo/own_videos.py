@@ -195,12 +195,13 @@ def _shrink(folder: Path, kind: str, read: Any, buckets: list[Bucket], fps: floa
     choice = FrameChoice(fps, "drop")
     selection = select(manifest, buckets, fps, slow_clips=choice.slow_clips)
     rows: list[Row] = []
+    left_out = list(selection.dropped)
     for pair in selection.pairs:
         bucket, row = buckets[pair.bucket], described[pair.id]
         try:
             sample = load_pair(pair, manifest.root, bucket, read, choice)
         except VideoError as error:
-            selection.dropped.append((pair.id, str(error)))
+            left_out.append((pair.id, str(error)))
             continue
         files = {f"{role}_path": folder / "files" / f"{kind}-{pair.id}-{role}.mp4" for role in ("source", "target")}
         for column, file in files.items():
@@ -214,7 +215,7 @@ def _shrink(folder: Path, kind: str, read: Any, buckets: list[Bucket], fps: floa
         written |= {"width": bucket.width, "height": bucket.height, "fps": float(fps)}
         written["clip"] = f"{row['video']}/{row.get('clip_start', row['source_start'])}"
         rows.append(written | {name: row.get(name) for name in _CARRIED})
-    for identity, reason in selection.dropped:
+    for identity, reason in left_out:
         print(f"  {kind} {identity} left out: {reason}", flush=True)
     return rows
 

@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from icve.data.buckets import Bucket
-from icve.data.cache.latents import LatentCache, LatentsError, Record, request_of
-from icve.data.manifest import Manifest
-from icve.data.selection import Pair, Selection, is_described
+from icve.data.cache.latents import LatentCache, LatentsError, request_of
+from icve.data.cache.record_index import RecordIndex
+from icve.data.cache.requests import requests_of
+from icve.data.manifest_table import batch_column
+from icve.data.selection import Pair, Selection
 from icve.data.text_condition import TextCondition
-
-
-class RecordIndex:
-    """Records of a cache by the id of their row, newest first."""
-
-    def __init__(self, records: Iterable[Record]) -> None:
-        self._by_id: dict[str, list[Record]] = {}
-        for record in records:
-            self._by_id.setdefault(record.id, []).append(record)
-        for of_row in self._by_id.values():
-            of_row.sort(key=lambda record: -record.encoded)
-
-    def find(self, pair: Pair, request: str) -> list[Record]:
-        """Records of the pair as asked for, by all but its files; the newest first, rejections last."""
-        found = [record for record in self._by_id.get(pair.id, ()) if record.request == request]
-        return sorted(found, key=lambda record: record.reason is not None)
-
-    def why_not(self, pair: Pair, request: str) -> str:
-        """Why :meth:`find` finds nothing, in words."""
-        if pair.id not in self._by_id:
-            return "it was not encoded"
-        there, here = json.loads(self._by_id[pair.id][0].request or "{}"), json.loads(request)
-        name = next((name for name in here if there.get(name) != here[name]), None)
-        return f"it was encoded with {name} {there.get(name)}, asked for is {here[name]}" if name else "it was rejected"
-
-    def describe(self, manifest: Manifest, fps: float | None) -> None:
-        """Fill in size, length and rate of rows that do not state them, so that no video has to be opened."""
-        for row in manifest:
-            if not is_described(row, fps):
-                known = [
-                    record.video
-                    for record in self._by_id.get(row["id"], ())
-                    if record.video is not None and record.files["source"].path == row.get("source_path")
-                ]
-                if known:
-                    row |= dict(zip(("width", "height", "frames", "fps"), known[0], strict=True))
 
 
 class CachedRows:
@@ -75,20 +43,36 @@ class CachedRows:
         read: Callable,
         manifest: str,
     ) -> None:
-        self.cache, self.selection = cache, selection
-        self.records: list[list[Record]] = []
-        absent: list[str] = []
-        for pair in selection.pairs:
-            request = request_of(pair, buckets[pair.bucket], fps, read)
-            self.records.append(index.find(pair, request))
-            if not self.records[-1]:
-                absent.append(f"{pair.id}: {index.why_not(pair, request)}" if not absent else "")
+        self.cache, self.index, self.selection = cache, index, selection
+        self._asked = buckets, fps, read
+        absent = self._absent()
         if absent:
+            first = selection.pairs[absent[0]]
             raise ValueError(
                 f"The latent cache {cache.folder} lacks {len(absent)} of the {len(selection.pairs)} pairs of "
-                f"{manifest} (the first, {absent[0]}); add them with: "
+                f"{manifest} (the first, {first.id}: {index.why_not(first, self._request(first))}); add them with: "
                 f"icve encode -c CONFIG.yaml --output {cache.folder}"
             )
+
+    def _request(self, pair: Pair) -> str:
+        buckets, fps, read = self._asked
+        return request_of(pair, buckets[pair.bucket], fps, read)
+
+    def _absent(self) -> list[int]:
+        """Which pairs are not in the cache as they are asked for."""
+        manifest, numbers = self.selection.manifest, self.selection.numbers
+        names = [batch_column(rows, "id") for _, rows in manifest.batches_at(numbers)]
+        places = pc.index_in(pa.chunked_array(names, pa.string()), value_set=self.index.ids)
+        requests = self.index.column("request")
+        absent: list[int] = []
+        for start, rows in manifest.batches_at(numbers):
+            end = start + len(rows)
+            asked = requests_of(rows, self.selection.buckets[start:end], *self._asked, self.selection.references)
+            same = pc.fill_null(pc.equal(requests.take(places[start:end]), asked), False).to_numpy()
+            # An older record may be the one that is asked for.
+            pairs = ((at, self.selection.pairs[at]) for at in (start + np.flatnonzero(~same)).tolist())
+            absent += [at for at, pair in pairs if not self.index.find(pair, self._request(pair))]
+        return absent
 
     def load(self, index: int) -> dict[str, Any]:
         """Sample of a pair: ``source`` and ``target`` latents (C, T, h, w) and ``text`` (B = 1), all in the cache's
@@ -100,13 +84,14 @@ class CachedRows:
         """
         pair = self.selection.pairs[index]
         reason = None
-        for record in self.records[index]:
+        records = self.index.find(pair, self._request(pair))
+        for record in records:
             reason = record.reason or record.difference(self.selection.root, pair)
             if reason is None:
                 tensors = self.cache.read(record)
                 break
         else:
-            rejected = self.records[index][-1].reason
+            rejected = records[-1].reason
             raise LatentsError(rejected or f"{reason} Encode it again: icve encode --output {self.cache.folder}")
         sample: dict[str, Any] = {"instruction": pair.instruction, "id": pair.id, **tensors}
         if self.selection.has_masks and "region" not in sample:

@@ -107,7 +107,8 @@ class Record:
     def from_json(cls, values: dict[str, Any], shard: Path | None = None) -> Record:
         """Inverse of :meth:`to_json`."""
         files = {role: FileIdentity(**file) for role, file in values["files"].items()}
-        return cls(**{**values, "files": files, "shard": shard})
+        video = None if values["video"] is None else tuple(values["video"])
+        return cls(**{**values, "files": files, "video": video, "shard": shard})
 
     def difference(self, root: Path, pair: Pair) -> str | None:
         """Why this is not the row's pair any more, by its files, or None if it is."""
@@ -235,20 +236,23 @@ class LatentCache:
         Raises:
             ValueError: a file is damaged.
         """
-        for file in sorted(self.folder.glob("*/*.safetensors")):
-            if file.name[0] == ".":
-                continue
-            try:
-                with open_shard(file) as shard:
-                    records = json.loads(shard.metadata()[_RECORDS])
-                yield from (Record.from_json(values, file) for values in records)
-            except RemoteError:
-                raise
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-                raise _damaged(file, error) from error
-        for file in sorted((self.folder / "rejected").glob("*.jsonl")):
+        for file in (*sorted(self.folder.glob("*/*.safetensors")), *sorted((self.folder / "rejected").glob("*.jsonl"))):
             if file.name[0] != ".":
-                yield from map(Record.from_json, map(json.loads, json_lines(file)))
+                yield from self.records_in(file)
+
+    def records_in(self, file: Path) -> Iterator[Record]:
+        """Those of one shard, or of one file of rejected rows. Raises ValueError: it is damaged."""
+        if file.suffix == ".jsonl":
+            yield from map(Record.from_json, map(json.loads, json_lines(file)))
+            return
+        try:
+            with open_shard(file) as shard:
+                records = json.loads(shard.metadata()[_RECORDS])
+            yield from (Record.from_json(values, file) for values in records)
+        except RemoteError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(file, error) from error
 
     def read(self, record: Record) -> dict[str, Any]:
         """Of a pair: ``source`` and ``target`` (C, T, h, w), ``text`` (B = 1), and ``region`` and ``reference`` where

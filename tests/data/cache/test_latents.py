@@ -1,6 +1,7 @@
 """The cache's files and what training reads from them; tests/cli/test_encode.py has the commands."""
 
 import json
+import pickle
 import shutil
 from itertools import islice
 from types import SimpleNamespace
@@ -10,13 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from icve.data.cache.cached_rows import RecordIndex
-from icve.data.cache.latents import LatentCache, Record, ShardWriter
+from icve.data.buckets import Bucket
+from icve.data.cache.latents import LatentCache, Record, ShardWriter, request_of
+from icve.data.cache.record_index import RecordIndex
+from icve.data.cache.requests import requests_of
 from icve.data.edit_region import region_from_mask
 from icve.data.encoding import Encoders, encode_pairs, find_work
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.manifest_table import Manifest
 from icve.data.masks import save_mask
 from icve.data.paired_edits import PairedEditsDataModule
+from icve.data.selection import select
 from icve.data.text_condition import TextCondition
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
@@ -308,7 +313,7 @@ def test_the_newest_record_comes_first_and_rejections_last(cache_once):
     base = record.to_json()
     made = [Record.from_json(base | {"encoded": time, "reason": reason}) for time, reason in
             ((1, None), (9, "broken"), (5, None))]  # fmt: skip
-    found = RecordIndex(made).find(SimpleNamespace(id="edit0"), record.request)
+    found = RecordIndex(made, cache_once).find(SimpleNamespace(id="edit0"), record.request)
     assert [r.encoded for r in found] == [5, 1, 9]
     assert Record.from_json(json.loads(json.dumps(base)), record.shard) == record
 
@@ -319,3 +324,89 @@ def test_shards_are_plain_safetensors(cache_once):
     assert {name.split(".", 1)[1] for name in tensors} == {"source", "target", "text", "text.pooled"}
     assert {tuple(t.shape) for name, t in tensors.items() if name.endswith("source")} == {(16, 3, 8, 6)}
     assert not list(cache_once.rglob("*.tmp"))
+
+
+def test_many_requests_are_those_of_single_pairs(pairs_folder):
+    rows = list(read_manifest(pairs_folder / "manifest.parquet"))
+    words = ["make it 22", 'say "no"', "é 青い", "back\\slash", "line\nbreak", "\x7f do", "-101 @mask@"]
+    for row, text in zip(rows, words, strict=False):
+        row["instruction"] = text
+    rows[1] |= {"source_start": 2, "mask_path": "a.npz"}
+    rows[2] |= {"target_start": 1, "target_frames": None}
+    rows[3] |= {"source_frames": None, "frames": 12, "mask_path": "b.npz"}
+    selection = select(Manifest(rows, pairs_folder), buckets := [Bucket.parse(bucket) for bucket in BUCKETS])
+    ((_, batch),) = selection.manifest.batches_at(selection.numbers)
+    for fps in (None, 4.0):
+        asked = requests_of(batch, selection.buckets, buckets, fps, PairedEditsDataModule.read)
+        pairs = list(selection.pairs)
+        assert len(pairs) == 10
+        read = PairedEditsDataModule.read
+        assert asked.to_pylist() == [request_of(pair, buckets[pair.bucket], fps, read) for pair in pairs]
+
+
+@pytest.fixture
+def indexed(monkeypatch, tmp_path):
+    """Caches of any size have an index; the files whose records are read are noted."""
+    monkeypatch.setattr("icve.data.cache.record_index._FEW", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    opened, read = [], LatentCache.records_in
+    monkeypatch.setattr(LatentCache, "records_in", lambda cache, file: opened.append(file.name) or read(cache, file))
+    return opened
+
+
+def test_the_index_is_made_once_and_reads_what_is_new(pairs_folder, folder, tmp_path, indexed):
+    cache, _, _ = fill(tmp_path / "cache", data_module(pairs_folder), pairs=3)
+    plain = take(data_module(pairs_folder, seed=5, latents=str(cache.folder)), 8)
+    indexed.clear()
+    assert same(take(data_module(pairs_folder, seed=5, latents=str(cache.folder)), 8), plain)
+    assert indexed == []
+    index = RecordIndex.of(cache)
+    again = pickle.loads(pickle.dumps(index))
+    expected = {name: [record] for name, record in records(cache).items()}
+    for name, of_row in expected.items():
+        for one in (index, again):
+            assert one.find(SimpleNamespace(id=name), of_row[0].request) == of_row
+    assert index.find(SimpleNamespace(id="edit"), "") == []
+    # A row that changes is encoded again: its shard alone is read, and its record comes first.
+    rows = list(read_manifest(folder / "manifest.parquet"))
+    shutil.copy(folder / "targets" / "1.mp4", folder / "targets" / "5.mp4")
+    write_manifest(rows, folder / "manifest.parquet")
+    assert fill(cache.folder, data_module(folder))[1] == 1
+    indexed.clear()
+    found = RecordIndex.of(cache).find(SimpleNamespace(id="edit5"), expected["edit5"][0].request)
+    assert len(indexed) == 1
+    assert len(found) == 2
+    assert found[1] == expected["edit5"][0]
+    shards = {record.shard for record in cache.records() if record.id == "edit0"}
+    shards.pop().unlink()
+    with pytest.raises(ValueError, match="lacks 3 of the 10 pairs"):
+        take(data_module(pairs_folder, latents=str(cache.folder)), 1)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "nothing", "folder"])
+def test_an_index_that_is_damaged_or_cannot_be_written_is_done_without(pairs_folder, tmp_path, indexed, harm):
+    cache, _, _ = fill(tmp_path / "cache", data_module(pairs_folder), pairs=3)
+    options = {"seed": 5, "latents": str(cache.folder)}
+    plain = take(data_module(pairs_folder, **options), 4)
+    file = cache.folder / ".records.arrow"
+    content = file.read_bytes()
+    file.unlink()
+    if harm == "folder":
+        file.mkdir()
+        (file / "x").touch()
+    else:
+        file.write_bytes(content[:-100] if harm == "truncated" else b"")
+    assert same(take(data_module(pairs_folder, **options), 4), plain)
+    assert list((tmp_path / "xdg").rglob("*.arrow")) if harm == "folder" else file.read_bytes()[:6] == content[:6]
+
+
+def test_sizes_of_rows_come_from_the_cache(folder, tmp_path, indexed):
+    cache, _, _ = fill(tmp_path / "cache", data_module(folder))
+    rows = list(read_manifest(folder / "manifest.parquet"))
+    bare = [{name: value for name, value in row.items() if name not in ("width", "height", "fps")} for row in rows]
+    write_manifest(bare, folder / "manifest.parquet")
+    shutil.rmtree(folder / "sources")
+    module = data_module(folder, fps=8.0)
+    known = select(module.rows(module.manifest), module.buckets, 8.0, RecordIndex.of(cache).videos)
+    assert [pair.bucket for pair in known.pairs] == [0] * 8 + [1] * 2
+    assert len(select(module.rows(module.manifest), module.buckets, 8.0).pairs) == 0
