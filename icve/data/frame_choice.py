@@ -91,5 +91,5 @@ def sampled_frames(frames: Any, rate: Any, fps: float | None) -> Any:
     frames = np.asarray(frames, dtype=np.int64)
     if fps is None:
         return frames
-    sampled = np.floor((frames - 1) / np.asarray(rate, dtype=np.float64) * fps + 1e-3).astype(np.int64) + 1
-    return np.where(frames > 0, np.minimum(frames, sampled), 0)
+    sampled = np.floor((frames - 1) / np.asarray(rate, dtype=np.float64) * fps + 1e-3) + 1
+    return np.where(frames > 0, np.minimum(frames, sampled), 0).astype(np.int64)

@@ -316,7 +316,8 @@ def _lengths(batch: pa.RecordBatch, videos: Videos, fps: float | None) -> tuple[
     frames = np.maximum(frames, 0)
     slow = np.zeros(len(frames), dtype=bool)
     if fps is not None:
-        clips = (frames > 1) & (videos.fps > 0)  # a picture has no rate, and others may not be known yet
+        # A picture has no rate, and of others it or the length may not be known yet.
+        clips = (frames > 1) & (frames < most) & (videos.fps > 0)
         slow[clips] = is_slow(videos.fps[clips], fps)
         frames[clips] = sampled_frames(frames[clips], videos.fps[clips], fps)
     return frames, slow

@@ -19,7 +19,7 @@ from tests.data.test_pairs import at_batch
 @pytest.fixture
 def referenced(pairs_folder, tmp_path):
     """The pairs, of which those with even numbers have a picture whose grey is their number."""
-    rows = read_manifest(pairs_folder / "manifest.parquet")
+    rows = list(read_manifest(pairs_folder / "manifest.parquet"))
     (pairs_folder / "references").mkdir(exist_ok=True)
     for row in rows:
         number = int(row["id"].removeprefix("edit"))

@@ -39,8 +39,8 @@ def expected_bucket(row, fps):
     if row.get("frames") is not None:
         lengths.append(row["frames"] - (row.get("source_start") or 0))
     frames = max(0, min(lengths))
-    if fps is not None and frames:
-        frames = int((frames - 1) / row["fps"] * fps + 1e-3) + 1
+    if fps is not None and frames > 1:  # never more than there are
+        frames = min(frames, int((frames - 1) / row["fps"] * fps + 1e-3) + 1)
     bucket = choose_bucket(BUCKETS, row["width"], row["height"], frames)
     return f"it has {frames} frames, the shortest bucket has 33." if bucket is None else bucket
 
