@@ -295,6 +295,7 @@ class InContextEditingModule(EditingModule):
         defaults = asdict(self.sampling)
         if self.sampling.shift_tokens is None:
             defaults["shift_tokens"] = self.objective.shift_tokens
+        data = None if self._trainer is None else parts_of(self.trainer).datamodule
         return EditPipeline(
             self.codec,
             self.text_encoder,
@@ -302,7 +303,7 @@ class InContextEditingModule(EditingModule):
             self.transformer,
             prediction=self.objective.predicts,
             defaults=defaults,
-            references=bool(getattr(parts_of(self.trainer).datamodule, "references", False)),
+            references=bool(getattr(data, "references", False)),
         )
 
     def write_model(self, shapes: Mapping[str, Sequence[int]], folder: Path, files: StateFiles) -> None:
