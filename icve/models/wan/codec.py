@@ -1,6 +1,6 @@
 """Wan's causal video VAE as a codec: 2.1's (16 channels, 4x8x8) and 2.2's (48 channels, 4x16x16).
 
-Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8 or H/16, w = W/8 or W/16.
+Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8 and w = W/8 (2.2: /16).
 """
 
 import copy
@@ -54,6 +54,7 @@ class WanCodec(FrozenCodec, ModelMixin):
     vae: Any
     FOLDERS = ("pretrained",)
     PRECISION = "float32"
+    _kept: tuple[Tensor, Tensor] | None = None  # mean and standard deviation, on the device they were wanted on
 
     @register_to_config
     def __init__(
@@ -100,14 +101,12 @@ class WanCodec(FrozenCodec, ModelMixin):
         """
         vae = _empty_vae(arguments)
         tiles = _cut(torch.empty(1, 3, *video, device="meta"), arguments["tile_size"], arguments["tile_stride"])
-        # Every chunk after the second takes what that takes: a film is not counted frame by frame.
-        counted = {(frames, shape): _flops(vae, frames, shape) for frames in (5, 9) for shape in {t.shape[3:] for t in tiles}}
-        chunks = (video[0] - 1) // _FRAMES
-        counts = []
-        for tile in tiles:
-            two, three = counted[5, tile.shape[3:]], counted[9, tile.shape[3:]]
-            counts.append((tile[0, 0].numel(), two + (chunks - 1) * (three - two) if chunks else _flops(vae, 1, tile.shape[3:])))
-        return counts
+        chunks, counted = (video[0] - 1) // _FRAMES, {}
+        for size in {tile.shape[3:] for tile in tiles}:
+            first, second, third = (_flops(vae, 1 + _FRAMES * more, size) for more in range(3))
+            # Every chunk after the second takes what that takes: a film is not counted frame by frame.
+            counted[size] = second + (chunks - 1) * (third - second) if chunks else first
+        return [(tile[0, 0].numel(), counted[tile.shape[3:]]) for tile in tiles]
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`vae`."""
@@ -174,11 +173,11 @@ class WanCodec(FrozenCodec, ModelMixin):
 
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the latents, (C, 1, 1, 1) each."""
-        if getattr(self, "_kept", (None,))[0] != device:
+        if self._kept is None or self._kept[0].device != device:
             config = self.vae.config
-            values = [torch.tensor(list(of), device="cpu") for of in (config.latents_mean, config.latents_std)]
-            self._kept = (device, *(value.view(-1, 1, 1, 1).to(device) for value in values))
-        return self._kept[1], self._kept[2]
+            mean, std = (torch.tensor(list(of), device="cpu") for of in (config.latents_mean, config.latents_std))
+            self._kept = mean.view(-1, 1, 1, 1).to(device), std.view(-1, 1, 1, 1).to(device)
+        return self._kept
 
     def _normalised(self, latents: Tensor) -> Tensor:
         mean, std = self._statistics(latents.device)

@@ -10,7 +10,7 @@ Shape legend: B batch, C latent channels, T/h/w latent frames, height, width, N 
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -216,7 +216,8 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
         self.gradient_checkpointing = False
         last = [self.condition_embedder.time_proj, self.proj_out]
         # Cross-attention has no gate: its output starts at zero, as the gates of the others do.
-        for linear in (*last, *(block.attn2.to_out[0] for block in self.blocks)):
+        crossed = [cast(Block, block).attn2.to_out[0] for block in self.blocks]
+        for linear in cast(list[nn.Linear], [*last, *crossed]):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
@@ -250,7 +251,7 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
             ValueError: a size is no multiple of the patch, a text is longer than `text_len` or has no valid token, or
                 the mask is not right-padded.
         """
-        given = [latents for latents in (source_hidden_states, prefix_hidden_states, hidden_states) if latents is not None]
+        latents = (source_hidden_states, prefix_hidden_states, hidden_states)
         before = 0 if prefix_hidden_states is None else self.token_grid(prefix_hidden_states)[0]
         target = Grid(self.token_grid(hidden_states), (before, 0, 0))
         segments = [Segment("target", target.tokens, rope=target)]
@@ -260,7 +261,9 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
         if source_hidden_states is not None:
             source = Grid(self.token_grid(source_hidden_states))
             segments.insert(0, Segment("source", source.tokens, self.config.source_timestep, source))
-        x = torch.cat([self.patch_embedding(latents).flatten(2).transpose(1, 2) for latents in given], dim=1)
+        x = torch.cat(
+            [self.patch_embedding(part).flatten(2).transpose(1, 2) for part in latents if part is not None], dim=1
+        )
         layout = pack(segments, None, x.device, x.dtype, self.config.num_attention_heads, self.rule)
         if layout.shards is not None:
             x = layout.shards.take(x, 1)
@@ -352,5 +355,6 @@ def text_rows(text_BLD: Tensor, mask_BL: Tensor | None, total: int) -> tuple[Ten
 
 
 TransformerBlockRegistry.register(
-    model_class=Block, metadata=TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+    model_class=Block,
+    metadata=TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),  # type: ignore[arg-type]  # as diffusers registers its own
 )
