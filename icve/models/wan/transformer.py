@@ -339,7 +339,7 @@ def text_rows(text_BLD: Tensor, mask_BL: Tensor | None, total: int) -> tuple[Ten
     if longest > total:
         raise ValueError(f"A text has {longest} tokens, and this model takes {total}: cut it (text_len, max_tokens).")
     counts = to_device(torch.tensor(lengths), device)[:, None]
-    mixed = torch.is_autocast_enabled(device.type)
+    mixed = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if mixed else text_BLD.dtype
     shortcut = dtype.itemsize >= 4 and min(lengths) < total
     text = padded_text(text_BLD, longest)[:, :total]

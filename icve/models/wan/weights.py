@@ -19,7 +19,7 @@ from icve.models.weight_mismatch import block_count, differences
 __all__ = ["EXPORTS", "locate", "mismatch", "read", "recognise"]
 
 _PARAMETERS = frozenset(inspect.signature(Model.__init__).parameters) - {"self"}
-_HEAD = 128  # channels of a head in all published models; tensors do not tell
+_HEAD = 128  # channels of a head in all published models; tensors do not tell (num_attention_heads overrides it)
 _IMAGE = ("image_embedder", "img_emb", "add_k_proj", "k_img")  # in names of image-to-video models
 # What original configurations call the values that diffusers' have too.
 _ORIGINAL = {
@@ -81,9 +81,9 @@ def _config(stored: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any
         return {key: tuple(value) if isinstance(value, list) else value for key, value in known.items()}
     config = _from_shapes(tensors)
     config |= {ours: stored[theirs] for ours, theirs in _ORIGINAL.items() if theirs in stored}
-    if "dim" in stored:
-        config["attention_head_dim"] = stored["dim"] // stored["num_heads"]
-    return config
+    width = tensors["patch_embedding.weight"].shape[0]
+    heads = config.setdefault("num_attention_heads", max(1, width // _HEAD))
+    return config | {"attention_head_dim": stored.get("dim", width) // heads}
 
 
 def _from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -92,13 +92,9 @@ def _from_shapes(tensors: dict[str, Tensor]) -> dict[str, Any]:
             raise ValueError(f"these weights are no whole Wan transformer: '{name}' is missing, download them again.")
         return tensors[name].shape
 
-    width, channels, *patch = shape("patch_embedding.weight")
-    if width % _HEAD:
-        raise ValueError(f"their width is {width}, no multiple of {_HEAD}: a config.json must say how wide a head is.")
+    _, channels, *patch = shape("patch_embedding.weight")
     return {
         "patch_size": tuple(patch),
-        "num_attention_heads": width // _HEAD,
-        "attention_head_dim": _HEAD,
         "in_channels": channels,
         "out_channels": shape("proj_out.weight")[0] // (patch[0] * patch[1] * patch[2]),
         "text_dim": shape("condition_embedder.text_embedder.linear_1.weight")[1],
