@@ -22,14 +22,16 @@ from icve.models.counting import LiveBytes
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.training.distributed.activation_checkpointing import Checkpointing
 
-MODES = {
-    "none": Checkpointing(),
-    "full, every 2nd block": Checkpointing("full", every=2),
-    "selective, every 2nd block": Checkpointing("selective", every=2),
-    "selective": Checkpointing("selective"),
-    "full": Checkpointing("full"),
+Way = tuple[Checkpointing, bool]  # and whether blocks are compiled
+
+MODES: dict[str, Way] = {
+    "none": (Checkpointing(), False),
+    "full, every 2nd block": (Checkpointing("full", every=2), False),
+    "selective, every 2nd block": (Checkpointing("selective", every=2), False),
+    "selective": (Checkpointing("selective"), False),
+    "full": (Checkpointing("full"), False),
 }
-COMPILED = {f"{mode}, compiled": Checkpointing(mode, compile=True) for mode in ("none", "selective", "full")}
+COMPILED: dict[str, Way] = {f"{mode}, compiled": (MODES[mode][0], True) for mode in ("none", "selective", "full")}
 
 
 class Step:
@@ -98,22 +100,22 @@ class Step:
 
 
 def measure(
-    make: Callable[[], Step], rounds: int, modes: Mapping[str, Checkpointing] = MODES
+    make: Callable[[], Step], rounds: int, modes: Mapping[str, Way] = MODES
 ) -> dict[str, tuple[int, int, float, float]]:
     """(bytes waiting, most bytes, seconds, seconds of the first step) of every mode."""
     shared = make()
     # What is compiled stays with its model.
-    steps = {name: make() if mode.compile else shared for name, mode in modes.items()}
+    steps = {name: make() if compiled else shared for name, (_, compiled) in modes.items()}
     memory, first, times = {}, {}, {name: [] for name in modes}
-    for name, mode in modes.items():
-        mode.apply(steps[name].model)
+    for name, (mode, compiled) in modes.items():
+        mode.apply(steps[name].model, compiled)
         first[name] = steps[name].seconds()
         steps[name].seconds()  # a graph for gradients that are there
-        seen = not mode.compile or steps[name].device.type == "cuda"
+        seen = not compiled or steps[name].device.type == "cuda"
         memory[name] = steps[name].memory() if seen else (0, 0)
     for _ in range(rounds):
-        for name, mode in modes.items():
-            if not mode.compile:
+        for name, (mode, compiled) in modes.items():
+            if not compiled:
                 mode.apply(shared.model)
             times[name].append(steps[name].seconds())
     return {name: (*memory[name], statistics.median(times[name]), first[name]) for name in modes}

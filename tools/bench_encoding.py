@@ -65,7 +65,7 @@ class Way:
         videos = [batch["source"], batch["target"]]
         if self.group is None:
             return [self.codec.encode(video.float() / 127.5 - 1.0).float() for video in videos]
-        return encode_clips(self.codec, videos, self.group)
+        return encode_clips(self.codec, videos, self.group)()
 
 
 def work(rank: int, args: argparse.Namespace, folder: str) -> None:

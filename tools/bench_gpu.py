@@ -34,7 +34,8 @@ from icve.runtime.gpu_allocator import set_up_allocator
 STARTED = time.monotonic()  # imports take their part of the time
 set_up_allocator()
 
-import bench_transformer  # noqa: E402 (the allocator is set up before torch is there)
+import bench_encode_ahead  # noqa: E402 (the allocator is set up before torch is there)
+import bench_transformer  # noqa: E402
 import lightning.pytorch as L  # noqa: E402
 import torch  # noqa: E402
 from bench_checkpointing import Step  # noqa: E402
@@ -163,11 +164,8 @@ def own_step(args: Namespace, mode: str, compiled: bool, float8: bool) -> Timing
     step = Step(size.heads, size.head_dim, LONG, size.grid, size.text, args.dtype, str(device))
     if float8:
         use_float8(step.model, device, emulate=device.type == "cpu")
-    Checkpointing(mode).apply(step.model)
-    if compiled:
-        torch.compiler.reset()
-        for block in (m for m in step.model.modules() if type(m).__name__ in step.model._repeated_blocks):
-            block.compile(backend="aot_eager" if args.tiny else "inductor")
+    torch.compiler.reset()
+    Checkpointing(mode).apply(step.model, compiled, backend="aot_eager" if args.tiny else "inductor")
 
     def run() -> None:
         step.model(**step.inputs).float().square().mean().backward()
@@ -259,6 +257,28 @@ def encode_text(args: Namespace) -> str:
         encode()
         seconds = statistics.median(bench_transformer.seconds(encode, args.device) for _ in range(args.size.rounds))
     return f"{seconds:.3f} s"
+
+
+def step_with_encoding(args: Namespace) -> str:
+    """Seconds of a whole step of `LONG` blocks whose clips are encoded in its turn, and beside the one before it."""
+    size, device = args.size, args.device
+    step = Step(size.heads, size.head_dim, LONG, size.grid, size.text, args.dtype, str(device))
+    Checkpointing("full").apply(step.model)
+    precision = {torch.bfloat16: "bf16-true", torch.float16: "16-true"}.get(args.dtype, "32-true")
+    with weights_folder(args.tiny) as folder:
+        codec = codecs.HunyuanVideoCodec(str(folder / "vae"))
+        module = bench_encode_ahead.bench_module(step.model, codec)
+        costs = [
+            bench_encode_ahead.step_cost(
+                module, bench_encode_ahead.Clips(1, size.clip), ahead, device, steps=size.rounds, precision=precision
+            )
+            for ahead in (False, True)
+        ]
+    plain, ahead = costs
+    told = f"{plain.seconds:.3f} s, ahead {ahead.seconds:.3f} s, ratio {ahead.seconds / plain.seconds:.2f}"
+    if plain.peak is None or ahead.peak is None:
+        return told
+    return f"{told}; peak {plain.peak / 2**30:.1f} and {ahead.peak / 2**30:.1f} GiB"
 
 
 class Latents(L.LightningDataModule):
@@ -360,6 +380,7 @@ def main() -> None:
             ("AdamW, fused", "float32", adamw),
             ("codec: source and target", "{} frames of {} x {}".format(*size.clip), encode_clips),
             ("text encoders: one text", f"{256} tokens", encode_text),
+            ("a step of 2 + 4 blocks with encoding", "full checkpointing", step_with_encoding),
             ("training stopped by a checkpoint", "written at once", partial(checkpoint, asynchronous=False)),
             ("training stopped by a checkpoint", "written beside", partial(checkpoint, asynchronous=True)),
         ):

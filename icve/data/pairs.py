@@ -27,6 +27,7 @@ from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
 from icve.data.transforms import SourceTransform, given_texts, on_latents, transformed
 from icve.data.validation_batches import validation_batches
+from icve.runtime.transfers import reads_pinned
 
 log = logging.getLogger(__name__)
 
@@ -370,11 +371,17 @@ class PairsDataModule(LightningDataModule):
             num_workers=workers,
             timeout=self.worker_timeout if workers else 0,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self._on_accelerator,
             report=self._report,
             # From a cache every process reads everything: it is little.
             group=sample_group(self.trainer) if cached is None else None,
         )
+
+    @property
+    def _on_accelerator(self) -> bool:
+        """Whether it is trained on a device that copies from pinned memory, not only whether there is one."""
+        device = getattr(getattr(self.trainer, "strategy", None), "root_device", None)
+        return device is not None and reads_pinned(device)
 
     def _report(self, dropped: Sequence[tuple[str, str]]) -> None:
         new = {name: reason for name, reason in dropped if name not in self.dropped}

@@ -67,8 +67,8 @@ def load_editor(
 
     Raises:
         FileNotFoundError: if the folder holds no model.
-        ValueError: if its model cannot be loaded, or the device does not exist. Weights that do not fit name the first
-            mismatching tensor and both shapes.
+        ValueError: if its model is damaged or cannot be loaded, or the device does not exist. Weights that do not fit
+            name the first mismatching tensor and both shapes.
     """
     folder = resolve_model_folder(path)
     import torch
@@ -76,8 +76,13 @@ def load_editor(
 
     from icve.editing.pipeline import EditPipeline
     from icve.models.loading import load_transformer
+    from icve.models.run_folders import EXPORT_AGAIN
+    from icve.runtime.folder_contents import CONTENTS, find_damage
     from icve.runtime.precision import editing_dtype
 
+    # All of it, as it is read from disk now anyway: a changed byte would spoil every edit, and nothing would say so.
+    if (folder / CONTENTS).is_file() and (problem := find_damage(folder, inside="transformer/")):
+        raise ValueError(f"The editor in {folder} is damaged: {problem}; {EXPORT_AGAIN}.")
     device = checked_device(device)
     if precision is None:
         dtype = torch.float32 if torch.device(device).type == "cpu" else None

@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import add
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from icve.models.denoiser import InContextTransformer
 from icve.models.families import arguments_of, family_of_class
 from icve.models.family import located
 from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
@@ -28,7 +30,7 @@ from icve.models.sequence_parallel import sequence_parallel
 
 @dataclass(frozen=True)
 class Sample:
-    """Sizes of one training sample: latent frames, height and width of source and of target, and text tokens."""
+    """Sizes of one training sample: frames, height and width of each of its latents, and text tokens."""
 
     frames: int
     height: int
@@ -196,18 +198,18 @@ def run(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype:
     return {mode: replace(c, backward=plain, recompute=c.backward - plain) for mode, c in passes.items()}
 
 
-def _pass(model: nn.Module, inputs: Mapping[str, Any]) -> Counts:
+def _pass(model: InContextTransformer, inputs: Mapping[str, Any]) -> Counts:
     """A pass forward and back; what is computed again is in `backward`."""
     known = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *_tensors(inputs))}
     flops = FlopCounterMode(display=False)
     with torch.device("meta"), _fused_attention(), flops:
-        loss = model(**inputs).sum()
+        loss = _loss(model, inputs)
         forward = flops.get_total_flops()
         loss.backward()
         del loss
     # A pass of its own: the FLOP counter keeps tensors alive that checkpointed blocks compute again.
     with torch.device("meta"), _fused_attention(), LiveBytes(known) as memory:
-        loss = model(**inputs).sum()
+        loss = _loss(model, inputs)
         saved = memory.live - loss.nbytes
         loss.backward()
     return Counts(forward, flops.get_total_flops() - forward, 0, saved, memory.most)
@@ -230,10 +232,10 @@ def training_flops(kind: type[nn.Module], config: Mapping[str, Any], sample: Sam
 
 def _training_flops(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample) -> int:
     """The same from running exactly this model."""
-    model = build_on_meta(kind, config)
+    model: Any = build_on_meta(kind, config)
     # All of a sample's tokens, also where a run counts that shares them among processes.
     with sequence_parallel(None), torch.device("meta"), _fused_attention(), FlopCounterMode(display=False) as flops:
-        model(**_inputs(model, sample, torch.float32)).sum().backward()
+        _loss(model, _inputs(model, sample, torch.float32)).backward()
     return flops.get_total_flops()
 
 
@@ -241,13 +243,20 @@ def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _inputs(model: Any, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
+def _inputs(model: InContextTransformer, sample: Sample, dtype: torch.dtype) -> dict[str, Any]:
     """Arguments of the forward pass for one sample, whose text tokens are all valid."""
     size = (1, model.config.in_channels, sample.frames, sample.height, sample.width)
-    latents = torch.empty(size, dtype=dtype, device="meta")
+    x, context = (
+        {name: torch.empty(size, dtype=dtype, device="meta") for name in names}
+        for names in (model.latents, model.context)
+    )
     text = model.blank_text(sample.text).to("meta", dtype)
-    context = {"source": torch.empty_like(latents)}
-    return model.arguments({"video": latents}, torch.empty(1, device="meta"), text, context, 1.0)
+    return model.arguments(x, torch.empty(1, device="meta"), text, context, 1.0)
+
+
+def _loss(model: InContextTransformer, inputs: Mapping[str, Any]) -> Tensor:
+    """A number that every predicted latent has a part in."""
+    return reduce(add, (predicted.sum() for predicted in model.named(model(**inputs)).values()))
 
 
 def _tensors(inputs: Mapping[str, Any]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.loaders import PeftAdapterMixin
@@ -25,8 +25,12 @@ class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheM
     Attributes:
         patch: latents per token along (time, height, width).
         config: its constructor's arguments; `in_channels`, `num_attention_heads` and `attention_head_dim` among them.
+        latents, context: names of the noised and of the clean latents that it is trained with, of one size: for
+            counting.
     """
 
+    latents: ClassVar[tuple[str, ...]] = ("video",)
+    context: ClassVar[tuple[str, ...]] = ("source",)
     config: Any
     patch: tuple[int, int, int]
     gradient_checkpointing: bool

@@ -34,16 +34,20 @@ class Codec(Protocol):
 class TiledCodec(Codec, Protocol):
     """A codec that encodes a clip in tiles of its own, which processes can share out: `encode` is what these make."""
 
+    def clips_at_once(self, frames: int) -> int:
+        """How many clips of so many frames `encode` gives its network at once, tile by tile."""
+        ...
+
     def tiles(self, video: Tensor) -> list[Tensor]:
-        """Views of the pixels (1, 3, F, H, W), of any dtype: what its network takes at once, 4k+1 frames each."""
+        """Views of the pixels (n, 3, F, H, W), of any dtype: what its network takes at once, 4k+1 frames each."""
         ...
 
     def encode_tiles(self, tiles: Tensor) -> Tensor:
-        """Tiles (N, 3, f, H, W) of one shape in [-1, 1] to (N, C, t, h, w) float32."""
+        """A tile (n, 3, f, H, W) of n clips in [-1, 1] to (n, C, t, h, w) float32."""
         ...
 
     def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
-        """The latents (1, C, T, h, w) float32 of pixels whose `tiles` are encoded, (1, C, t, h, w) each."""
+        """The latents (n, C, T, h, w) float32 of pixels whose `tiles` are encoded, (n, C, t, h, w) each."""
         ...
 
 

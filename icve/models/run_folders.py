@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 
 TRAINER_FILE = "trainer.ckpt"
 LAST, BEST = "last", "best"
+EXPORT_AGAIN = (
+    "name an earlier checkpoint, or remove the damaged one and resume the run (--ckpt_path RUN), which writes it again"
+)
 FOLDER_NAME = re.compile(r"step-\d+")
 
 
@@ -73,7 +76,7 @@ def inside_run(path: str | Path, newest: bool = False) -> Path:
     if not (FOLDER_NAME.fullmatch(saved[0].name) and (saved[0] / CONTENTS).is_file()):
         return saved[0]
     look = partial(find_damage, of=0)
-    found = undamaged(saved[0], fall_back=True, look=look)
+    found = undamaged(saved[0], fall_back=True, look=look, use="{} is taken instead", advice=EXPORT_AGAIN)
     if newest or exported(found):
         return found
     for folder in reversed(saved_checkpoints(found.parent)):
@@ -120,13 +123,21 @@ def _locate(path: Path) -> Path:
     )
 
 
-def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = find_damage) -> Path:
+def undamaged(
+    path: Path,
+    fall_back: bool,
+    look: Callable[[Path], str | None] = find_damage,
+    use: str = "the run goes on from {}",
+    advice: str = "resume from an earlier one",
+) -> Path:
     """A checkpoint folder, or the newest before it that is as it was written.
 
     Args:
         path: the folder.
         fall_back: take an earlier one where it is damaged.
         look: says what is wrong with a folder, None if nothing.
+        use: what is told of an earlier one, in place of {}.
+        advice: where there is none to fall back to.
 
     Raises:
         ValueError: none is as it was written.
@@ -137,7 +148,7 @@ def undamaged(path: Path, fall_back: bool, look: Callable[[Path], str | None] = 
         problem = look(folder)
         if problem is None:
             if problems:
-                _tell(f"{problems[0]}; the run goes on from {folder}.")
+                _tell(f"{problems[0]}; {use.format(folder)}.")
             return folder
         problems.append(problem)
-    raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; resume from an earlier one.")
+    raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; {advice}.")

@@ -167,8 +167,8 @@ def _exchange(sent: Tensor, received: Sequence[int], counts: Sequence[int], grou
         What waits for it and gives the rows that came.
     """
     how = list(received), list(counts), group
-    under_way = _Start.apply(sent, *how)
-    return lambda: _Wait.apply(*under_way, *how)
+    under_way = torch.ops.icve.start_exchange(sent, *how)
+    return lambda: torch.ops.icve.wait_for_exchange(*under_way, *how)
 
 
 class _Start(torch.autograd.Function):
@@ -176,7 +176,7 @@ class _Start(torch.autograd.Function):
 
     Autograd wants the gradient of what came to have its shape, but on its way back it has the shape of what was sent.
     Hence the second result, without memory, of that shape: values go forward by the first one, the gradient comes back
-    by the second one. Nothing is kept elsewhere, so that a compiler may trace it, and it sees torch's own collectives.
+    by the second one. Nothing is kept elsewhere, so that a compiler may trace it.
 
     Returns:
         The rows under way, which only `_Wait` may look at, and a tensor that stands for those that were sent.
@@ -205,3 +205,14 @@ class _Wait(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[None, Tensor, None, None, None]:
         back = torch.ops._c10d_functional.all_to_all_single(gradient.contiguous(), *ctx.how)
         return None, back, None, None, None
+
+
+# As operators, because torch's tracer (2.13) cannot put an autograd function with symbolic sizes into a checkpointed
+# graph. Composite ones are opened where gradients are worked out, so that the compiler sees torch's own collectives.
+_HOW = "SymInt[] received, SymInt[] counts, str group"
+for _name, _arguments, _function in (
+    ("start_exchange", f"(Tensor sent, {_HOW}) -> (Tensor, Tensor)", _Start),
+    ("wait_for_exchange", f"(Tensor under_way, Tensor sent, {_HOW}) -> Tensor", _Wait),
+):
+    torch.library.define(f"icve::{_name}", _arguments)
+    torch.library.impl(f"icve::{_name}", "CompositeImplicitAutograd", _function.apply)

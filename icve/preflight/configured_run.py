@@ -64,14 +64,15 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     sized, counted = [], {}
     for bucket, ratio in zip(buckets, ratios, strict=True):
         sample = latents(bucket, grid, text)
-        number = 2 * grid.tokens(*bucket) + text
+        number = len(empty.latents + empty.context) * grid.tokens(*bucket) + text
         if number not in counted:  # which side of the picture is the longer makes no difference
             counted[number] = count(kind, transformer, sample, _DTYPES[weight])
         encoding = Encoding() if cached else encoding_of(config.model.frozen, bucket, text)
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], encoding))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     checkpointing = Checkpointing(config.model.checkpointing.mode, config.model.checkpointing.every)
-    return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing)
+    ahead = any(callback["class_path"].endswith("EncodeAhead") for callback in config.trainer.callbacks or [])
+    return Run(config.model.stage, model, sized, batch, config.trainer.max_steps, checkpointing, ahead)
 
 
 def configured_transformer(part: Mapping[str, Any]) -> tuple[type[nn.Module], dict[str, Any]]:

@@ -46,7 +46,10 @@ class Sized:
 
 @dataclass(frozen=True)
 class Run:
-    """What is trained: stage, model, buckets, samples per optimizer step, steps, how blocks are checkpointed."""
+    """What is trained: stage, model, buckets, samples per optimizer step, steps, how blocks are checkpointed.
+
+    Whether batches are encoded ahead changes no figure: it takes the same GPUs' work.
+    """
 
     stage: str
     model: Model
@@ -54,6 +57,7 @@ class Run:
     batch: int
     steps: int
     checkpointing: Checkpointing
+    encode_ahead: bool = False
 
 
 @dataclass(frozen=True)

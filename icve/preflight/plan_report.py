@@ -200,7 +200,14 @@ def _buckets(result: Result) -> str:
         rows.append(
             (sized.bucket, *sizes, f"{gib(part.total):.1f}", f"{gib(sent):.0f}", *(f"{s:.1f}" for s in seconds))
         )
-    return table(("bucket", *_PARTS, "total", "sent per step", "s encoding", "s per step"), rows)
+    buckets = table(("bucket", *_PARTS, "total", "sent per step", "s encoding", "s per step"), rows)
+    if not (result.run.encode_ahead and any(option.encoding)):
+        return buckets
+    return (
+        f"{buckets}\n\nEncoding is counted in full, though batches are encoded ahead (EncodeAhead): that takes the "
+        "same GPUs' work, and can only fill the time in which they would wait. Its memory, beside the activations, is "
+        "not counted."
+    )
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def reads_pinned(device: torch.device) -> bool:
+    """Whether a device copies from and to pinned memory by itself, while the host goes on."""
+    return device.type not in ("cpu", "meta", "mps")
+
+
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A tensor of the host on a device, while the device goes on with what it has to do.
 
@@ -13,6 +18,6 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     work before it is done. A tensor that is not on the host is moved as usual.
     """
     device = torch.device(device)
-    if device.type in ("cpu", "meta", "mps") or tensor.device.type != "cpu" or torch.compiler.is_compiling():
+    if not reads_pinned(device) or tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return tensor.to(device)
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)

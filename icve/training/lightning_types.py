@@ -8,14 +8,19 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.profilers import Profiler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from diffusers.models.modeling_utils import ModelMixin
     from torch import Tensor
 
+    from icve.data.edit_batch import EditBatch
     from icve.data.latent_grid import LatentGrid
+    from icve.data.text_condition import TextCondition
     from icve.editing.pipeline import EditPipeline
     from icve.models.denoiser import InContextTransformer
     from icve.models.lora import LoRA
     from icve.training.objectives.objective import Objective
+    from icve.training.randomness import Draws
 
 
 class EditingModule(LightningModule):
@@ -39,6 +44,15 @@ class EditingModule(LightningModule):
         raise NotImplementedError
 
     def encode_videos(self, *videos: Tensor) -> list[Tensor]:
+        raise NotImplementedError
+
+    def encode_own_videos(self, *videos: Tensor) -> Callable[[], list[Tensor]]:
+        raise NotImplementedError
+
+    def encode_own_texts(self, batch: EditBatch, instructions: Sequence[str]) -> Callable[[], TextCondition]:
+        raise NotImplementedError
+
+    def coming_draws(self, samples: int, of: int | None, step: int) -> Draws:
         raise NotImplementedError
 
 

@@ -4,10 +4,10 @@ The transformer is the only part that learns. An objective (`icve.training.objec
 losses; the module encodes them, draws what is random, and holds no setting of either.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -44,6 +44,8 @@ from icve.training.randomness import Draws
 from icve.training.start import Start
 from icve.training.validation import HeldOutLoss
 
+T = TypeVar("T")
+
 
 class InContextEditingModule(EditingModule):
     """Trains a transformer for an objective, given frozen parts that make latents and text conditions.
@@ -56,13 +58,13 @@ class InContextEditingModule(EditingModule):
         stage: name of the training stage ("pretrain_240p", "sft", ...). A checkpoint of the same stage is resumed, one
             of another stage only gives its weights. Random draws depend on it.
         optimizer: builds the optimizer from the transformer's named parameters; any torch optimizer class in YAML.
-        learning_rates: regular expression, searched in the parameters' names → factor of their learning rate; the first
-            that matches counts.
-        schedule: of the learning rate.
+        schedule: of the learning rate, and what parts of the model have of it.
         sampling: defaults of the saved model.
         seed: of every random draw.
         start: the weights that the stage starts from, and whether an adapter of them is trained.
         checkpointing: what the blocks keep for the backward pass, and what they compute again.
+        compile: let torch.compile make kernels of the blocks, which takes a minute or more at the first step, and again
+            when the length of texts and the size of buckets change for the first time. Losses stay equal to about 1e-5.
 
     Raises:
         ValueError: for values out of range, or frozen parts that lack what the objective needs.
@@ -75,12 +77,12 @@ class InContextEditingModule(EditingModule):
         objective: Objective,
         stage: str,
         optimizer: OptimizerCallable,
-        learning_rates: dict[str, float] | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 (frozen)
         sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
         seed: int = 0,
         start: Start = Start(),  # noqa: B008 (frozen)
         checkpointing: Checkpointing = Checkpointing(),  # noqa: B008 (frozen)
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not stage:
@@ -95,7 +97,7 @@ class InContextEditingModule(EditingModule):
         self.adapted: Path | None = None
         # A checkpoint of an adapter does not hold the weights it adapts.
         self.strict_loading = self.lora is None
-        checkpointing.apply(self.transformer)
+        checkpointing.apply(self.transformer, compile)
         # A dict, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self.frozen = {name: part.eval().requires_grad_(False) for name, part in frozen.items()}
         self._places: dict[str, torch.device] = {}
@@ -103,7 +105,6 @@ class InContextEditingModule(EditingModule):
         self.objective = objective
         self.stage = stage
         self.optimizer = optimizer
-        self.learning_rates = learning_rates or {}
         self.schedule = schedule
         self.sampling = sampling
         self.seed = seed
@@ -163,19 +164,22 @@ class InContextEditingModule(EditingModule):
 
         None takes all its micro-batches for as large as this one.
         """
-        step = self.trainer.global_step
+        draws = self.coming_draws(samples, of, self.trainer.global_step)
+        first = self._next_position if draws.step == self._drawing_step else 0
+        self._drawing_step, self._next_position = draws.step, first + data_share(self.trainer)[1] * samples
+        return draws
+
+    def coming_draws(self, samples: int, of: int | None, step: int) -> Draws:
+        """What `draws` gives for the next micro-batch, if that is one of this step."""
         part, parts = data_share(self.trainer)
-        if step != self._drawing_step:
-            self._drawing_step, self._next_position = step, 0
-        start = self._next_position + part * samples
-        self._next_position += parts * samples
+        start = (self._next_position if step == self._drawing_step else 0) + part * samples
         of = of or parts * samples * self.trainer.accumulate_grad_batches
         return Draws(self.seed, self.stage, step, range(start, start + samples), of)
 
     def encode(self, batch: EditBatch, instructions: Sequence[str]) -> EditBatch:
-        """The batch with latents, and with the condition of these instructions."""
+        """The batch with latents, and with the condition of these instructions, unless it brings it."""
         source, target = self.encode_videos(batch["source"], batch["target"])
-        condition = self.condition(batch, instructions)
+        condition = batch["condition"] if "condition" in batch else self.condition(batch, instructions)
         return cast(EditBatch, {**batch, "source": source, "target": target, "condition": condition})
 
     @torch.no_grad()
@@ -186,13 +190,19 @@ class InContextEditingModule(EditingModule):
         """
         if any(video.dtype != torch.uint8 for video in videos):
             return [video.float() for video in videos]
+        return self._joined(self.encode_own_videos(*videos))
+
+    @torch.no_grad()
+    def encode_own_videos(self, *videos: Tensor) -> Callable[[], list[Tensor]]:
+        """This process's part of what `encode_videos` does with pixels; what is returned joins the parts."""
         self._place("codec", videos[0].device)
         codec, group = cast(Codec, self.codec), self._sample_group
         # The frozen parts choose their own precision.
         with torch.autocast(videos[0].device.type, enabled=False):
             if group is not None:
                 return encode_clips(codec, videos, group)
-            return [codec.encode(video.float() / 127.5 - 1.0).float() for video in videos]
+            latents = [codec.encode(video.float() / 127.5 - 1.0).float() for video in videos]
+        return lambda: latents
 
     @property
     def _sample_group(self) -> SampleGroup | None:
@@ -201,6 +211,11 @@ class InContextEditingModule(EditingModule):
     @torch.no_grad()
     def condition(self, batch: EditBatch, instructions: Sequence[str]) -> TextCondition:
         """What the transformer is told: B texts, those that the batch brings from a cache not encoded again."""
+        return self._joined(self.encode_own_texts(batch, instructions))
+
+    @torch.no_grad()
+    def encode_own_texts(self, batch: EditBatch, instructions: Sequence[str]) -> Callable[[], TextCondition]:
+        """This process's part of `condition`; what is returned joins the parts."""
         encoder: TextEncoder = self.text_encoder
         known = {}
         if "text" in batch:
@@ -211,7 +226,14 @@ class InContextEditingModule(EditingModule):
             self._place("text_encoder", self.device)
         group = self._sample_group if "text" not in batch and len(instructions) > 1 else None
         with torch.autocast(self.device.type, enabled=False):
-            return encoder.encode(list(instructions)) if group is None else encode_texts(encoder, instructions, group)
+            if group is not None:
+                return encode_texts(encoder, instructions, group)
+            condition = encoder.encode(list(instructions))
+        return lambda: condition
+
+    def _joined(self, parts: Callable[[], T]) -> T:
+        with torch.autocast(self.device.type, enabled=False):
+            return parts()
 
     def _place(self, name: str, device: torch.device) -> None:
         """Bring a frozen part to the device, once it is used: with latents from a cache none is."""
@@ -241,7 +263,7 @@ class InContextEditingModule(EditingModule):
             optimizer = self.optimizer((name, p) for name, p in self.transformer.named_parameters() if p.requires_grad)
         except (ValueError, TypeError) as error:
             raise ValueError(f"The optimizer cannot be used: {error}") from error
-        scale_learning_rates(optimizer, self.learning_rates)
+        scale_learning_rates(optimizer, self.schedule.parts)
         factor = self.schedule.factor(self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
 

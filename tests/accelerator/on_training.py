@@ -6,7 +6,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
+from icve.training.callbacks.encode_ahead import EncodeAhead
 from icve.training.callbacks.monitor import StepProgressBar, TrainingMonitor
 from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.callbacks.stop_signal import StopOnSignal
@@ -65,6 +67,7 @@ CASES = {
     "static context": {"static": True},
     "validation": {"data": {"validation": 2}, "val_check_interval": 2},
     "a batch that is not finite": {"data": {"poison": (1,)}},
+    "encoding ahead": {"ahead": True, "data": {"mask": True, "validation": 2}, "val_check_interval": 2},
 }
 
 
@@ -72,13 +75,16 @@ CASES = {
 def test_training_gives_what_the_cpu_gives(make_module, make_trainer, make_data, make_losses, case):
     options = dict(CASES[case])
     data, config, own = (options.pop(name, {}) for name in ("data", "config", "module"))
-    static = options.pop("static", False)
+    static, ahead = options.pop("static", False), options.pop("ahead", False)
     results = []
     for on in ("cpu", "simacc"):
         module = make_module(transformer=tiny_transformer(0, **config), **own)
         if static:
             module.transformer.rule = "static_context"
-        results.append(losses_of(make_trainer, make_losses, module, make_data(**data), on, **options))
+        callbacks = [EncodeAhead()] if ahead and on == "simacc" else []
+        results.append(
+            losses_of(make_trainer, make_losses, module, make_data(**data), on, callbacks=callbacks, **options)
+        )
     (losses, weights, shadow, validated), (ours, own_weights, own_shadow, own_validated) = results
     assert len(ours) == 4 * options.get("accumulate_grad_batches", 1)
     assert ours == pytest.approx(losses, rel=1e-5, nan_ok=case == "a batch that is not finite")
@@ -87,7 +93,7 @@ def test_training_gives_what_the_cpu_gives(make_module, make_trainer, make_data,
     torch.testing.assert_close(own_shadow, shadow, rtol=0, atol=1e-3)
     assert [step for step, _ in own_validated] == [step for step, _ in validated]
     assert [loss for _, loss in own_validated] == pytest.approx([loss for _, loss in validated], rel=1e-5)
-    assert bool(validated) == (case == "validation")
+    assert bool(validated) == (case in ("validation", "encoding ahead"))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
@@ -99,12 +105,22 @@ def test_training_in_16_bits_is_near_the_cpus(make_module, make_trainer, make_da
     assert ours == pytest.approx(on_cpu, rel=5e-3)
 
 
-@pytest.mark.parametrize("optimizer", [MuonAdamW, torch.optim.AdamW])
-def test_a_step_waits_for_the_device_once(make_module, make_trainer, make_data, optimizer):
+@pytest.mark.parametrize(
+    ("optimizer", "ahead"), [(MuonAdamW, []), (torch.optim.AdamW, []), (torch.optim.AdamW, [EncodeAhead])]
+)
+def test_a_step_waits_for_the_device_once(make_module, make_trainer, make_data, optimizer, ahead):
     """Never between forward and backward; every third step reports."""
     with watch() as seen:
         parts = Parts(seen)
-        callbacks = [parts, EMA(), SkipNonFinite(), TrainingMonitor(), StopOnSignal(), StepProgressBar()]
+        callbacks = [
+            parts,
+            *(kind() for kind in ahead),
+            EMA(),
+            SkipNonFinite(),
+            TrainingMonitor(),
+            StopOnSignal(),
+            StepProgressBar(),
+        ]
         module = make_module(optimizer=partial(optimizer, lr=1e-2))
         trainer = make_trainer(
             9, callbacks, accumulate_grad_batches=2, log_every_n_steps=3, enable_progress_bar=True, precision="32"
@@ -142,3 +158,17 @@ def test_validation_waits_once(make_module, make_trainer, make_data):
             make_trainer(1).validate(module, datamodule=make_data(validation=batches), verbose=False)
         counts.append(len(waits(seen.events)))
     assert counts[0] == counts[1], counts
+
+
+def test_a_checkpoint_that_is_written_meanwhile_is_copied_through_pinned_memory(make_module, make_trainer, make_data):
+    checkpoints = Checkpoints(2, asynchronous=True)
+    with watch() as seen:
+        trainer = make_trainer(4, [EMA(), checkpoints])
+        trainer.fit(make_module(), datamodule=make_data())
+    copies = [event for event in seen.events if "/snapshot.py" in event.place and event.kind != "sync"]
+    assert {event.kind for event in copies} == {"d2h-async"}, table(copies)
+    saved, _ = trainer.strategy.checkpoint_io.load_parts(checkpoints.newest)
+    weights = trainer.strategy.checkpoint_io.load_checkpoint(checkpoints.newest)["state_dict"]
+    assert saved["global_step"] == 4
+    for name, value in trainer.lightning_module.transformer.state_dict().items():
+        assert torch.equal(weights[f"transformer.{name}"], value.cpu())

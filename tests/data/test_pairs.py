@@ -357,3 +357,12 @@ def test_errors_are_videos_errors_not_crashes(pairs_folder, tmp_path):
     pair = module.train.pairs[0]
     with pytest.raises(VideoError, match="gives 4 frames, fewer than 9"):
         module.read(tmp_path / "short.mp4", tmp_path / "short.mp4", pair, module.buckets[0], None)
+
+
+@pytest.mark.parametrize(("device", "pins"), [("cpu", False), ("cuda", True)])
+def test_batches_are_pinned_for_the_device_that_is_trained_on(pairs_folder, monkeypatch, device, pins):
+    """And not because there is another one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    module = data_module(pairs_folder)
+    module.trainer.strategy = SimpleNamespace(root_device=torch.device(device))
+    assert module.train_dataloader().pin_memory == pins

@@ -1,5 +1,7 @@
 """What is counted on the meta device against closed forms, against whole runs, and against real training on the CPU."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransform
 from icve.models.recompute import MODES
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import closed_forms as formulas
+from tests.toy_family import ToyTransformer
 
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
 TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}
@@ -112,6 +115,28 @@ def test_every_second_block_lies_between():
         # 7, 4, 3, 1 and none of the seven blocks are computed again.
         shares = [c.recompute / found[0].recompute for c in found]
         assert shares == pytest.approx([1, 4 / 7, 3 / 7, 1 / 7, 0], rel=0.02)
+
+
+class SeveralLatents(ToyTransformer):
+    """Two noised and two clean latents, one after the other in time."""
+
+    latents, context = ("edit", "alpha"), ("source", "reference")
+
+    def arguments(self, x, sigma, text, context, guidance):
+        video, source = (torch.cat(list(parts.values()), 2) for parts in (x, context))
+        return {"video": video, "source": source, "sigma": sigma, "text": text}
+
+    def named(self, output):
+        return dict(zip(self.latents, output.chunk(2, 2), strict=True))
+
+
+def test_all_latents_that_a_family_names_are_counted():
+    several = run(SeveralLatents, {}, SMALL, torch.float32)
+    one = run(ToyTransformer, {}, replace(SMALL, frames=2 * SMALL.frames), torch.float32)
+    for mode in MODES:
+        for name in ("forward", "backward", "recompute"):
+            assert getattr(several[mode], name) == getattr(one[mode], name), (mode, name)
+    assert several["none"].backward > several["none"].forward > 0
 
 
 def test_blocks_of_classes_of_others_are_not_counted():

@@ -1,5 +1,7 @@
 """What encoding costs in a plan: the counts of the codec that runs, divided as the processes of a group divide it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,7 +13,8 @@ from icve.models.hunyuan_video.text import HunyuanTextEncoder
 from icve.models.recompute import MODES
 from icve.preflight.encoding import Encoding, encoding_of
 from icve.preflight.fits import Machine, Run, Sized, best, evaluate
-from icve.preflight.layouts import Layout, Model
+from icve.preflight.layouts import STRATEGIES, Layout, Model
+from icve.preflight.plan_report import Result, tables
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.tiny_hunyuan import save_tiny_hunyuan
 
@@ -87,3 +90,11 @@ def test_encoding_is_part_of_the_step_and_of_the_choice():
     found = [evaluate(whole, machine, Layout(4, "zero1", ranks, Checkpointing()), samples=1) for ranks in (1, 2, 4)]
     assert [option.encoding for option in found] == [[96], [96], [192]]
     assert best(found).layout.sequence_parallel == 1
+
+
+def test_a_plan_says_how_encoding_ahead_is_counted():
+    machine, encoding = Machine(4, 4, 1e9, 0, 1.0), Encoding(tiles=((1, 6),) * 4, text=1)
+    said = "Encoding is counted in full, though batches are encoded ahead"
+    for encoded, ahead, expected in ((encoding, True, True), (encoding, False, False), (Encoding(), True, False)):
+        result = Result(replace(run(encoded), encode_ahead=ahead), machine, STRATEGIES)
+        assert (said in tables(result)) == expected

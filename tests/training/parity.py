@@ -112,7 +112,8 @@ def train(
         stage="parity",
         optimizer=partial(torch.optim.AdamW, lr=1e-2, fused=fused),
         start=Start(lora=LoRA(rank=2, weights_dtype="float32") if lora else None),
-        checkpointing=Checkpointing(mode, compile=compiled),
+        checkpointing=Checkpointing(mode),
+        compile=compiled,
     )
     if lora:
         torch.manual_seed(0)

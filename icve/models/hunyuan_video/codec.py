@@ -137,23 +137,21 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
     # ---- the same tile by tile, see `icve.models.protocols.TiledCodec` -----------------------------------------------
 
     def tiles(self, video: Tensor) -> list[Tensor]:
-        """What the network takes at once of pixels (1, 3, F, H, W), as `encode` cuts them."""
+        """What the network takes at once of pixels (n, 3, F, H, W), as `encode` cuts them."""
         self.load()
         return _cut(self.vae, video)
 
     @torch.no_grad()
     def encode_tiles(self, tiles: Tensor) -> Tensor:
-        """Tiles (N, 3, f, H, W) in [-1, 1] to (N, 16, t, h, w) float32, as `encode` makes them before it joins them."""
-
-        def network(chunk: Tensor) -> Tensor:
-            moments = self.vae.quant_conv(self.vae.encoder(chunk.to(self.vae.dtype)))
+        """A tile (n, 3, f, H, W) in [-1, 1] to (n, 16, t, h, w) float32, as `encode` makes it before it joins them."""
+        self.prepare(tiles.device)
+        with torch.autocast(tiles.device.type, enabled=False):
+            moments = self.vae.quant_conv(self.vae.encoder(tiles.to(self.vae.dtype)))
             return moments[:, : self.latent_channels].float()
-
-        return self.in_chunks(network, tiles, tiles.shape[2])
 
     @torch.no_grad()
     def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
-        """Latents (1, 16, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
+        """Latents (n, 16, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
         self.load()
         means = iter(encoded)
 
@@ -192,7 +190,7 @@ def _cut(vae: Any, video: Tensor) -> list[Tensor]:
         seen.append(tile)
         _, _, frames, height, width = tile.shape
         channels = 2 * vae.config.latent_channels
-        return tile.new_zeros(1, channels, (frames - 1) // time + 1, height // space, width // space)
+        return tile.new_zeros(len(tile), channels, (frames - 1) // time + 1, height // space, width // space)
 
     _encode_with(vae, remember, video)
     return seen

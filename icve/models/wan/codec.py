@@ -134,22 +134,20 @@ class WanCodec(FrozenCodec, ModelMixin):
     # ---- the same tile by tile, see `icve.models.protocols.TiledCodec` -----------------------------------------------
 
     def tiles(self, video: Tensor) -> list[Tensor]:
-        """What the network takes at once of pixels (1, 3, F, H, W), as `encode` cuts them."""
+        """What the network takes at once of pixels (n, 3, F, H, W), as `encode` cuts them."""
         return _cut(video, self.config.tile_size, self.config.tile_stride)
 
     @torch.no_grad()
     def encode_tiles(self, tiles: Tensor) -> Tensor:
-        """Tiles (N, 3, f, H, W) in [-1, 1] to (N, C, t, h, w) float32, as `encode` makes them before it joins them."""
-
-        def network(chunk: Tensor) -> Tensor:
-            self.vae.use_tiling = False
-            return self.vae.encode(chunk.to(self.vae.dtype)).latent_dist.mode().float()
-
-        return self.in_chunks(network, tiles, tiles.shape[2])
+        """A tile (n, 3, f, H, W) in [-1, 1] to (n, C, t, h, w) float32, as `encode` makes it before it joins them."""
+        self.prepare(tiles.device)
+        self.vae.use_tiling = False
+        with torch.autocast(tiles.device.type, enabled=False):
+            return self.vae.encode(tiles.to(self.vae.dtype)).latent_dist.mode().float()
 
     @torch.no_grad()
     def join_tiles(self, video: Tensor, encoded: Sequence[Tensor]) -> Tensor:
-        """Latents (1, C, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
+        """Latents (n, C, T, h, w) float32 of pixels from their encoded tiles, blended as `encode` blends them."""
         self.load()
         vae = self._tiled(encodes=True)
         frames = (frame for tile in encoded for frame in tile.to(vae.dtype).split(1, dim=2))
@@ -196,7 +194,7 @@ class _Network(nn.Module):
 
 
 def _cut(video: Tensor, size: int | None, stride: int) -> list[Tensor]:
-    """Spatial tiles of pixels (1, 3, F, H, W), views of them, row by row; one where they are no larger."""
+    """Spatial tiles of pixels (n, 3, F, H, W), views of them, row by row; one where they are no larger."""
     height, width = video.shape[3:]
     if size is None or (height <= size and width <= size):
         return [video]

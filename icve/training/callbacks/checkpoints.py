@@ -150,9 +150,10 @@ class Checkpoints(Checkpoint):
         self.newest = path
         written = partial(self._written, path)
         trainer.save_checkpoint(path, weights_only=False, storage_options=written if self.asynchronous else None)
-        if trainer.is_global_zero and not self.asynchronous:
-            written()
-        trainer.strategy.barrier("checkpoint")
+        if not self.asynchronous:
+            if trainer.is_global_zero:
+                written()
+            trainer.strategy.barrier("checkpoint")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:06d}"

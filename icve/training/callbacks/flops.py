@@ -4,9 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from icve.models.counting import Sample, training_flops
+from icve.models.denoiser import InContextTransformer
 
 _TEXTS = (1, 65, 129)  # text tokens that are counted with
 
@@ -23,8 +22,10 @@ class TrainingFlops:
         patch: latents per token along (time, height, width).
     """
 
-    def __init__(self, kind: type[nn.Module], config: Mapping[str, Any], patch: tuple[int, int, int]) -> None:
-        self._kind, self._visual = kind, 2 / math.prod(patch)
+    def __init__(
+        self, kind: type[InContextTransformer], config: Mapping[str, Any], patch: tuple[int, int, int]
+    ) -> None:
+        self._kind, self._visual = kind, len(kind.latents + kind.context) / math.prod(patch)
         self._config = {name: value for name, value in config.items() if not name.startswith("_")}
         self._counts: dict[tuple[int, int, int], list[int]] = {}
 
@@ -32,8 +33,8 @@ class TrainingFlops:
         """FLOPs.
 
         Args:
-            latents: frames, height and width of the source's and of the target's.
-            attended: tokens of source, target and text.
+            latents: frames, height and width of each of a sample's latents, as of source and target.
+            attended: tokens of all latents and text.
         """
         if latents not in self._counts:
             samples = [Sample(*latents, text) for text in _TEXTS]

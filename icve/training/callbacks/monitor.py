@@ -84,7 +84,7 @@ class TrainingMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = editing(pl_module)
         if self.peak_tflops is not None and module.lora is None:
-            kind = transformer_class(module.transformer)
+            kind: Any = transformer_class(module.transformer)
             self._flops = TrainingFlops(kind, module.transformer.config, module.grid.patch)
         self._reset()
         self._step, self._pending = trainer.global_step, []

@@ -26,9 +26,10 @@ from icve.runtime.atomic import flush, remove_folder, replace_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import gather, together
 from icve.training.checkpoints.background import AnotherFailed, announce, collect, exchange, hand_over, wait_for_all
+from icve.training.checkpoints.snapshot import Snapshots
 from icve.training.checkpoints.state_dicts import SHAPES, put_back, take_slices
 from icve.training.checkpoints.state_files import FOLDER as STATE
-from icve.training.checkpoints.state_files import Slice, StateFiles, snapshot, write_slices
+from icve.training.checkpoints.state_files import Slice, StateFiles, write_slices
 
 
 class CheckpointNotWritten(RuntimeError):
@@ -61,7 +62,7 @@ class CheckpointFolders(CheckpointIO):
         self.fall_back = False  # from a damaged checkpoint to the one before it
         self._thread = ThreadPoolExecutor(1, "checkpoint")  # the interpreter waits for it
         self._writing: Future[None] | None = None
-        self._room: dict[str, torch.Tensor] = {}  # of what is being written, or was
+        self._snapshots = Snapshots()
         self._run_failed = threading.Event()  # what is being written is to end soon
 
     def save_checkpoint(
@@ -98,7 +99,8 @@ class CheckpointFolders(CheckpointIO):
             CheckpointNotWritten: a process could not write this checkpoint, or the last one that was written in the
                 background; raised by all.
         """
-        self.finish()
+        if self._writing is not None:  # on all of them, or none
+            self.finish()
         self._save(checkpoint, path, slices, done, dist.get_rank(), dist.get_world_size(), together)
 
     def _save(
@@ -118,7 +120,7 @@ class CheckpointFolders(CheckpointIO):
         def prepare() -> None:
             nonlocal slices, contents
             if done is not None:
-                slices, contents = snapshot(slices, self._room), copy.deepcopy(contents)
+                slices, contents = self._snapshots.copy(slices), copy.deepcopy(contents)
             if rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)  # of an earlier attempt
                 temporary.mkdir(parents=True)
@@ -160,16 +162,14 @@ class CheckpointFolders(CheckpointIO):
         Raises:
             CheckpointNotWritten: it could not be written; raised by all.
         """
-
-        def failure() -> tuple[bool, str] | None:
-            try:
-                self._finish_own()
-            except CheckpointNotWritten as error:
-                return isinstance(error.__cause__, AnotherFailed), str(error)
-            return None
-
-        if failures := [told for told in gather(together(failure)) if told]:
-            raise CheckpointNotWritten(min(failures)[1])  # of one that knows why
+        failure = None
+        try:
+            self._finish_own()
+        except Exception as error:  # whatever it is, the others must not wait for this process
+            failure = error
+        told = failure and (isinstance(failure.__cause__, AnotherFailed), str(failure))
+        if failures := list(filter(None, gather(told))):
+            raise CheckpointNotWritten(min(failures)[1]) from failure  # of one that knows why
 
     def _finish_own(self) -> None:
         writing, self._writing = self._writing, None

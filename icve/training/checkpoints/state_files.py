@@ -7,10 +7,9 @@ flattened tensors. Nothing is gathered. `icve.models.state_ranges` reads them. T
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -58,23 +57,6 @@ def write_slices(folder: Path, rank: int, world: int, slices: Iterable[Slice]) -
         flush(file)
         files.append(file)
     return files
-
-
-def snapshot(slices: Iterable[Slice], room: dict[str, Tensor]) -> list[Slice]:
-    """Copies in main memory, which stay as they are while training goes on.
-
-    Args:
-        slices: to be copied.
-        room: memory of an earlier snapshot that is no longer needed, by the slices' keys: new memory takes as long as
-            the copying. What this one uses is put there.
-    """
-    copies = []
-    for piece in slices:
-        values, kept = piece.values.detach(), room.get(piece.key)
-        if kept is None or kept.shape != values.shape or kept.dtype != values.dtype:
-            kept = room[piece.key] = torch.empty(values.shape, dtype=values.dtype)
-        copies.append(replace(piece, values=kept.copy_(values), copied=True))
-    return copies
 
 
 def _files(slices: Iterable[Slice]) -> Iterator[dict[str, Tensor]]:

@@ -14,30 +14,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
-from icve.models.sequence_parallel import sequence_parallel_group
 
 if TYPE_CHECKING:
     from icve.models.denoiser import InContextTransformer
 
-# Graphs of one kind of block: with and without gradients, for a text's length, for each bucket until sizes are symbols.
+# Graphs of both kinds of block: with and without gradients, with and without padded texts, until sizes are symbols.
 GRAPHS = 64
 COMPILED = "_icve_compiled"  # mark of the function in place of a block's forward
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Which blocks are checkpointed, and how; and whether all of them are compiled.
+    """Which blocks are checkpointed, and how.
 
     Args:
         mode: "none" keeps all activations. "full" keeps a block's input, for the least memory and about a third more
             computing. "selective" also keeps the results of attention, so that it is not done twice.
         every: of this many blocks, the first is checkpointed and the others keep all; 1 checkpoints every block.
-        compile: let torch.compile make kernels of the blocks, which takes a minute or more at the first step and once
-            more when sizes change for the first time; where processes share tokens, once for every size of bucket and
-            text (of texts there are few, see `icve.models.layout`). Losses stay equal to about 1e-5.
 
     Raises:
         ValueError: every is not positive, or the mode is unknown.
@@ -45,7 +42,6 @@ class Checkpointing:
 
     mode: Mode = "none"
     every: int = 1
-    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -57,11 +53,12 @@ class Checkpointing:
         """How many of so many blocks are checkpointed."""
         return sum(is_recomputed(i, self.mode, self.every) for i in range(blocks))
 
-    def apply(self, transformer: InContextTransformer, **options: Any) -> None:
+    def apply(self, transformer: InContextTransformer, compile: bool = False, **options: Any) -> None:
         """Let a transformer train this way; it replaces what was applied before.
 
         Args:
             transformer: its modules, and so the names of its weights, stay as they are.
+            compile: let torch.compile make kernels of all its blocks, checkpointed or not.
             **options: of torch.compile.
         """
         kinds = getattr(transformer, "_repeated_blocks", None) or ()
@@ -71,7 +68,7 @@ class Checkpointing:
         transformer.gradient_checkpointing = False
         for block in blocks:
             vars(block).pop("forward", None)
-        if self.compile:
+        if compile:
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
             # It would cut a block's graph where DDP's buckets of gradients end, which it cannot where a part is
             # checkpointed. Blocks are graphs of their own: their gradients are sent as each is done.
@@ -97,13 +94,11 @@ def _compiled(
     forward: Callable[..., Any], again: Callable[..., Any] | None, options: dict[str, Any]
 ) -> Callable[..., Any]:
     def run(*inputs: Any) -> Any:
-        return forward(*inputs) if again is None or not torch.is_grad_enabled() else again(forward, *inputs)
+        results = forward(*inputs) if again is None or not torch.is_grad_enabled() else again(forward, *inputs)
+        # Views of one tensor would meet the next block with strides that the first one's inputs do not have, and
+        # strides are part of a graph.
+        return tree_map(Tensor.contiguous, results)
 
-    of_any_size, of_one = torch.compile(run, **options), torch.compile(run, **options | {"dynamic": False})
-
-    def compiled(*inputs: Any) -> Any:
-        # torch's tracer (2.13) cannot put exchanges of symbolic sizes into checkpointed graphs: then one of every size.
-        return (of_any_size if sequence_parallel_group() is None else of_one)(*inputs)
-
+    compiled = torch.compile(run, **options)
     setattr(compiled, COMPILED, True)
     return compiled

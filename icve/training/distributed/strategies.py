@@ -10,7 +10,7 @@ from typing import Any, cast
 from lightning.pytorch.strategies import DDPStrategy
 
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-from icve.training.checkpoints.state_dicts import take_slices
+from icve.training.checkpoints.state_dicts import deal, take_slices
 from icve.training.distributed.fsdp import FSDPUlyssesStrategy
 from icve.training.distributed.ulysses import UlyssesGroups
 from icve.training.distributed.zero import DeepSpeedUlyssesStrategy
@@ -24,5 +24,5 @@ class DDPUlyssesStrategy(UlyssesGroups, DDPStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
         """Write the folder: the tensors are dealt out among the processes."""
         contents, slices = take_slices(checkpoint)
-        folders, own = cast(CheckpointFolders, self.checkpoint_io), slices[self.global_rank :: self.world_size]
+        folders, own = cast(CheckpointFolders, self.checkpoint_io), deal(slices, self.global_rank, self.world_size)
         folders.save_shared(contents, Path(self.broadcast(str(filepath))), own, storage_options)

@@ -25,11 +25,11 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
     """
     for pattern, factor in factors.items():
         if factor < 0:
-            raise ValueError(f"The factor of '{pattern}' in model.learning_rates must not be negative, got {factor}.")
+            raise ValueError(f"The factor of '{pattern}' in model.schedule.parts must not be negative, got {factor}.")
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f"'{pattern}' in model.learning_rates is no regular expression: {error}.") from error
+            raise ValueError(f"'{pattern}' in model.schedule.parts is no regular expression: {error}.") from error
     unmatched, groups = list(factors), []
     for group in optimizer.param_groups:
         parts: dict[str | None, dict[str, Any]] = {}
@@ -43,7 +43,7 @@ def scale_learning_rates(optimizer: Optimizer, factors: Mapping[str, float]) -> 
         groups += ([parts[None]] if None in parts else []) + scaled
     if unmatched:
         raise ValueError(
-            f"'{unmatched[0]}' in model.learning_rates matches no trained parameter that an earlier pattern "
+            f"'{unmatched[0]}' in model.schedule.parts matches no trained parameter that an earlier pattern "
             "does not: correct or remove it."
         )
     optimizer.param_groups[:] = groups
@@ -67,7 +67,7 @@ def check_names(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     if saved != own:
         raise ValueError(
             "The checkpoint's optimizer has other groups of parameters than the configuration's: resume with the "
-            "optimizer and model.learning_rates of its config.yaml, or take only its weights with --resume_mode "
+            "optimizer and model.schedule.parts of its config.yaml, or take only its weights with --resume_mode "
             "weights."
         )
 

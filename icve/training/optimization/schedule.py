@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -14,6 +14,8 @@ class Schedule:
         shape: "constant" or "cosine", after the warm-up.
         warmup_steps: optimizer steps until the factor is 1; step 0 already learns, with factor 1/warmup_steps.
         final_factor: what remains of the learning rate at the end of "cosine", in [0, 1].
+        parts: regular expression, searched in the parameters' names → factor of their learning rate all along; the
+            first that matches counts.
 
     Raises:
         ValueError: for an unknown shape or a value out of range.
@@ -22,6 +24,7 @@ class Schedule:
     shape: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
     final_factor: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shape not in ("constant", "cosine"):

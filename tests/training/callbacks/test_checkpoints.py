@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from icve.editing.pipeline import EditPipeline
 from icve.flow import TimestepDensity
 from icve.models.loading import load_transformer
 from icve.models.run_folders import exported, saved_checkpoints
-from icve.runtime.folder_contents import describe, write_contents
+from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.checkpoints import checkpoint_io, model_folder
@@ -295,6 +296,31 @@ def test_a_checkpoint_that_cannot_be_written_meanwhile_is_told(
         trainer.fit(make_module(), datamodule=make_data())
     assert trainer.global_step == 4
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(("place", "name"), [(checkpoint_io, "write_slices"), (model_folder, "write_shards")])
+def test_a_disk_that_fills_up_meanwhile_leaves_the_earlier_checkpoint(
+    make_module, make_trainer, make_data, tmp_path, monkeypatch, place, name
+):
+    write = getattr(place, name)
+
+    def fill(folder, *arguments):
+        if "step-000004" in str(folder):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(place, name, fill)
+    trainer = make_trainer(8, [Checkpoints(2, asynchronous=True)])
+    with pytest.raises(CheckpointNotWritten, match=r"step-000004 could not be written .*No space left.*make room"):
+        trainer.fit(make_module(), datamodule=make_data())
+    assert trainer.global_step == 6  # it went on to the next checkpoint
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["last", "step-000002"]
+    assert find_damage(tmp_path / "checkpoints" / "last") is None
+    monkeypatch.undo()
+    make_trainer(8, [Checkpoints(2, asynchronous=True)]).fit(
+        make_module(), datamodule=make_data(), ckpt_path=tmp_path / "checkpoints" / "last"
+    )
+    assert names(tmp_path) == ["step-000006", "step-000008"]
 
 
 def test_a_run_that_fails_says_so_to_what_is_being_written(make_module, make_trainer, make_data, monkeypatch):

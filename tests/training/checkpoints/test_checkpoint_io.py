@@ -129,6 +129,7 @@ def save_where_one_cannot(rank, folder):
         kept = {"share-0", "share-1", "state", "trainer.ckpt", "contents.json"}
         assert {path.name for path in (checkpoints / "step-5").iterdir()} == kept
         assert folder_contents.find_damage(checkpoints / "step-5") is None
+        dist.barrier()  # before the next one
 
 
 @pytest.mark.slow

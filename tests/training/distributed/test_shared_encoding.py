@@ -41,21 +41,19 @@ def compare(rank: int, folder: str) -> None:
             videos = [pixels(count, 5, 32, 24), pixels(count, 9, 32, 56)]
             alone = [codec.encode(video.float() / 127.5 - 1) for video in videos]
             whole, calls[:] = sum(calls), []
-            together = encode_clips(codec, videos, group)
+            together = encode_clips(codec, videos, group)()
             for one, other in zip(alone, together, strict=True):
-                # To rounding, which differs with how many tiles the network takes at once.
-                torch.testing.assert_close(other, one, atol=2e-6, rtol=0)
-                assert (other - one).square().mean().sqrt() < 5e-7
+                assert torch.equal(other, one)
             shares = group.gather(sum(calls))
             assert sum(shares) == whole
             assert max(shares) < 0.85 * whole
             calls.clear()
     for encoder in (HashedTextEncoder(), HunyuanTextEncoder(f"{folder}/llama", f"{folder}/clip")):
         for count in (2, 3, 5):
-            alone, together = encoder.encode(TEXTS[:count]), encode_texts(encoder, TEXTS[:count], group)
+            alone, together = encoder.encode(TEXTS[:count]), encode_texts(encoder, TEXTS[:count], group)()
             assert torch.equal(together.mask, alone.mask)
-            torch.testing.assert_close(together.embeddings, alone.embeddings, atol=2e-6, rtol=0)
-            torch.testing.assert_close(together.extras["pooled"], alone.extras["pooled"], atol=2e-6, rtol=0)
+            torch.testing.assert_close(together.embeddings, alone.embeddings, atol=1e-6, rtol=0)
+            torch.testing.assert_close(together.extras["pooled"], alone.extras["pooled"], atol=1e-6, rtol=0)
     whole = {"target": pixels(5, 2, 4, 4), "mask": pixels(5, 2, 4, 4)[:, :1] > 90}
     parts = ((2, 2), (0, 1), (1, 2))
     first = {2: 0, 0: 2, 1: 3}[rank]

@@ -59,6 +59,29 @@ def test_optimizers_of_shared_weights_resume_as_uninterrupted(tiny_yaml, tmp_pat
     assert len(set(fused)) == len(fused) == 4
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(250)
+def test_processes_that_share_tokens_encode_ahead(tiny_yaml, tmp_path):
+    """Two micro-batches a step and a validation in between; stopped and resumed too."""
+    ahead = "--trainer.callbacks+=icve.training.callbacks.encode_ahead.EncodeAhead"
+    options = [*strategy(DDP, 2, 2), "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=3"]
+
+    def command(run, *more):
+        return ["fit", "-c", tiny_yaml, f"--trainer.default_root_dir={tmp_path / run}", *options, *more]
+
+    stopped = [
+        command("parts", ahead, "--trainer.max_steps=2"),
+        command("parts", ahead, f"--ckpt_path={tmp_path / 'parts'}"),
+    ]
+    run_in_turn([command("plain"), command("ahead", ahead), *stopped], 2, tmp_path, seconds=220)
+    plain, *others = (
+        [(line["ids"], line["loss"]) for line in steps(tmp_path / run)] for run in ("plain", "ahead", "parts")
+    )
+    assert len(plain) == 8
+    assert others == [plain, plain]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -41,7 +41,7 @@ def test_a_part_moves_as_under_an_optimizer_of_its_own_rate(make):
 
 def test_the_schedule_multiplies_and_a_resumed_run_goes_on_exactly(make_module, make_trainer, make_data, tmp_path):
     def train(steps, folder, ckpt_path=None):
-        module = make_module(learning_rates=FACTORS, schedule=Schedule(warmup_steps=4))
+        module = make_module(schedule=Schedule(warmup_steps=4, parts=FACTORS))
         trainer = make_trainer(steps, [Checkpoints(every_n_steps=2, keep_last=0)], folder)
         trainer.fit(module, datamodule=make_data(), ckpt_path=ckpt_path)
         return module, trainer.optimizers[0]
@@ -66,7 +66,7 @@ def test_state_of_other_groups_is_refused():
     other = copy.deepcopy(optimizer)
     scale_learning_rates(optimizer, {"x_embedder": 0.5})
     scale_learning_rates(other, {"proj_out": 0.5})
-    with pytest.raises(ValueError, match=r"resume with the optimizer and model\.learning_rates of its config\.yaml"):
+    with pytest.raises(ValueError, match=r"resume with the optimizer and model\.schedule\.parts of its config\.yaml"):
         other.load_state_dict(optimizer.state_dict())
 
 
