@@ -44,7 +44,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLa
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, layout: PackedLayout | None) -> Tensor:
-    if bias is not None and layout is not None and attends_by_sample(key):
+    if bias is not None and layout is not None and layout.text_lengths is not None and attends_by_sample(key):
         return _attend_by_sample(query, key, value, layout)
     dtype = value.dtype
     short = key.device.type == "cpu" and key.shape[2] < 1024 and key.element_size() == 2

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from icve.models.family import Family, located
 from icve.models.hunyuan_video.family import FAMILY as HUNYUAN_VIDEO
+from icve.models.wan.family import FAMILY as WAN
 from icve.models.weightless.family import FAMILY as WEIGHTLESS
 
 if TYPE_CHECKING:  # commands that show their help do not wait for torch
     from torch import Tensor, nn
 
-FAMILIES: list[Family] = [HUNYUAN_VIDEO, WEIGHTLESS]
+FAMILIES: list[Family] = [HUNYUAN_VIDEO, WAN, WEIGHTLESS]
 
 
 def with_transformers() -> list[Family]:

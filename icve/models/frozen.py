@@ -41,6 +41,7 @@ class FrozenComponent(ConfiguredModel, ABC):
 
     config: FrozenConfig
     FOLDERS: ClassVar[tuple[str, ...]]  # entries of the configuration that name folders of weights
+    PRECISION: ClassVar[Precision] = "float16"  # on an accelerator, where none was asked for
 
     def begin(self, dtype: str | None, **folders: str | os.PathLike) -> None:
         """Check the precision, and remember folders as absolute paths.
@@ -106,8 +107,8 @@ class FrozenComponent(ConfiguredModel, ABC):
         return self.device
 
     def _precision(self, device: torch.device) -> torch.dtype:
-        # The release runs its frozen parts in half precision; CPUs are slow in it, or cannot.
-        return getattr(torch, self.config.dtype or ("float32" if device.type == "cpu" else "float16"))
+        # Releases run most frozen parts in half precision; CPUs are slow in it, or cannot.
+        return getattr(torch, self.config.dtype or ("float32" if device.type == "cpu" else self.PRECISION))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_precision(tensor: Tensor) -> Tensor:

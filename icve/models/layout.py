@@ -24,6 +24,9 @@ from icve.runtime.transfers import to_device
 
 Time = Literal["zero", "target"]
 Rule = Literal["full", "static_context"]
+# Position of a reference in time, in latent frames. Near the video it would pass for a neighbour of its frames, and
+# behind it its distance would depend on the video's length.
+REFERENCE_TIME = -16
 TEXT_STEP = 64  # text on an accelerator is padded to a multiple of so many tokens
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from icve.models.layout import Runs
 
 
-def modulated_norm(x_BND: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, runs: Runs) -> Tensor:
-    """LayerNorm without weights (eps 1e-6), then x·(1 + scale) + shift with the vectors of each token's time."""
-    normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=1e-6)
+def modulated_norm(x_BND: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, runs: Runs, eps: float = 1e-6) -> Tensor:
+    """LayerNorm without weights, then x·(1 + scale) + shift with the vectors of each token's time."""
+    normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=eps)
     pieces = [
         torch.addcmul(shift_BTD[:, time, None], piece, 1 + scale_BTD[:, time, None])
         for (time, _), piece in zip(runs.lengths, _pieces(normed, runs), strict=True)

@@ -186,7 +186,7 @@ def fingerprint(*paths: str | os.PathLike) -> str:
     digest = hashlib.blake2b(digest_size=8)
     found = [(file, path) for path in map(Path, paths) for file in ([path] if path.is_file() else path.rglob("*"))]
     for file, path in sorted(found):
-        if file.suffix not in (".json", ".safetensors", ".pt") or not file.is_file():
+        if file.suffix not in (".json", ".safetensors", ".pt", ".pth") or not file.is_file():
             continue
         size = file.stat().st_size
         digest.update(f"{file.relative_to(path).as_posix()}/{size}/".encode())

@@ -1,17 +1,16 @@
 """HunyuanVideo's autoencoder and text encoders, from a folder as it was downloaded."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from icve.models.converted import converted
 from icve.models.hunyuan_video.base_folders import resolve_base
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.codec_checkpoint import export_vae, load_vae
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
-from icve.models.weight_files import fingerprint
 
 
 def open_base(folder: str | os.PathLike[str]) -> tuple[HunyuanVideoCodec, HunyuanTextEncoder]:
@@ -30,12 +29,7 @@ def diffusers_vae(folder: Path) -> Path:
     """An autoencoder's folder in diffusers' layout: itself, or a copy converted once into the user's cache."""
     if any(folder.glob("*.safetensors")):
         return folder
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    converted = cache / "icve" / f"vae-{fingerprint(folder)}"
-    if not converted.is_dir():
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            export_vae(load_vae(folder), converted)
-    return converted
+    return converted("vae", folder, lambda output: export_vae(load_vae(folder), output))
 
 
 def convert_codec(source: Path, output: Path, dtype: torch.dtype | None, max_shard_size: int | None) -> Any:

@@ -13,12 +13,11 @@ from accelerate import init_empty_weights
 from diffusers.configuration_utils import register_to_config
 from diffusers.models import AutoencoderKLHunyuanVideo
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.models.frozen import FrozenComponent, FrozenConfig, Precision, check_folder
-from icve.models.protocols import Codec
+from icve.models.frozen import FrozenConfig, Precision, check_folder
+from icve.models.frozen_codec import FrozenCodec
 from icve.models.weight_files import fill, model_files, read_json
 
 
@@ -31,7 +30,7 @@ class CodecConfig(FrozenConfig):
     chunk_frames: int
 
 
-class HunyuanVideoCodec(FrozenComponent, ModelMixin):
+class HunyuanVideoCodec(FrozenCodec, ModelMixin):
     """diffusers' `AutoencoderKLHunyuanVideo`, frozen: `mode()` of the posterior times the scaling factor.
 
     Args:
@@ -53,6 +52,7 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
     """
 
     config: CodecConfig
+    vae: Any
     FOLDERS = ("pretrained",)
 
     @register_to_config
@@ -77,7 +77,6 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
         self.latent_channels: int = vae.get("latent_channels", 16)
         self.spatial_factor: int = vae.get("spatial_compression_ratio", 8)
         self.temporal_factor: int = vae.get("temporal_compression_ratio", 4)
-        self._channel_rms: Tensor | None = None
         space, time = self.spatial_factor, self.temporal_factor
         for names, sizes, unit in (
             ("tile_size and tile_stride", (tile_size or tile_stride, tile_stride), space),
@@ -124,44 +123,18 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
     def files(self, name: str) -> list[Path]:
         return model_files(Path(self.config.pretrained))
 
-    @apply_forward_hook
-    @torch.no_grad()
-    def encode(self, video: Tensor) -> Tensor:
-        """Pixels to latents.
+    def clips_at_once(self, frames: int) -> int:
+        return max(1, self.config.chunk_frames // min(frames, self.config.tile_frames + 1))
 
-        Args:
-            video: (B, 3, F, H, W) floating point in [-1, 1], F = 4k+1, H and W multiples of 8, on the codec's device.
+    def to_latents(self, pixels: Tensor) -> Tensor:
+        mode = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode()
+        return mode.float() * self.vae.config.scaling_factor
 
-        Returns:
-            (B, 16, k+1, H/8, W/8) in the dtype of `video`, about unit variance.
-
-        Raises:
-            ValueError: for another shape or an integer dtype.
-        """
-        if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
-            raise ValueError(
-                f"HunyuanVideoCodec.encode needs a floating point video (B, 3, F, H, W) in [-1, 1], "
-                f"got {video.dtype} {tuple(video.shape)}."
-            )
-        frames, height, width = video.shape[2:]
-        space, time = self.spatial_factor, self.temporal_factor
-        if frames % time != 1 or height % space or width % space or not height or not width:
-            raise ValueError(
-                f"HunyuanVideoCodec.encode needs {time}k+1 frames and a height and width that are multiples of "
-                f"{space}, got {frames} frames of {height}x{width}."
-            )
-
-        def network(chunk: Tensor) -> Tensor:
-            mode = self.vae.encode(chunk.to(self.vae.dtype)).latent_dist.mode()
-            return (mode.float() * self.vae.config.scaling_factor).to(video.dtype)
-
-        return self._in_chunks(network, video, frames)
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        unscaled = latents.float() / self.vae.config.scaling_factor
+        return self.vae.decode(unscaled.to(self.vae.dtype)).sample
 
     # ---- the same tile by tile, see `icve.models.protocols.TiledCodec` -----------------------------------------------
-
-    def clips_at_once(self, frames: int) -> int:
-        """How many clips of so many frames go through the network together."""
-        return max(1, self.config.chunk_frames // min(frames, self.config.tile_frames + 1))
 
     def tiles(self, video: Tensor) -> list[Tensor]:
         """What the network takes at once of pixels (n, 3, F, H, W), as `encode` cuts them."""
@@ -188,45 +161,6 @@ class HunyuanVideoCodec(FrozenComponent, ModelMixin):
 
         latents = _encode_with(self.vae, recall, video).latent_dist.mode()
         return latents.float() * self.vae.config.scaling_factor
-
-    @apply_forward_hook
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pixels.
-
-        Args:
-            latents: (B, 16, T, h, w) floating point, on the codec's device.
-
-        Returns:
-            (B, 3, 4(T-1)+1, 8h, 8w) in the dtype of `latents`, not clamped to [-1, 1].
-
-        Raises:
-            ValueError: for another number of dimensions or channels.
-        """
-        if latents.ndim != 5 or latents.shape[1] != self.latent_channels or not latents.is_floating_point():
-            raise ValueError(
-                f"HunyuanVideoCodec.decode needs floating point latents (B, {self.latent_channels}, T, h, w), "
-                f"got {latents.dtype} {tuple(latents.shape)}."
-            )
-
-        def network(chunk: Tensor) -> Tensor:
-            unscaled = chunk.float() / self.vae.config.scaling_factor
-            return self.vae.decode(unscaled.to(self.vae.dtype)).sample.to(latents.dtype)
-
-        return self._in_chunks(network, latents, self.temporal_factor * (latents.shape[2] - 1) + 1)
-
-    def _in_chunks(self, network: Callable[[Tensor], Tensor], batch: Tensor, frames: int) -> Tensor:
-        """The network's output of a batch of clips of so many frames, as many items at a time as are allowed."""
-        self.prepare(batch.device)
-        with torch.autocast(batch.device.type, enabled=False):
-            return torch.cat([network(chunk) for chunk in batch.split(self.clips_at_once(frames))])
-
-    @property
-    def channel_rms(self) -> Tensor:
-        """(C,) float32: how much a unit of each latent channel moves the pixels, measured once on the decoder."""
-        if self._channel_rms is None:
-            self._channel_rms = measure_channel_rms(self, self.execution_device())
-        return self._channel_rms
 
 
 class _Network(nn.Module):
@@ -281,29 +215,3 @@ def _empty_vae(arguments: Mapping[str, Any]) -> Any:
     file = Path(arguments["pretrained"]).expanduser() / "config.json"
     with torch.device("meta"):
         return AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})
-
-
-def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -> Tensor:
-    """Root of the summed squares by which one latent's unit change moves the pixels, per channel.
-
-    Measured around white noise of unit variance (always the same), in a latent frame that covers several video
-    frames: signs of size `step` at all its positions, whose effects add up like independent ones.
-
-    Args:
-        codec: any with `latent_channels` and `decode`.
-        device: where it decodes.
-        step: small, so that the decoder is nearly linear in it.
-
-    Returns:
-        (C,) float32.
-    """
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(1, codec.latent_channels, 2, 8, 8, generator=generator).to(device)
-    signs = (torch.randint(0, 2, (8, 8), generator=generator) * 2.0 - 1.0).to(device)
-    still = codec.decode(z)
-    rms = []
-    for channel in range(codec.latent_channels):
-        moved = z.clone()
-        moved[0, channel, 1] += step * signs
-        rms.append(((codec.decode(moved) - still) / step).square().sum().div(signs.numel()).sqrt())
-    return torch.stack(rms)

@@ -1,12 +1,14 @@
 """A transformer's configuration from its checkpoint's, or from its tensors' shapes; and why weights do not fit one."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from icve.models.hunyuan_video.key_names import is_original
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
+from icve.models.weight_mismatch import block_count, differences
 
 PARAMETERS = frozenset(inspect.signature(Model.__init__).parameters) - {"self"}
 
@@ -127,28 +129,17 @@ def original_config(model: Model) -> dict[str, Any]:
 
 
 def mismatch(expected: dict[str, Tensor], given: dict[str, Tensor]) -> str | None:
-    """The first missing, unexpected and misshaped tensors and their likely cause, or None where all fit.
+    """As `differences`, with the likely cause.
 
     Args:
         expected: what the configured model has, in diffusers' naming.
         given: what the checkpoint holds, in diffusers' naming.
     """
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    misshaped = [key for key in expected if key in given and given[key].shape != expected[key].shape]
-    problems = [f"missing '{missing[0]}' ({len(missing)} in all)"] if missing else []
-    problems += [f"unexpected '{unexpected[0]}' ({len(unexpected)} in all)"] if unexpected else []
-    for key in misshaped[:1]:
-        shapes = f"{tuple(given[key].shape)} where the model has {tuple(expected[key].shape)}"
-        problems.append(f"'{key}' is {shapes} ({len(misshaped)} misshaped in all)")
-    if not problems:
-        return None
-    cause = _cause(expected, given, missing, unexpected)
-    return "; ".join(problems) + (f"; likely {cause}" if cause else "")
+    return differences(expected, given, lambda missing, unexpected: _cause(expected, given, missing, unexpected))
 
 
 def _cause(
-    expected: dict[str, Tensor], given: dict[str, Tensor], missing: list[str], unexpected: list[str]
+    expected: dict[str, Tensor], given: dict[str, Tensor], missing: Sequence[str], unexpected: Sequence[str]
 ) -> str | None:
     embed = "x_embedder.proj.weight"
     if embed in given and given[embed].shape != expected[embed].shape:
@@ -164,7 +155,7 @@ def _cause(
         ("transformer_blocks.", "num_layers"),
         ("refiner_blocks.", "num_refiner_layers"),
     ):
-        there, here = _depth(given, blocks), _depth(expected, blocks)
+        there, here = block_count(given, blocks), block_count(expected, blocks)
         if there != here:
             return f"another depth: {setting} is {here} where the weights have {there}"
     if any("guidance_embedder" in key for key in missing):
@@ -180,14 +171,3 @@ def _cause(
         if key in given and given[key].shape[1] != expected[key].shape[1]:
             return f"another text encoder: {setting} is {expected[key].shape[1]}, the weights' {given[key].shape[1]}"
     return None
-
-
-def _depth(tensors: dict[str, Tensor], blocks: str) -> int:
-    """Number of the last block of a kind, counted from 1."""
-    numbers = [0]
-    for key in tensors:
-        before, found, after = key.partition(blocks)
-        number = after.split(".")[0]
-        if found and not before.endswith("_") and number.isdigit():
-            numbers.append(int(number) + 1)
-    return max(numbers)

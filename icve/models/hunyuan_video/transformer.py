@@ -26,14 +26,21 @@ from torch import Tensor, nn
 from icve.data.text_condition import TextCondition
 from icve.models.attention import Projections, joint_attention, packed_attention
 from icve.models.denoiser import InContextTransformer, Latents
-from icve.models.layout import Grid, PackedLayout, Rule, Runs, Segment, Time, pack, padded_text, valid_text_lengths
+from icve.models.layout import (
+    REFERENCE_TIME,
+    Grid,
+    PackedLayout,
+    Rule,
+    Runs,
+    Segment,
+    Time,
+    pack,
+    padded_text,
+    valid_text_lengths,
+)
 from icve.models.modulation import gated_residual, modulated_norm
 from icve.models.rope import RotaryRMSNorm
 from icve.runtime.transfers import to_device
-
-# Position of a reference in time, in latent frames. Near the video it would pass for a neighbour of its frames, and
-# behind it its distance would depend on the video's length.
-REFERENCE_TIME = -16
 
 
 class ConditionEmbedding(nn.Module):

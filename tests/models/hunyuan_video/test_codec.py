@@ -9,7 +9,8 @@ import torch
 from diffusers import AutoencoderKLHunyuanVideo
 from safetensors.torch import load_file, save_file
 
-from icve.models.hunyuan_video.codec import HunyuanVideoCodec, measure_channel_rms
+from icve.models.frozen_codec import measure_channel_rms
+from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.weightless.dct import DCTCodec
 from tests.tiny_hunyuan import save_tiny_vae
 
