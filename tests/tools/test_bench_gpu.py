@@ -52,6 +52,7 @@ BESIDE = [
     ["AdamW, fused", "float32"],
     ["codec: source and target", "5 frames of 32 x 32"],
     ["text encoders: one text", "256 tokens"],
+    ["a step of 2 + 4 blocks with encoding", "full checkpointing"],
     ["training stopped by a checkpoint", "written at once"],
     ["training stopped by a checkpoint", "written beside"],
 ]
