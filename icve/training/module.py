@@ -26,6 +26,7 @@ from icve.editing.sampling import Sampling
 from icve.models.denoiser import Denoiser, InContextTransformer
 from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
+from icve.models.parts_fit import check_parts
 from icve.models.protocols import Codec, TextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_record
@@ -65,7 +66,8 @@ class InContextEditingModule(EditingModule):
         checkpointing: what the blocks keep for the backward pass, and what they compute again.
 
     Raises:
-        ValueError: for values out of range, or frozen parts that lack what the objective needs.
+        ValueError: for values out of range, frozen parts that lack what the objective needs, or parts of different
+            releases.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class InContextEditingModule(EditingModule):
         # A dict, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self.frozen = {name: part.eval().requires_grad_(False) for name, part in frozen.items()}
         self._places: dict[str, torch.device] = {}
+        check_parts(transformer, frozen["codec"], frozen["text_encoder"])
         objective.use(self.frozen)
         self.objective = objective
         self.stage = stage

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.counting import LiveBytes, Sample, _inputs, block_depths, build_on_meta, count, run
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
+from icve.models.lora import LoRA
 from icve.models.recompute import MODES
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import closed_forms as formulas
@@ -157,3 +158,17 @@ def test_the_allocator_of_a_gpu_agrees_within_a_tenth(mode):
     torch.cuda.reset_peak_memory_stats()
     model(**inputs).sum().backward()
     assert torch.cuda.max_memory_allocated() - before == pytest.approx(counted.peak, rel=0.1)
+
+
+def test_an_adapter_spares_the_gradients_of_the_weights_and_keeps_less():
+    whole = count(Model, WIDE, SMALL, torch.bfloat16)
+    for rank in (1, 8):
+        adapted, exact = (of(Model, WIDE, SMALL, torch.bfloat16, LoRA(rank)) for of in (count, run))
+        for mode in MODES:
+            for name in ("forward", "backward", "saved", "peak"):
+                assert getattr(adapted.counts(mode), name) == pytest.approx(getattr(exact[mode], name), rel=0.05)
+        few, all_ = adapted.counts("full"), whole.counts("full")
+        assert all_.forward < few.forward
+        # Of a layer's three products, that for the weight's gradient is not computed.
+        assert few.backward < 0.85 * all_.backward
+        assert few.saved <= 1.01 * all_.saved
