@@ -172,7 +172,9 @@ def test_a_curriculum_trains_the_same_stages_as_their_own_configurations(curricu
         assert own["model.stage"] == name
 
 
-@pytest.mark.parametrize("name", CURRICULA)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wan/") else name for name in CURRICULA]
+)
 def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(name, variables, tmp_path, monkeypatch):
     trained = []
 
