@@ -12,6 +12,8 @@ import yaml
 from icve.cli.main import main
 from icve.data.manifest import write_manifest
 from icve.evaluation.suite import load_suite
+from icve.models.counting import build_on_meta
+from icve.models.family import located
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs
 from icve.training.run.command import TrainingCommand
@@ -150,6 +152,18 @@ def test_the_papers_values(size):
         assert trainer["strategy"]["class_path"] == "icve.training.distributed.strategies.DeepSpeedUlyssesStrategy"
         assert "icve.training.callbacks.ema.EMA" in [callback["class_path"] for callback in trainer["callbacks"]]
         assert set(config["variables"]) == {"weights", "manifest"}
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("1.3b", 1_418_996_800), ("5b", 4_999_787_712), ("14b", 14_288_491_584)]
+)
+def test_wans_configurations_have_the_published_transformers(size, parameters):
+    names = [name for name in NAMED if name.startswith("wan/") and name.endswith(f"_{size}")]
+    assert len(names) == 5
+    first, *others = (yaml.safe_load(NAMED[name].read_text())["model"]["transformer"] for name in names)
+    assert all(other == first for other in others)
+    model = build_on_meta(located(first["class_path"]), first.get("init_args", {}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("curriculum", CURRICULA)
