@@ -38,7 +38,7 @@ def on_twins(line: str, repository: Path) -> list[str]:
 @pytest.mark.timeout(900)
 def test_the_way_from_data_to_edits(tmp_path, monkeypatch, repository, make_tiny_weights):
     monkeypatch.chdir(tmp_path)
-    train, adapt, tiny, edit = (commands_of(block) for name, block in blocks("bash") if name == "wan.md")
+    train, adapt, tiny, edit, _ = (commands_of(block) for name, block in blocks("bash") if name == "wan.md")
     tool, synthesize, _ = tiny
     assert shlex.split(tool)[1:] == ["tools/make_tiny_weights.py", "runs/debug/weights-wan", "--family", "wan"]
     make_tiny_weights(Path("runs/debug/weights-wan"), family="wan")
