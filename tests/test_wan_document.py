@@ -21,7 +21,8 @@ TINY = {
 }
 ONE_DEVICE = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
 ONE_DEVICE += ["--trainer.enable_progress_bar", "false"]
-MORE = {"fit": ONE_DEVICE, "edit": ["--steps", "1", "--device", "cpu"], "inspect-data": ["--output", "runs/debug/seen"]}
+SMALL = ["--steps", "1", "--device", "cpu", "--window", "5", "--pixels", "6144"]  # exported weights name no size
+MORE = {"fit": ONE_DEVICE, "edit": SMALL, "inspect-data": ["--output", "runs/debug/seen"]}
 
 
 def on_twins(line: str, repository: Path) -> list[str]:
