@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import yaml
 from icve.cli.main import main
 from icve.data.manifest import write_manifest
 from icve.evaluation.suite import load_suite
+from icve.models.counting import build_on_meta
+from icve.models.family import located
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs
 from icve.training.run.command import TrainingCommand
@@ -21,13 +24,15 @@ from tests.training import runs
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 SUITES = sorted((FOLDER / "evaluation").glob("*.yaml"))  # of metrics
 FILES = sorted(set(FOLDER.rglob("*.yaml")).difference(SUITES))
-CURRICULA = {path.parent.name: path for path in FILES if path.stem == "curriculum"}  # by folder
-CONFIGS = [path for path in FILES if path not in CURRICULA.values()]  # of one stage
-DEMO = {path.stem: path for path in CONFIGS if path.parent.name == "demo"}
-REAL = {path.stem: path for path in CONFIGS if path.parent.name == "configs"}
-PAPER = {name: path for name, path in REAL.items() if name not in ("sft_lora", "sft_pictures")}
-DEBUG = {path.stem: path for path in CONFIGS if path.parent.name == "debug"}
+NAMED = {path.relative_to(FOLDER).as_posix().removesuffix(".yaml"): path for path in FILES}
+CURRICULA = [name for name in NAMED if "curriculum" in name]
+CONFIGS = [name for name in NAMED if name not in CURRICULA]  # of one stage
+DEMO = {path.stem: path for name, path in NAMED.items() if name.startswith("demo/")}
+DEBUG = [name for name in CONFIGS if name.startswith("debug/")]
+OURS = ("demo/", "debug/", "experiments/")
+PAPER = [n for n in CONFIGS if not n.startswith(OURS) and "lora" not in n and "pictures" not in n]
 STAGES = ("pretrain_240p", "pretrain_480p", "sft")
+WAN = ("1.3b", "5b", "14b")
 # The same configuration on fewer layers and steps.
 SMALL = ["--model.transformer.init_args.num_layers", "1", "--model.transformer.init_args.num_single_layers", "1"]
 SMALL += ["--trainer.max_steps", "3", "--trainer.val_check_interval", "3", "--trainer.accelerator", "cpu"]
@@ -55,6 +60,13 @@ def tiny_pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_wan(tmp_path_factory, make_tiny_weights):
+    """A tiny random Wan 2.1 and a 2.2."""
+    folder = tmp_path_factory.mktemp("wan")
+    return [make_tiny_weights(folder / version, family=version) for version in ("wan", "wan2.2")]
+
+
+@pytest.fixture(scope="session")
 def tiny_pictures(tmp_path_factory):
     """The pictures that the debug configuration says how to make."""
     folder = tmp_path_factory.mktemp("pictures") / "data"
@@ -64,21 +76,25 @@ def tiny_pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def variables(tiny_weights, tiny_pairs, tiny_pictures, monkeypatch):
+def variables(tiny_weights, tiny_wan, tiny_pairs, tiny_pictures, monkeypatch):
     """The environment variables of all configurations name the tiny weights and pairs."""
-    for name in ("ICVE_WEIGHTS", "ICVE_DEBUG_WEIGHTS"):
-        monkeypatch.setenv(name, str(tiny_weights))
-    for name in ("ICVE_EDITOR", "ICVE_DEBUG_EDITOR"):
-        monkeypatch.setenv(name, str(tiny_weights / "transformer"))
+    hunyuan = {"WEIGHTS": tiny_weights, "DEBUG_WEIGHTS": tiny_weights}
+    wan = dict.fromkeys(("WAN_1_3B", "WAN_14B", "DEBUG_WAN"), tiny_wan[0])
+    for name, folder in (hunyuan | wan | dict.fromkeys(("WAN_5B", "DEBUG_WAN_5B"), tiny_wan[1])).items():
+        monkeypatch.setenv(f"ICVE_{name}", str(folder))
+        editor = name.replace("WEIGHTS", "EDITOR") if folder == tiny_weights else f"{name}_EDITOR"
+        monkeypatch.setenv(f"ICVE_{editor}", str(folder / "transformer"))
     for name in ("ICVE_CLIPS", "ICVE_EDITS", "ICVE_HELD_OUT_CLIPS", "ICVE_HELD_OUT_EDITS", "ICVE_DEBUG_MANIFEST"):
         monkeypatch.setenv(name, str(tiny_pairs))
     for name in ("ICVE_PICTURES", "ICVE_DEBUG_PICTURES"):
         monkeypatch.setenv(name, str(tiny_pictures))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_configuration_is_built(path, tmp_path, monkeypatch, variables):
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_configuration_is_built(name, tmp_path, monkeypatch, variables):
     monkeypatch.chdir(tmp_path)
+    if name not in DEBUG:  # the tiny text encoders are no match for the released transformers
+        monkeypatch.setattr("icve.training.module.check_parts", lambda *_: None)
     for part in ("clips", "pairs"):  # what the demo makes before it trains
         (tmp_path / "runs" / "demo" / "data" / part).mkdir(parents=True)
         for split in ("train", "validation"):
@@ -94,15 +110,19 @@ def test_every_configuration_is_built(path, tmp_path, monkeypatch, variables):
 
     monkeypatch.setattr(TrainingCommand, "_run_subcommand", stop)
     with pytest.raises(Built) as built:
-        TrainingCommand(["fit", "-c", str(path), "--trainer.default_root_dir", str(tmp_path)])
+        TrainingCommand(["fit", "-c", str(NAMED[name]), "--trainer.default_root_dir", str(tmp_path)])
     command = built.value.args[0]
     assert command.trainer.max_steps > 0
     assert command.model.stage
     sampling, (bucket, *_) = command.model.sampling, command.datamodule.buckets
     assert (sampling.height, sampling.width, sampling.num_frames) in [tuple(b) for b in command.datamodule.buckets]
     assert bucket.frames % 4 == 1
+    assert command.model.codec.latent_channels == command.model.transformer.config.in_channels
+    assert command.datamodule.grid == command.model.grid
+    for size in command.datamodule.buckets:
+        command.model.grid.check(*size)
     # Pretrained weights follow: 13 B parameters are not made up first.
-    assert command.model.on_meta == (path.parent.name != "demo")
+    assert command.model.on_meta == (not name.startswith("demo/"))
 
 
 def test_the_demo_stages_differ_where_they_must_and_share_the_model():
@@ -117,7 +137,8 @@ def test_the_demo_stages_differ_where_they_must_and_share_the_model():
     assert objectives[0]["density"] == objectives[1]["density"]
 
 
-def test_the_papers_values():
+@pytest.mark.parametrize("size", [None, *WAN])
+def test_the_papers_values(size):
     clips = {"pretrain_240p": [[240, 384, 77], [384, 240, 77], [256, 256, 125]]}
     clips["pretrain_480p"] = [[480, 768, 77], [768, 480, 77], [512, 512, 125]]
     edits = [[480, 768, 77], [768, 480, 77], [576, 1024, 21], [1024, 576, 21], [336, 592, 29], [592, 336, 29]]
@@ -126,13 +147,20 @@ def test_the_papers_values():
         "pretrain_480p": (clips["pretrain_480p"], 32, 1e-5, 10_000),
         "sft": ([*edits, [480, 480, 125]], 12, 1e-6, 12_000),
     }
-    assert set(PAPER) == set(expected)
-    for name, path in PAPER.items():
-        config = yaml.safe_load(path.read_text())
+    assert len(PAPER) == len(expected) * (1 + len(WAN))
+    for name in expected:
+        config = yaml.safe_load(NAMED[name if size is None else f"wan/{name}_{size}"].read_text())
         model, trainer, data = config["model"], config["trainer"], config["data"]["init_args"]
         batch = data["batch_size"] * trainer["accumulate_grad_batches"]
         lr = model["optimizer"]["init_args"]["lr"]
-        assert (data["buckets"], batch, lr, trainer["max_steps"]) == expected[name]
+        buckets, *numbers = expected[name]
+        assert [batch, lr, trainer["max_steps"]] == numbers
+        if size == "5b":  # its codec and patches cut pictures into squares of 32 pixels
+            differences = [abs(x - y) for x, y in zip(chain(*data["buckets"]), chain(*buckets), strict=True)]
+            assert max(differences) <= 16
+            assert set(differences[2::3]) == {0}  # of frames
+        else:
+            assert data["buckets"] == buckets
         assert model["stage"] == name
         assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
         assert model["checkpointing"] == {"mode": "full"}
@@ -142,28 +170,42 @@ def test_the_papers_values():
         assert set(config["variables"]) == {"weights", "manifest"}
 
 
-@pytest.mark.parametrize("folder", ["configs", "debug"])
-def test_a_curriculum_trains_the_same_stages_as_their_own_configurations(folder):
-    config = yaml.safe_load(CURRICULA[folder].read_text())
-    alone = REAL if folder == "configs" else DEBUG
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("1.3b", 1_418_996_800), ("5b", 4_999_787_712), ("14b", 14_288_491_584)]
+)
+def test_wans_configurations_have_the_published_transformers(size, parameters):
+    names = [name for name in NAMED if name.startswith("wan/") and name.endswith(f"_{size}")]
+    assert len(names) == 5
+    first, *others = (yaml.safe_load(NAMED[name].read_text())["model"]["transformer"] for name in names)
+    assert all(other == first for other in others)
+    model = build_on_meta(located(first["class_path"]), first.get("init_args", {}))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("curriculum", CURRICULA)
+def test_a_curriculum_trains_the_same_stages_as_their_own_configurations(curriculum):
+    config = yaml.safe_load(NAMED[curriculum].read_text())
     stages = {stage["name"]: stage for stage in stages_of(config)}
     assert tuple(stages) == STAGES
     for name, stage in stages.items():
         own = stage_config(config, stage, Path("runs"), None)
         own["data"] = own["data"]["init_args"]["stages"][name]
-        own, one = (dict(flat(c, all_keys=True)) for c in (own, yaml.safe_load(alone[name].read_text())))
+        alone = yaml.safe_load(NAMED[curriculum.replace("curriculum", name)].read_text())
+        own, one = (dict(flat(c, all_keys=True)) for c in (own, alone))
         differing = {key for key in own.keys() | one.keys() if own.get(key) != one.get(key)}
         named = {"variables", "ckpt_path", "trainer.default_root_dir", "trainer.callbacks", "model.stage"}
         assert {key.split(".init_args.")[-1] for key in differing if not key.startswith("variables.")} <= named | {
             "manifest",
             "val_manifest",
-            *(["sequence_parallel_size"] if (folder, name) == ("configs", "sft") else []),
+            *(["sequence_parallel_size"] if (curriculum, name) == ("curriculum", "sft") else []),
         }, name
         assert own["model.stage"] == name
 
 
-@pytest.mark.parametrize("folder", ["configs", "debug"])
-def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(folder, variables, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wan/") else name for name in CURRICULA]
+)
+def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(name, variables, tmp_path, monkeypatch):
     trained = []
 
     def stop(config, begun, run_stage):
@@ -171,11 +213,12 @@ def test_every_stage_of_a_curriculum_is_checked_before_the_first_one_trains(fold
         return False
 
     monkeypatch.setattr(stage_runs, "_run_to_its_end", stop)
-    words = ["fit", "-c", str(CURRICULA[folder]), "--trainer.default_root_dir", str(tmp_path)]
-    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "64" if folder == "configs" else "2"]
+    words = ["fit", "-c", str(NAMED[name]), "--trainer.default_root_dir", str(tmp_path)]
+    debug = name.startswith("debug/")
+    words += ["--trainer.accelerator", "cpu", "--trainer.devices", "2" if debug else "8" if "wan" in name else "64"]
     assert main(words) == 0
     assert trained == ["pretrain_240p"]
-    monkeypatch.setenv("ICVE_EDITS" if folder == "configs" else "ICVE_DEBUG_MANIFEST", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("ICVE_DEBUG_MANIFEST" if debug else "ICVE_EDITS", str(tmp_path / "nowhere"))
     assert main(words) == 2
     assert trained == ["pretrain_240p"]
 
@@ -185,7 +228,7 @@ def test_the_job_for_slurm_and_the_curriculum_go_together(repository):
     script = (repository / "tools" / "train.sbatch").read_text()
     asked = {name: int(number) for name, number in re.findall(r"^#SBATCH --([a-z-]+)=(\d+)$", script, re.MULTILINE)}
     nodes, tasks = asked["nodes"], asked["ntasks-per-node"]
-    config = yaml.safe_load(CURRICULA["configs"].read_text())
+    config = yaml.safe_load(NAMED["curriculum"].read_text())
     config["trainer"] |= {"devices": tasks, "num_nodes": nodes}
     for stage in stages_of(config):
         own = stage_config(config, stage, Path("runs"), None)
@@ -195,11 +238,13 @@ def test_the_job_for_slurm_and_the_curriculum_go_together(repository):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(600)
-def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
-    words = ["fit", "-c", CURRICULA["debug"], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
+@pytest.mark.parametrize("name", [name for name in CURRICULA if name.startswith("debug/")])
+def test_the_debug_curriculum_trains_on_two_devices(name, variables, tmp_path):
+    path = NAMED[name]
+    words = ["fit", "-c", path, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
     runs.run_in_turn([words], 2, tmp_path, seconds=300)
     for name in STAGES:
-        assert load_transformer(tmp_path / name).config.num_single_layers == 2
+        assert is_configured(tmp_path / name, path)
         assert (tmp_path / name / "checkpoints" / "best").is_symlink()
     # As if it had been killed before its last stage: resumed, it trains that one.
     shutil.rmtree(tmp_path / "sft")
@@ -218,6 +263,16 @@ def test_the_debug_curriculum_trains_on_two_devices(variables, tmp_path):
     assert all(ends[name]["figures"].keys() >= {"val/loss", "val/preview_psnr_target"} for name in STAGES)
 
 
+def is_configured(run, path):
+    """Whether a run's transformer loads and is the one of a configuration."""
+    config = load_transformer(run).config
+    arguments = yaml.safe_load(path.read_text())["model"]["transformer"]["init_args"]
+    return all(
+        list(config[name]) == value if isinstance(value, list) else config[name] == value
+        for name, value in arguments.items()
+    )
+
+
 # What a debug configuration may set otherwise than the one it stands for.
 SMALLER = {"variables", "trainer.default_root_dir", "trainer.max_steps", "trainer.devices", "trainer.log_every_n_steps"}
 SMALLER |= {
@@ -233,6 +288,9 @@ SMALLER |= {
     "data.init_args.batch_size",
     "data.init_args.num_workers",
 }
+# Wan's are shared out as eight GPUs allow.
+SHARED_OUT = {"trainer.accumulate_grad_batches"}
+SHARED_OUT |= {f"trainer.strategy.init_args.{name}" for name in ("stage", "sequence_parallel_size")}
 SMALLER |= {"data.init_args.fps", *(f"model.sampling.{name}" for name in ("num_frames", "height", "width", "fps"))}
 
 
@@ -245,10 +303,15 @@ def flat(config, prefix="", all_keys=False):
             yield name, value
 
 
-@pytest.mark.parametrize("name", [*STAGES, "sft_lora", "sft_pictures"])
-def test_a_debug_configuration_is_the_real_one_but_smaller(name):
-    real, small = (dict(flat(yaml.safe_load(paths[name].read_text()))) for paths in (REAL, DEBUG))
-    assert {key for key in real.keys() | small.keys() if real.get(key) != small.get(key)} <= SMALLER
+PAIRS = [(name.removeprefix("debug/"), name) for name in DEBUG]
+PAIRS += [(real.replace("1.3b", "14b"), small) for real, small in PAIRS if "1.3b" in real]
+
+
+@pytest.mark.parametrize(("real", "small"), PAIRS, ids=[real for real, _ in PAIRS])
+def test_a_debug_configuration_is_the_real_one_but_smaller(real, small):
+    allowed = SMALLER | (SHARED_OUT if real.startswith("wan/") else set())
+    real, small = (dict(flat(yaml.safe_load(NAMED[name].read_text()))) for name in (real, small))
+    assert {key for key in real.keys() | small.keys() if real.get(key) != small.get(key)} <= allowed
     assert len(real["data.init_args.buckets"]) == len(small["data.init_args.buckets"])
     callbacks = [[callback["class_path"] for callback in config["trainer.callbacks"]] for config in (real, small)]
     assert callbacks[0] == callbacks[1]
@@ -263,11 +326,12 @@ def trained_steps(run):
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(900)
-def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(variables, tmp_path):
+@pytest.mark.parametrize("pattern", ["debug/{}", "debug/wan/{}_1.3b"])
+def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(pattern, variables, tmp_path):
     commands, previous = [], []
     for name in STAGES:
-        run = tmp_path / name
-        words = ["fit", "-c", DEBUG[name], "--trainer.accelerator", "cpu", "--trainer.default_root_dir", run]
+        run, path = tmp_path / name, NAMED[pattern.format(name)]
+        words = ["fit", "-c", path, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", run]
         commands += [[*words, *previous], [*words, "--ckpt_path", run, "--trainer.max_steps", 3]]
         previous = ["--ckpt_path", run, "--model.start.pretrained", "not/read"]
     runs.run_in_turn(commands, 2, tmp_path, seconds=600)
@@ -275,17 +339,29 @@ def test_the_debug_stages_follow_each_other_and_resume_on_two_devices(variables,
         assert trained_steps(tmp_path / name) == [0, 1, 2]
         assert (tmp_path / name / "checkpoints" / "last" / "state" / "00001-of-00002-000.safetensors").is_file()
     # Frozen weights are not copied into checkpoints: the folder refers to them.
-    assert load_transformer(run).config.num_single_layers == 2
+    assert is_configured(run, path)
     assert sum(file.stat().st_size for file in run.rglob("*.safetensors")) < 16 * 2**20
 
 
 @pytest.mark.slow
-def test_the_debug_adapter_trains(variables, tmp_path):
-    words = ["fit", "-c", str(DEBUG["sft_lora"]), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar"]
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_the_debug_stage_of_wan_22_trains_on_two_devices(variables, tmp_path):
+    path = NAMED["debug/wan/pretrain_240p_5b"]
+    words = ["fit", "-c", path, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
+    runs.run_in_turn([words], 2, tmp_path, seconds=240)
+    assert trained_steps(tmp_path) == [0, 1]
+    assert is_configured(tmp_path, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in DEBUG if "lora" in name])
+def test_the_debug_adapter_trains(name, variables, tmp_path):
+    words = ["fit", "-c", str(NAMED[name]), "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar"]
     assert main([*words, "false", "--trainer.default_root_dir", str(tmp_path)]) == 0
     assert trained_steps(tmp_path) == [0, 1]
     assert not (tmp_path / "checkpoints" / "last" / "transformer").exists()
-    assert load_transformer(tmp_path).config.num_single_layers == 2
+    assert is_configured(tmp_path, NAMED[name])
 
 
 @pytest.mark.slow
@@ -293,7 +369,7 @@ def test_the_debug_adapter_trains(variables, tmp_path):
 @pytest.mark.timeout(600)
 def test_videos_and_pictures_train_in_one_run_on_two_devices(variables, tmp_path):
     """Both devices share every sample's tokens, and the run resumes; or each has samples of its own: equal losses."""
-    words = ["fit", "-c", DEBUG["sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
+    words = ["fit", "-c", NAMED["debug/sft_pictures"], "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
     shared = [*words, "--trainer.default_root_dir", tmp_path / "shared", "--trainer.max_steps"]
     apart = [*words, "--trainer.default_root_dir", tmp_path / "apart", "--trainer.max_steps", 6]
     apart += ["--trainer.strategy.init_args.sequence_parallel_size", 1]
@@ -305,17 +381,21 @@ def test_videos_and_pictures_train_in_one_run_on_two_devices(variables, tmp_path
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_missing_weights_and_data_are_told_at_once(name, tmp_path, monkeypatch, capsys, tiny_weights):
+@pytest.mark.parametrize("name", [*STAGES, "wan/sft_5b"])
+def test_missing_weights_and_data_are_told_at_once(name, tmp_path, monkeypatch, capsys, tiny_weights, tiny_wan):
     monkeypatch.chdir(tmp_path)
-    for variable in ("ICVE_WEIGHTS", "ICVE_CLIPS", "ICVE_EDITS"):
+    weights, folder, default = "ICVE_WEIGHTS", tiny_weights, "weights/hunyuanvideo/transformer"
+    if "wan" in name:
+        weights, folder, default = "ICVE_WAN_5B", tiny_wan[1], "weights/wan2.2-5b/transformer"
+    for variable in (weights, "ICVE_CLIPS", "ICVE_EDITS"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(TrainingCommand, "instantiate_classes", lambda self: pytest.fail("classes were built"))
-    assert main(["fit", "-c", str(PAPER[name])]) == 2
+    assert main(["fit", "-c", str(NAMED[name])]) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "weights/hunyuanvideo/transformer, which does not exist: put HunyuanVideo's text-to-video weights" in message
-    monkeypatch.setenv("ICVE_WEIGHTS", str(tiny_weights))
-    assert main(["fit", "-c", str(PAPER[name])]) == 2
+    whose = "Wan" if "wan" in name else "HunyuanVideo"
+    assert f"{default}, which does not exist: put {whose}'s text-to-video weights" in message
+    monkeypatch.setenv(weights, str(folder))
+    assert main(["fit", "-c", str(NAMED[name])]) == 2
     assert "which does not exist: write one row per pair" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

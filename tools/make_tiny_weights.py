@@ -22,7 +22,7 @@ def make_tiny_weights(folder: Path, seed: int = 0, family: str | None = None) ->
     Args:
         folder: new or empty.
         seed: of the random weights.
-        family: name of the family; None is the first that has tiny weights.
+        family: name of the family or of its version; None is the first that has tiny weights.
 
     Raises:
         FileExistsError: `folder` holds something.
@@ -39,8 +39,8 @@ def make_tiny_weights(folder: Path, seed: int = 0, family: str | None = None) ->
 
 
 def tiny_families() -> dict[str, str]:
-    """Writers of tiny weights by family."""
-    return {family.name: family.tiny for family in FAMILIES if family.tiny}
+    """Writers of tiny weights by family, and by version where there are several."""
+    return {name: writer for family in FAMILIES for name, writer in family.tiny.items()}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,7 +17,8 @@ EPILOG = """examples:
 
 Options of `icve fit` override the configuration. Neither weights nor data need to be there: the transformer runs on
 the meta device, where FLOPs and bytes are counted. ZeRO is planned as DeepSpeed does it, with the EMA partitioned
-like the optimizer's state, and sequence parallelism as Ulysses. Encoding videos and texts, which the GPUs that share a
+like the optimizer's state, and sequence parallelism as Ulysses. Of an adapter (model.start.lora) gradients, state and
+EMA are its own, and the weights are counted as they are kept. Encoding videos and texts, which the GPUs that share a
 sample divide among them, is counted at the same FLOP/s. Not counted: waiting for communication and data.
 
 exit status: 0 a layout fits; 1 none does; 2 wrong arguments

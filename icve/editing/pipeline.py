@@ -34,6 +34,7 @@ from icve.models.family import Base
 from icve.models.frozen import FrozenComponent
 from icve.models.licences import bases_of, write_bases
 from icve.models.loading import load_transformer
+from icve.models.parts_fit import check_parts
 from icve.models.protocols import Codec, TextEncoder
 from icve.models.run_folders import exported
 from icve.models.sequence_parallel import sequence_parallel_group
@@ -99,6 +100,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             if name not in DEFAULTS:
                 near = difflib.get_close_matches(name, DEFAULTS, n=1, cutoff=0.0)[0]
                 raise ValueError(f"Unknown default {name!r} of EditPipeline; did you mean {near!r}?")
+        check_parts(transformer, codec, text_encoder)
         self.register_modules(codec=codec, text_encoder=text_encoder, scheduler=scheduler, transformer=transformer)
         if not self.grid.is_length(frames := given.get("num_frames") or 1):
             raise ValueError(f"The default num_frames must be {self.grid.lengths}, got {frames}.")

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from icve.models.denoiser import InContextTransformer
 from icve.models.families import arguments_of, family_of_class
 from icve.models.family import located
+from icve.models.lora import LoRA, add_lora
 from icve.models.recompute import MODES, Mode, is_recomputed, recomputed
 from icve.models.sequence_parallel import sequence_parallel
 
@@ -100,10 +101,14 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def build_on_meta(kind: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A transformer of this class with shapes only."""
+def build_on_meta(
+    kind: type[nn.Module], config: Mapping[str, Any], dtype: torch.dtype = torch.float32, lora: LoRA | None = None
+) -> nn.Module:
+    """A transformer of this class with shapes only, and with an adapter, which alone is trained then."""
     with torch.device("meta"):
         model = kind(**config)
+        if lora is not None:
+            add_lora(model, lora)
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -163,7 +168,9 @@ def _extrapolated(measured: Measured, mode: Mode, every: int) -> Counts:
     return Counts(**sums, peak=peak)
 
 
-def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> Measured:
+def count(
+    kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, lora: LoRA | None = None
+) -> Measured:
     """Counts of a transformer for one sample.
 
     Args:
@@ -171,27 +178,34 @@ def count(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtyp
         config: its arguments.
         sample: its sizes.
         dtype: of parameters and activations.
+        lora: the adapter that is trained instead of the weights.
     """
     hashable = tuple((key, tuple(v) if isinstance(v, list) else v) for key, v in sorted(config.items()))
-    return _count(f"{kind.__module__}.{kind.__qualname__}", hashable, sample, dtype)
+    return _count(f"{kind.__module__}.{kind.__qualname__}", hashable, sample, dtype, lora)
 
 
 @lru_cache
-def _count(path: str, arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype) -> Measured:
+def _count(
+    path: str, arguments: tuple[tuple[str, Any], ...], sample: Sample, dtype: torch.dtype, lora: LoRA | None
+) -> Measured:
     kind: type[nn.Module] = located(path)
     config = dict(arguments)
     depths = {name: depth for name, depth in block_depths(kind, config).items() if depth}
     none = dict.fromkeys(block_depths(kind, config), 0)
-    one, two = ({name: run(kind, config | none | {name: depth}, sample, dtype) for name in depths} for depth in (1, 2))
+    one, two = (
+        {name: run(kind, config | none | {name: depth}, sample, dtype, lora) for name in depths} for depth in (1, 2)
+    )
     return Measured(depths, one, two)
 
 
-def run(kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype) -> dict[Mode, Counts]:
+def run(
+    kind: type[nn.Module], config: Mapping[str, Any], sample: Sample, dtype: torch.dtype, lora: LoRA | None = None
+) -> dict[Mode, Counts]:
     """Counts from running exactly this model, with every block in a mode."""
-    model: Any = build_on_meta(kind, config, dtype)
+    model: Any = build_on_meta(kind, config, dtype, lora)
     inputs = _inputs(model, sample, dtype)
-    for parameter in model.parameters():  # a finished gradient is counted with the parameters
-        parameter.register_post_accumulate_grad_hook(_drop_gradient)
+    for parameter in filter(lambda one: one.requires_grad, model.parameters()):
+        parameter.register_post_accumulate_grad_hook(_drop_gradient)  # a finished one is counted with the parameters
     passes: dict[Mode, Counts] = {}
     for mode in MODES:
         if mode != "none":

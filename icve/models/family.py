@@ -93,8 +93,9 @@ class Family:
         open_base: function: folder of the published base model -> (codec, text encoder).
         convert_codec: function: (folder or file, output folder, dtype, bytes per file) -> the codec, which it wrote in
             diffusers' layout.
-        tiny: function: (folder) -> None, which writes a tiny random base model there, in the layout that the real one
-            is published in: for tests and for trying configurations.
+        tiny: functions by name: (folder) -> None, which writes a tiny random base model there, in the layout that the
+            real one is published in: for tests and for trying configurations. The first is called as the family; others
+            as the versions that differ in what a configuration says.
         start_from: function of the name of a tensor of its transformer: the name of the one that it starts from in a
             base model's, or None for one that keeps its initial value. Needed only where training starts from another
             model's weights; several tensors may start from one (mixtures).
@@ -116,7 +117,7 @@ class Family:
     adapters: str | None = None
     open_base: str | None = None
     convert_codec: str | None = None
-    tiny: str | None = None
+    tiny: Mapping[str, str] = field(default_factory=dict)
     start_from: str | None = None
     exports: tuple[str, ...] = ()
     blocks: Mapping[str, str] = field(default_factory=dict)

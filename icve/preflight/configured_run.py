@@ -14,6 +14,7 @@ from icve.data.buckets import Bucket
 from icve.data.latent_grid import LatentGrid
 from icve.models.counting import Sample, block_depths, build_on_meta, count
 from icve.models.families import arguments_of, family_of_class
+from icve.models.lora import LoRA
 from icve.preflight.encoding import Encoding, encoding_of
 from icve.preflight.fits import Run, Sized
 from icve.preflight.frozen_bytes import frozen_bytes
@@ -39,7 +40,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     """
     config = parse_configuration([*(word for path in configs for word in ("-c", path)), *overrides])
     kind, transformer = configured_transformer(config.model.transformer)
-    empty: Any = build_on_meta(kind, transformer)
+    lora = _adapter(config.model.start)
+    empty: Any = build_on_meta(kind, transformer, lora=lora)
     grid = LatentGrid(**(dict(config.data.init_args.get("grid") or {}) | {"patch": empty.patch}))
     data = config.data.init_args
     if not data.get("buckets"):
@@ -50,9 +52,12 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
     precision = named(config.trainer.precision)
     precision = "bf16-mixed" if precision == AUTO else precision  # on the GPUs that are planned for
     weight = 2 if precision.startswith(("16", "bf16")) else 4
+    channels = transformer["in_channels"]
+    frozen = {name: released(part, channels) for name, part in config.model.frozen.items()}
     model = Model(
         **_parameters(empty, config.model.optimizer),
-        frozen=0 if cached else sum(map(frozen_bytes, config.model.frozen.values())),
+        adapted=0 if lora is None else _frozen_weights(empty, lora),
+        frozen=0 if cached else sum(map(frozen_bytes, frozen.values())),
         width=transformer["num_attention_heads"] * transformer["attention_head_dim"],
         blocks=sum(block_depths(kind, transformer).values()),
         heads=transformer["num_attention_heads"],
@@ -69,8 +74,8 @@ def read_run(configs: Sequence[str], overrides: Sequence[str], text: int = 256, 
         number = len(empty.latents + empty.context) * grid.tokens(*bucket) + text
         number += grid.tokens(bucket.height, bucket.width, 1) if references else 0
         if number not in counted:  # which side of the picture is the longer makes no difference
-            counted[number] = count(kind, transformer, sample, _DTYPES[weight])
-        encoding = Encoding() if cached else encoding_of(config.model.frozen, bucket, text)
+            counted[number] = count(kind, transformer, sample, _DTYPES[weight], lora)
+        encoding = Encoding() if cached else encoding_of(frozen, bucket, text)
         sized.append(Sized(bucket, number, ratio / sum(ratios), counted[number], encoding))
     batch = data.batch_size * config.trainer.accumulate_grad_batches
     checkpointing = Checkpointing(config.model.checkpointing.mode, config.model.checkpointing.every)
@@ -104,13 +109,32 @@ def latents(bucket: Bucket, grid: LatentGrid, text: int) -> Sample:
     return Sample(*grid.latents(*bucket), text)
 
 
+def released(part: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """A configured frozen part for counting, where its weights may be absent: `latent_channels` of the transformer tell
+    a codec that was released in several sizes which one it is."""
+    arguments = {**(part.get("init_args") or {}), "latent_channels": channels}
+    return {"class_path": part["class_path"], "init_args": arguments}
+
+
+def _adapter(start: Mapping[str, Any]) -> LoRA | None:
+    lora = start.get("lora")
+    return None if lora is None else LoRA(**lora)
+
+
+def _frozen_weights(model: nn.Module, lora: LoRA) -> int:
+    """Bytes of the weights that do not learn; "auto" is what a GPU gets."""
+    dtype: torch.dtype = getattr(torch, "bfloat16" if lora.weights_dtype == AUTO else lora.weights_dtype)
+    return dtype.itemsize * sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+
+
 def _parameters(model: Any, optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters, the largest block's, and bytes of optimizer state per parameter, by a step on the meta device."""
+    """Trained parameters, all of the largest block, and state bytes per trained one, by a step on the meta device."""
     blocks = [module for module in model.modules() if type(module).__name__ in model._repeated_blocks]
-    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    total = sum(parameter.numel() for parameter in trained.values())
     kind: Any = pydoc.locate(optimizer["class_path"])
-    made = kind(model.named_parameters(), **(optimizer.get("init_args") or {}))
-    for parameter in model.parameters():
+    made = kind(list(trained.items()), **(optimizer.get("init_args") or {}))
+    for parameter in trained.values():
         parameter.grad = torch.empty_like(parameter)
     try:
         made.step()

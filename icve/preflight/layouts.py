@@ -25,8 +25,8 @@ class Model:
     """What does not depend on the layout.
 
     Attributes:
-        parameters: of the transformer.
-        block: of its largest block.
+        parameters: of the transformer, or of the adapter that is trained instead.
+        block: of the transformer's largest block.
         optimizer: bytes of the optimizer's state per float32 parameter.
         frozen: bytes of codec and text encoders on every GPU.
         width: D.
@@ -35,6 +35,7 @@ class Model:
         weight: bytes of a number in the forward pass, 2 in 16-bit precision.
         mixed: weights are float32 and autocast to 16 bits; ZeRO keeps float32 originals of 16-bit weights anyway.
         ema: float32 averages of the weights are kept.
+        adapted: bytes of the weights that an adapter is trained of.
     """
 
     parameters: int
@@ -47,6 +48,7 @@ class Model:
     weight: int
     mixed: bool
     ema: bool
+    adapted: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def memory(model: Model, layout: Layout, counts: Counts, tokens: int, samples: i
         # Gradients on their way; and weights: a bucket of updated ones, or the block at work and the next one.
         buffers = exchange + bucket + (2 * model.block * weight if zero == 3 else bucket)
     average = 4 * own[0] if model.ema else 0
+    weights += model.adapted / (gpus if zero == 3 else 1)
     return Memory(weights, gradients, state, average, model.frozen, activations, buffers, reserve)
 
 
@@ -151,6 +154,8 @@ def communication(model: Model, layout: Layout, tokens: int, samples: int, micro
         2: (micro_steps + 1) * whole,  # gradients are scattered after every pass
         3: 3 * micro_steps * whole,  # weights are gathered for each pass forward and back, gradients scattered
     }[zero]
+    if zero == 3:
+        state += 2 * micro_steps * share * model.adapted
     # Four exchanges around attention forward, four back, and four where a block is computed again.
     exchanges = 8 * model.blocks + 4 * layout.checkpointing.blocks(model.blocks)
     message = samples * tokens / ranks * model.width * model.weight * (ranks - 1) / ranks

@@ -68,10 +68,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def tables(result: Result) -> str:
     """The whole plan."""
     run, machine, option = result.run, result.machine, result.shown
-    billions = run.model.parameters / 1e9
+    billions = f"{run.model.parameters / 1e9:.2f} B parameters{' of an adapter' if run.model.adapted else ''}"
     parts = [
-        f"Stage {run.stage}: {billions:.2f} B parameters, {run.steps} steps of {run.batch} samples, on {machine.gpus} "
-        f"GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
+        f"Stage {run.stage}: {billions}, {run.steps} steps of {run.batch} samples, on "
+        f"{machine.gpus} GPUs with {gib(machine.memory):g} GiB that reach {machine.flops / 1e12:.0f} TFLOP/s.",
         "One sample (PFLOP, and what checkpointing computes again; GiB that wait for the backward pass by its mode):",
         _samples(run),
         "GiB per GPU in the bucket that needs most, with as many samples at once as fit; +x is x GiB too many:",

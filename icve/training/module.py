@@ -26,6 +26,7 @@ from icve.editing.sampling import Sampling
 from icve.models.denoiser import Denoiser, InContextTransformer
 from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
+from icve.models.parts_fit import check_parts
 from icve.models.protocols import Codec, TextEncoder
 from icve.runtime.transfers import to_device
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
@@ -68,7 +69,8 @@ class InContextEditingModule(EditingModule):
             when the length of texts and the size of buckets change for the first time. Losses stay equal to about 1e-5.
 
     Raises:
-        ValueError: for values out of range, or frozen parts that lack what the objective needs.
+        ValueError: for values out of range, frozen parts that lack what the objective needs, or parts of different
+            releases.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class InContextEditingModule(EditingModule):
         # A dict, unseen by nn.Module: frozen parts are neither saved, nor optimised, nor put in train mode.
         self.frozen = {name: part.eval().requires_grad_(False) for name, part in frozen.items()}
         self._places: dict[str, torch.device] = {}
+        check_parts(transformer, frozen["codec"], frozen["text_encoder"])
         objective.use(self.frozen)
         self.objective = objective
         self.stage = stage

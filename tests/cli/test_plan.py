@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 
 from icve.cli.main import main
 from icve.cli.plan import build_parser
@@ -170,3 +171,28 @@ def test_the_papers_stages(repository, capsys):
         assert main([*words, "--gpus", "8"]) == 0
         eight = json.loads(capsys.readouterr().out)
         assert eight["chosen"]["strategy"] in ("zero2", "zero3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "billions"), [("1.3b", 1.42), ("5b", 5.0), ("14b", 14.29)])
+def test_wans_stages_fit_into_the_gpus_that_they_are_configured_for(repository, capsys, size, billions):
+    path = repository / "configs" / "wan" / f"pretrain_240p_{size}.yaml"
+    assert main(["plan", "-c", str(path), "--gpus", "8", "--gpu_memory", "80", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["model"]["parameters"] / 1e9 == pytest.approx(billions, abs=0.01)
+    trainer = yaml.safe_load(path.read_text())["trainer"]
+    strategy = trainer["strategy"]["init_args"]
+    layouts = [layout for layout in told["layouts"] if layout["strategy"] == f"zero{strategy['stage']}"]
+    layouts = [layout for layout in layouts if layout["checkpointing"] == {"mode": "full", "every": 1}]
+    (own,) = [one for one in layouts if one["sequence_parallel"] == strategy["sequence_parallel_size"]]
+    assert own["fits"]
+    assert own["micro_steps"] <= trainer["accumulate_grad_batches"]  # no more at once than fits
+
+
+@pytest.mark.slow
+def test_an_adapter_is_planned_with_its_own_state(repository, capsys):
+    path = repository / "configs" / "wan" / "sft_lora_1.3b.yaml"
+    assert main(["plan", "-c", str(path), "--gpus", "1", "--gpu_memory", "24", "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert model["adapted"] == 2 * 1_418_996_800
+    assert 0.02 < model["parameters"] / 1_418_996_800 < 0.05

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from icve.models.counting import LiveBytes, Sample, _inputs, block_depths, build_on_meta, count, run
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
+from icve.models.lora import LoRA
 from icve.models.recompute import MODES
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import closed_forms as formulas
@@ -190,3 +191,16 @@ def test_a_reference_is_one_frame_more():
     more = count(Model, TINY, replace(SMALL, reference=True), torch.bfloat16).counts().forward / plain
     tokens = 10 * 8 * 12 + 20
     assert 1 + 0.9 * 96 / tokens < more < (1 + 96 / tokens) ** 2
+
+
+def test_an_adapter_spares_the_gradients_of_the_weights_and_keeps_less():
+    whole = count(Model, WIDE, SMALL, torch.bfloat16)
+    adapted, exact = (of(Model, WIDE, SMALL, torch.bfloat16, LoRA(8)) for of in (count, run))
+    for mode in MODES:
+        for name in ("forward", "backward", "saved", "peak"):  # the input of the first block of six has no gradient
+            assert getattr(adapted.counts(mode), name) == pytest.approx(getattr(exact[mode], name), rel=0.1)
+    few, all_ = adapted.counts("full"), whole.counts("full")
+    assert all_.forward < few.forward
+    # Of a layer's three products, that for the weight's gradient is not computed.
+    assert few.backward < 0.85 * all_.backward
+    assert few.saved <= 1.01 * all_.saved

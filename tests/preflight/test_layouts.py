@@ -125,3 +125,10 @@ def test_state_of_an_optimizer_is_counted(path):
     state = sum(x.nbytes for entry in optimizer.state.values() for x in entry.values() if torch.is_tensor(x))
     assert counted["parameters"] == sum(parameter.numel() for parameter in real.parameters()) == gradients / 4
     assert counted["optimizer"] * counted["parameters"] == pytest.approx(state)
+
+
+def test_weights_that_an_adapter_belongs_to_have_no_gradient_and_no_state():
+    for strategy, share in (("ddp", 1), ("zero2", 1), ("zero3", 4)):
+        plain, adapted = used(strategy), used(strategy, adapted=1000)
+        assert adapted.parameters == plain.parameters + 1000 / share
+        assert adapted.total - plain.total == pytest.approx(1000 / share)

@@ -5,6 +5,8 @@ from diffusers import AutoencoderKLHunyuanVideo, HunyuanVideoTransformer3DModel
 from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, LlamaModel
 
 from icve.models.loading import load_transformer
+from icve.models.parts_fit import check_parts
+from icve.models.wan.base import open_base
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def test_it_is_small_and_not_overwritten(tool, folder, capsys):
     assert tool.main([str(folder)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert tool.main([str(folder.parent / "other"), "--family", "nobody"]) == 2
-    assert "no tiny weights of 'nobody', but of hunyuan_video" in capsys.readouterr().err
+    assert "no tiny weights of 'nobody', but of hunyuan_video, wan, wan2.2" in capsys.readouterr().err
 
 
 def test_the_seed_decides(tool, folder, tmp_path):
@@ -53,3 +55,12 @@ def test_the_seed_decides(tool, folder, tmp_path):
     assert tool.main([str(tmp_path / "a")]) == 0
     assert tool.main([str(tmp_path / "b"), "--seed", "1"]) == 0
     assert (tmp_path / "a" / name).read_bytes() == (folder / name).read_bytes() != (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("family", "channels", "spatial"), [("wan", 16, 8), ("wan2.2", 48, 16)])
+def test_both_versions_of_wan_are_written(tool, tmp_path, family, channels, spatial):
+    assert tool.main([str(tmp_path / "wan"), "--family", family]) == 0
+    codec, text_encoder = open_base(tmp_path / "wan")
+    transformer = load_transformer(tmp_path / "wan")
+    check_parts(transformer, codec, text_encoder)
+    assert (transformer.config.in_channels, codec.spatial_factor) == (channels, spatial)

@@ -13,7 +13,7 @@ FAMILY = Family(
     adapters=f"{_HERE}.adapter_names",
     open_base=f"{_HERE}.base.open_base",
     convert_codec=f"{_HERE}.base.convert_codec",
-    tiny=f"{_HERE}.tiny.write_tiny",
+    tiny={"hunyuan_video": f"{_HERE}.tiny.write_tiny"},
     exports=("icve",),
     blocks={"num_layers": "transformer_blocks", "num_single_layers": "single_transformer_blocks"},
     # Every projection of attention and MLP in the blocks; not modulation, embeddings, refiner and output.

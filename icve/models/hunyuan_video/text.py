@@ -88,6 +88,7 @@ class HunyuanTextEncoder(FrozenComponent, ModelMixin):
             raise ValueError(f"{owner}: the language model in '{llama}' is a {config['model_type']}; give {hint}.")
         if config.get("num_hidden_layers", 32) < SKIPPED_LAYERS:
             raise ValueError(f"{owner}: the LLaMA in '{llama}' has no third hidden state from the end; give {hint}.")
+        self.text_width: int = config.get("hidden_size", 4096)
         hint = "the folder with CLIP-L's config.json, safetensors and tokenizer, `text_encoder_2` of HunyuanVideo"
         check_folder(clip, "HunyuanTextEncoder.clip", ["clip_text_model", "clip"], hint)
         self.begin(dtype, llama=llama, clip=clip)

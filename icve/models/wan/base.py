@@ -16,7 +16,7 @@ from transformers import UMT5Config, UMT5EncoderModel
 
 from icve.models.checkpoint_files import open_shards, read_tensors, shard_tensors
 from icve.models.converted import converted
-from icve.models.wan.codec import WanCodec
+from icve.models.wan.codec import RESIDUAL, WanCodec
 from icve.models.wan.key_names import text_to_transformers, vae_to_diffusers
 from icve.models.wan.text import TOKENIZER_FILES, UMT5, WanTextEncoder
 from icve.models.weight_files import foreign_format
@@ -135,15 +135,16 @@ def _vae_config(path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
         return config
     if latents[0] != len(_MEAN_22):
         raise ValueError(f"'{path}' has {latents[0]} latent channels, where Wan 2.2's autoencoder has {len(_MEAN_22)}.")
-    return config | {
-        "is_residual": True,
-        "in_channels": encoder[1],
-        "out_channels": encoder[1],
-        "patch_size": 2,
-        "scale_factor_spatial": 16,
-        "latents_mean": list(_MEAN_22),
-        "latents_std": list(_STD_22),
-    }
+    return (
+        config
+        | RESIDUAL
+        | {
+            "in_channels": encoder[1],
+            "out_channels": encoder[1],
+            "latents_mean": list(_MEAN_22),
+            "latents_std": list(_STD_22),
+        }
+    )
 
 
 def _export(model: Any, folder: Path, max_shard_size: int | None = None) -> None:

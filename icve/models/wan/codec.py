@@ -21,6 +21,9 @@ from icve.models.frozen_codec import FrozenCodec
 from icve.models.weight_files import fill, model_files, read_json
 
 _FRAMES = 4  # after the first, so many frames at a time go through the network
+# What 2.2's network has otherwise than diffusers' defaults, which are 2.1's; and its sizes.
+RESIDUAL: dict[str, Any] = {"is_residual": True, "patch_size": 2, "scale_factor_spatial": 16}
+RELEASED_22 = RESIDUAL | {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "in_channels": 12, "out_channels": 12}
 
 
 class CodecConfig(FrozenConfig):
@@ -88,7 +91,7 @@ class WanCodec(FrozenCodec, ModelMixin):
 
     @classmethod
     def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
-        """Of the weights that these arguments name, from their configuration; 2.1's where it is not there."""
+        """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
         return sum(parameter.numel() for parameter in _empty_vae(arguments).parameters())
 
     @classmethod
@@ -96,7 +99,8 @@ class WanCodec(FrozenCodec, ModelMixin):
         """Pixels and FLOPs of each tile of a clip of (frames, height, width), counted on the meta device.
 
         Args:
-            arguments: all of the constructor's; 2.1's configuration is taken where theirs is not there.
+            arguments: all of the constructor's, and `latent_channels` that are wanted: where the weights are not there,
+                the release that has so many is taken.
             video: what is encoded.
         """
         vae = _empty_vae(arguments)
@@ -212,7 +216,8 @@ def _flops(vae: Any, frames: int, size: torch.Size) -> int:
 
 
 def _empty_vae(arguments: Mapping[str, Any]) -> Any:
-    """The VAE that a codec's arguments name, on the meta device; 2.1's where its folder is not there."""
+    """The VAE that a codec's arguments name, on the meta device; a release's where its folder is not there."""
     file = Path(arguments["pretrained"]).expanduser() / "config.json"
+    release = RELEASED_22 if arguments.get("latent_channels") == RELEASED_22["z_dim"] else {}
     with torch.device("meta"):
-        return AutoencoderKLWan.from_config(read_json(file) if file.is_file() else {})
+        return AutoencoderKLWan.from_config(read_json(file) if file.is_file() else release)

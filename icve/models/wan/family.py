@@ -14,7 +14,7 @@ FAMILY = Family(
     adapters=f"{_HERE}.adapter_names",
     open_base=f"{_HERE}.base.open_base",
     convert_codec=f"{_HERE}.base.convert_codec",
-    tiny=f"{_HERE}.tiny.write_tiny",
+    tiny={"wan": f"{_HERE}.tiny.write_tiny", "wan2.2": f"{_HERE}.tiny.write_tiny_22"},
     exports=("wan",),
     blocks={"num_layers": "blocks"},
     # Every projection of self-attention, cross-attention and MLP in the blocks.

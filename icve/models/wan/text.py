@@ -66,7 +66,8 @@ class WanTextEncoder(FrozenComponent, ModelMixin):
         if max_tokens < 1:
             raise ValueError(f"max_tokens of WanTextEncoder must be at least 1, got {max_tokens}.")
         hint = "the folder with UMT5's config.json, safetensors and tokenizer.json, `text_encoder` of Wan"
-        check_folder(pretrained, "WanTextEncoder.pretrained", ["umt5"], hint)
+        config = check_folder(pretrained, "WanTextEncoder.pretrained", ["umt5"], hint)
+        self.text_width: int = config.get("d_model", UMT5["d_model"])
         self.begin(dtype, pretrained=pretrained)
         self._tokenizer = self._read_tokenizer()
 

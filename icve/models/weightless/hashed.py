@@ -79,6 +79,7 @@ class HashedTextEncoder(ConfiguredModel, ModelMixin):
         super().__init__()
         if min(text_dim, pooled_dim, max_tokens) < 1:
             raise ValueError("text_dim, pooled_dim and max_tokens of HashedTextEncoder must be at least 1.")
+        self.text_width = text_dim
         # Carries device and dtype; stored because diffusers does not load a folder without a weights file.
         self.register_buffer("anchor", torch.zeros(1))
 

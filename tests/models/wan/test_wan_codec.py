@@ -115,3 +115,8 @@ def test_wrong_arguments_and_videos_are_refused(folder):
         codec.encode(torch.zeros(1, 3, 4, 64, 64))
     with pytest.raises(ValueError, match=r"WanCodec\.decode needs"):
         codec.decode(torch.zeros(1, 3, 2, 4, 4))
+
+
+def test_where_the_weights_are_absent_the_release_with_the_wanted_channels_is_counted():
+    counted = [WanCodec.count_parameters({"pretrained": "absent", "latent_channels": n}) for n in (16, 48)]
+    assert counted == [126_892_531, 704_688_668]
