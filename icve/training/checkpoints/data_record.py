@@ -14,12 +14,12 @@ from icve.runtime.storage.files import local_copy
 from icve.runtime.storage.remote_path import as_path
 
 _CHANGES = {"batch_size": "batch size", "tokens_per_batch": "tokens per batch", "num_workers": "loader workers"}
-_CHANGES |= {"transforms": "transforms"}
+_CHANGES |= {"transforms": "transforms", "references": "reference pictures", "temporal_crop": "temporal crop"}
 _PLAIN = (str, int, float, bool, list, tuple)
 
 
 def data_record(data: Any, stage: str) -> dict[str, Any]:
-    """The training manifests' content and number of rows, the batch size, the loader workers and the transforms.
+    """The training manifests' content and number of rows, and settings of what is drawn of them and how.
 
     {} on all ranks but the first, which writes `trainer.ckpt`: a manifest is read whole.
 
