@@ -88,7 +88,7 @@ def test_every_layer_of_a_transformer_has_one_name_in_every_layout():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("diffusion_model.blocks.0.self_attn.q", "there is no layer 'blocks.0.self_attn.q'"),  # Wan
+        ("diffusion_model.blocks.0.self_attn.q", "there is no layer 'blocks.0.attn1.to_q'"),  # Wan
         ("lora_unet_double_blocks_0_img_mlp_0", "there is no layer"),  # Flux
         ("transformer.transformer_blocks.7.attn.to_q", "there is no layer 'transformer_blocks.7.attn.to_q' here"),
         ("transformer.transformer_blocks.0.attn.norm_q", "there is no layer"),
