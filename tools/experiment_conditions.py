@@ -1,7 +1,7 @@
 """Do masks and reference pictures do what they say? Trains an editor in the synthetic world and measures it.
 
     python tools/experiment_conditions.py --output runs/conditions          # half an hour on two quiet cores
-    python tools/experiment_conditions.py --output /tmp/try --steps 4 --pairs 24 --edits 12     # does it run?
+    python tools/experiment_conditions.py --output runs/try --steps 4 --pairs 24 --edits 12     # does it run?
 
 The editor that ships with icve is trained on with configs/experiments/conditions.yaml: on ordinary paired edits and
 others of two kinds. It is compared with the editor as it ships, which knows no masks and references, and with --plain
