@@ -38,6 +38,7 @@ class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheM
     config: Any
     patch: tuple[int, int, int]
     gradient_checkpointing: bool
+    mask_embedder: nn.Module | None
     takes_masks: bool = False
     zero_at_first: ClassVar[tuple[str, ...]] = ()
 
@@ -54,6 +55,28 @@ class InContextTransformer(ConfiguredModel, ModelMixin, PeftAdapterMixin, CacheM
     def blank_text(self, length: int) -> TextCondition:
         """One text of so many tokens, all zero, of the shapes that it takes: for counting."""
         raise NotImplementedError
+
+    def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
+        """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
+        if any(size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)):
+            raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
+        frames, height, width = (size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
+        return frames, height, width
+
+    def mask_tokens(self, target: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """What a mask adds to the target's and the source's tokens, as the embedding gives them.
+
+        Raises:
+            ValueError: the model takes none, or there is no source of the target's size.
+        """
+        if self.mask_embedder is None:
+            if mask is not None:
+                raise ValueError("This transformer takes no mask: it was built without `masks`.")
+            return None
+        if mask is not None and (source is None or source.shape != target.shape):
+            raise ValueError("A mask needs a source of the target's size.")
+        # Also without a mask, so that its weights are a part of every step.
+        return self.mask_embedder(torch.zeros_like(target[:, :1]) if mask is None else mask)
 
 
 class Denoiser:

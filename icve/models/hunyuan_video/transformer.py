@@ -443,7 +443,7 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
         target = Grid(self.token_grid(hidden_states))
         segments = [Segment("target", target.tokens, rope=target)]
         x = self.x_embedder(hidden_states)
-        marks = self._mask_tokens(hidden_states, source_hidden_states, mask)
+        marks = self.mask_tokens(hidden_states, source_hidden_states, mask)
         if marks is not None:
             x = x + marks
         if source_hidden_states is not None:
@@ -479,16 +479,6 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
             x = layout.shards.gather(x, [segment.name for segment in segments].index("target"))
         return self.unpatchify(x, target.size)
 
-    def _mask_tokens(self, target: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        if self.mask_embedder is None:
-            if mask is not None:
-                raise ValueError("This transformer takes no mask: it was built without `masks`.")
-            return None
-        if mask is not None and (source is None or source.shape != target.shape):
-            raise ValueError("A mask needs a source of the target's size.")
-        # Also without a mask, so that its weights are a part of every step.
-        return self.mask_embedder(torch.zeros_like(target[:, :1]) if mask is None else mask)
-
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
     ) -> dict[str, Any]:
@@ -514,13 +504,6 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
 
     def named(self, output: Tensor) -> dict[str, Tensor]:
         return {"video": output}
-
-    def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
-        """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
-        if any(size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)):
-            raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
-        frames, height, width = (size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
-        return frames, height, width
 
     def unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """(B, N, C·pt·p·p), channels outermost, -> (B, C, T, h, w)."""

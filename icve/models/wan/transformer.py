@@ -281,7 +281,7 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
             ValueError: a size is no multiple of the patch, a text is longer than `text_len` or has no valid token, or
                 the text's mask is not right-padded, or `mask` does not fit the configuration.
         """
-        marks = self._mask_tokens(hidden_states, source_hidden_states, mask)
+        marks = self.mask_tokens(hidden_states, source_hidden_states, mask)
         before = 0 if prefix_hidden_states is None else self.token_grid(prefix_hidden_states)[0]
         target = Grid(self.token_grid(hidden_states), (before, 0, 0))
         segments, tokens = [], []
@@ -325,17 +325,6 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
             x = layout.shards.gather(x, [segment.name for segment in segments].index("target"))
         return self.unpatchify(x, target.size)
 
-    def _mask_tokens(self, target: Tensor, source: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """What a mask adds to the target's and the source's tokens, (B, D, t, h, w) of their grid."""
-        if self.mask_embedder is None:
-            if mask is not None:
-                raise ValueError("This transformer takes no mask: it was built without `masks`.")
-            return None
-        if mask is not None and (source is None or source.shape != target.shape):
-            raise ValueError("A mask needs a source of the target's size.")
-        # Also without a mask, so that its weights are a part of every step.
-        return self.mask_embedder(torch.zeros_like(target[:, :1]) if mask is None else mask)
-
     def arguments(
         self, x: Latents, sigma: Tensor, text: TextCondition, context: Latents, guidance: float
     ) -> dict[str, Any]:
@@ -359,13 +348,6 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
 
     def named(self, output: Tensor) -> dict[str, Tensor]:
         return {"video": output}
-
-    def token_grid(self, latents: Tensor) -> tuple[int, int, int]:
-        """Tokens along (t, h, w) of latents (B, C, T, h, w)."""
-        if any(size % patch for size, patch in zip(latents.shape[2:], self.patch, strict=True)):
-            raise ValueError(f"Latents {tuple(latents.shape)} cannot be cut into patches of {self.patch} (t, h, w).")
-        frames, height, width = (size // patch for size, patch in zip(latents.shape[2:], self.patch, strict=True))
-        return frames, height, width
 
     def unpatchify(self, tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:
         """(B, N, pt·p·p·C), channels innermost, -> (B, C, T, h, w)."""
