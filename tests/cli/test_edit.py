@@ -398,6 +398,7 @@ def test_a_folder_of_odd_names_costs_nothing(tiny_model, make_clip, tmp_path, ca
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 7
 
 
+@pytest.mark.slow
 def test_every_name_can_be_printed_in_ascii(tmp_path):
     (tmp_path / "caf\udce9 – ✓.mp4").write_bytes(b"none")
     command = [sys.executable, "-m", "icve.cli.edit", "--input", str(tmp_path), "--output", str(tmp_path / "out")]

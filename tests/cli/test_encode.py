@@ -130,6 +130,7 @@ def test_the_cache_may_be_named_in_the_configuration(tiny_yaml, tmp_path, capsys
     assert "--output is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, tmp_path, own_data):
     """With instruction dropout, edit masks on some rows and validation; the weights end up equal, too."""
     data = with_data(own_data)

@@ -27,6 +27,7 @@ def plan(tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_json_has_every_layout_and_its_parts(plan):
     status, out, _ = plan("--json", "--data.init_args.batch_size", 8)
     assert status == 0
@@ -77,6 +78,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps(plan):
     assert told["remedies"]
 
 
+@pytest.mark.slow
 def test_more_gpus_or_another_layout_are_proposed(plan):
     wide = ["--model.transformer.init_args.num_attention_heads", 16, "--model.transformer.init_args.num_layers", 12]
     wide += ["--model.transformer.init_args.attention_head_dim", 64, "--data.init_args.batch_size", 64]
@@ -105,6 +107,7 @@ def test_numbers_of_gpus_are_compared(plan):
     assert rows == ["1", "4", "16", "16 of 64"]
 
 
+@pytest.mark.slow
 def test_strategies_and_precision_are_respected(plan):
     _, out, _ = plan("--json", "--strategy", "fsdp", "deepspeed_stage_2")
     assert {layout["strategy"] for layout in json.loads(out)["layouts"]} == {"zero2", "zero3"}

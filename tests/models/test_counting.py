@@ -193,6 +193,7 @@ def test_a_reference_is_one_frame_more():
     assert 1 + 0.9 * 96 / tokens < more < (1 + 96 / tokens) ** 2
 
 
+@pytest.mark.slow
 def test_an_adapter_spares_the_gradients_of_the_weights_and_keeps_less():
     whole = count(Model, WIDE, SMALL, torch.bfloat16)
     adapted, exact = (of(Model, WIDE, SMALL, torch.bfloat16, LoRA(8)) for of in (count, run))

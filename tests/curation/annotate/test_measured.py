@@ -84,6 +84,7 @@ def test_a_zoom_is_told_from_a_pan(stage, zoom):
     assert found.scale == pytest.approx(zoom, rel=0.03)
 
 
+@pytest.mark.slow
 def test_directions_hold_for_real_pictures(stage, shared_data):
     """Windows of a real frame: all four directions and both zooms."""
     for name in ("src_squirrel.mp4", "icve_glasses.mp4"):

@@ -51,6 +51,7 @@ def never_killed():
     signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["in its last validation", "between two stages"])
 def test_a_run_told_to_stop_at_the_end_of_a_stage_does_not_begin_the_next(
     whole, curriculum, tmp_path, monkeypatch, caplog, never_killed, where
