@@ -163,6 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     made = make_data(args.output / "data", args.pairs, args.edits, args.seed, args.workers)
     off = ["--model.transformer.init_args.masks=false", "--data.init_args.references=false"]
+    off += ["--model.schedule.parts={}"]  # of the mask embedding
     arms: dict[str, tuple[Path, list[str]]] = {"conditions": (made["both"], []), "shipped": (Path(), [])}
     if args.plain:
         arms["plain"] = (made["pairs"], off)
