@@ -8,7 +8,8 @@ import pytest
 
 @pytest.fixture(scope="module")
 def tool(repository):
-    spec = importlib.util.spec_from_file_location("experiment_conditions", repository / "tools/experiment_conditions.py")
+    path = repository / "tools" / "experiment_conditions.py"
+    spec = importlib.util.spec_from_file_location("experiment_conditions", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -34,6 +35,7 @@ def test_every_editor_is_trained_and_measured(tool, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(sys, "argv", ["experiment_conditions.py", *words, "--", *options])
     tool.main()
     rows = [line for line in capsys.readouterr().out.splitlines() if "% to " in line]
-    assert [row.split("|")[1].split(",")[0].strip() for row in rows] == ["conditions"] * 6 + ["shipped"] * 2 + ["plain"] * 2
+    arms = [row.split("|")[1].split(",")[0].strip() for row in rows]
+    assert arms == ["conditions"] * 6 + ["shipped"] * 2 + ["plain"] * 2
     swapped = json.loads((tmp_path / "conditions.json").read_text())["references, swapped"]
     assert len(swapped) == 2
