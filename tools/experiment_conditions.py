@@ -13,8 +13,8 @@ with one that is trained on ordinary edits alone for as many steps. On scenes an
 - ordinary edits, without mask and reference, by all editors.
 
 An edit is right if it is strictly nearer to its true target than to the source and to the nearest wrong edits: of twins
-that of the other one and of both; of references the other picture's, the right shape in its colour, its shape in the
-right colour, and the right object elsewhere (as in icve.evaluation.synthetic). Intervals are Wilson's, 95 %.
+that of the other one and of both; of references the other picture's, all other shapes in the colours of both pictures,
+and the right object elsewhere (as in icve.evaluation.synthetic). Intervals are Wilson's, 95 %.
 What is there already is kept: the same command goes on where it stopped.
 """
 
