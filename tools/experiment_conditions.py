@@ -1,6 +1,6 @@
 """Do masks and reference pictures do what they say? Trains an editor in the synthetic world and measures it.
 
-    python tools/experiment_conditions.py --output runs/conditions          # half an hour on two quiet cores
+    python tools/experiment_conditions.py --output runs/conditions          # about an hour on two quiet cores
     python tools/experiment_conditions.py --output runs/try --steps 4 --pairs 24 --edits 12     # does it run?
 
 The editor that ships with icve is trained on with configs/experiments/conditions.yaml: on ordinary paired edits and
