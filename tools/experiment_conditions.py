@@ -1,6 +1,6 @@
 """Do masks and reference pictures do what they say? Trains an editor in the synthetic world and measures it.
 
-    python tools/experiment_conditions.py --output runs/conditions          # half an hour on two quiet cores
+    python tools/experiment_conditions.py --output runs/conditions          # about an hour on two quiet cores
     python tools/experiment_conditions.py --output runs/try --steps 4 --pairs 24 --edits 12     # does it run?
 
 The editor that ships with icve is trained on with configs/experiments/conditions.yaml: on ordinary paired edits and
@@ -13,8 +13,8 @@ with one that is trained on ordinary edits alone for as many steps. On scenes an
 - ordinary edits, without mask and reference, by all editors.
 
 An edit is right if it is strictly nearer to its true target than to the source and to the nearest wrong edits: of twins
-that of the other one and of both; of references the other picture's, the right shape in its colour, its shape in the
-right colour, and the right object elsewhere (as in icve.evaluation.synthetic). Intervals are Wilson's, 95 %.
+that of the other one and of both; of references the other picture's, all other shapes in the colours of both pictures,
+and the right object elsewhere (as in icve.evaluation.synthetic). Intervals are Wilson's, 95 %.
 What is there already is kept: the same command goes on where it stopped.
 """
 
@@ -54,7 +54,7 @@ def make_data(folder: Path, pairs: int, edits: int, seed: int, workers: int) -> 
     made: dict[str, Path] = {}
     for name, write, count, split, own in (
         ("pairs", synthesize_pairs, pairs, "train", seed + 7),
-        ("conditions", synthesize_conditions, pairs * 3, "train", seed),
+        ("conditions", synthesize_conditions, pairs, "train", seed),
         ("pairs_test", synthesize_pairs, edits, "test", seed + UNSEEN),
         ("conditions_test", synthesize_conditions, edits * 2 // 3, "test", seed + UNSEEN),
     ):
@@ -64,7 +64,7 @@ def make_data(folder: Path, pairs: int, edits: int, seed: int, workers: int) -> 
     made["both"] = folder / "both.parquet"
     rows = []
     for name in ("pairs", "conditions"):
-        for row in read_manifest(made[name])[: pairs if name == "pairs" else pairs * 3]:
+        for row in read_manifest(made[name])[:pairs]:
             kept = ("source_path", "target_path", "mask_path", "reference_path")
             paths = {key: relative_path(folder / name / row[key], folder) for key in kept if row.get(key)}
             plain = ("source_frames", "target_frames", "width", "height", "fps", "instruction", "edit_type")
@@ -152,8 +152,8 @@ def line(name: str, rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--pairs", type=int, default=1200, help="ordinary edits to train on; others: three times")
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pairs", type=int, default=5000, help="ordinary edits to train on; as many others")
     parser.add_argument("--edits", type=int, default=300, help="ordinary edits to test on; others: two thirds")
     parser.add_argument("--start", type=Path, default=EDITOR, help="run or editor to start from (the shipped one)")
     parser.add_argument("--plain", action="store_true", help="also train an editor on ordinary edits alone")
@@ -163,6 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     made = make_data(args.output / "data", args.pairs, args.edits, args.seed, args.workers)
     off = ["--model.transformer.init_args.masks=false", "--data.init_args.references=false"]
+    off += ["--model.schedule.parts={}"]  # of the mask embedding
     arms: dict[str, tuple[Path, list[str]]] = {"conditions": (made["both"], []), "shipped": (Path(), [])}
     if args.plain:
         arms["plain"] = (made["pairs"], off)

@@ -45,10 +45,11 @@ def region_from_latents(source: Tensor, target: Tensor, threshold: float) -> Ten
 def shown_mask(region: Tensor) -> Tensor:
     """What a transformer is shown of regions to change (B, 1, T, h, w) bool: float32 of the same shape.
 
-    The whole picture says nothing, and is shown as what no mask is: 0 everywhere.
+    1 inside and -1 outside, so that every token knows by itself that it is to stay, and need not look whether there is
+    a mask elsewhere. The whole picture says nothing, and is shown as what no mask is: 0 everywhere.
     """
     whole = region.flatten(1).all(1)
-    return region.float() * ~whole[:, None, None, None, None]
+    return (2.0 * region.float() - 1.0) * ~whole[:, None, None, None, None]
 
 
 def region_weight(region: Tensor, weight: float) -> Tensor:

@@ -18,8 +18,11 @@ class PictureError(ValueError):
     """A picture that cannot be used, in one sentence."""
 
 
-def read_picture(path: str | Path, behind: int = GREY) -> np.ndarray:
+def read_picture(path: str | Path, behind: int = GREY, cropped: bool = False) -> np.ndarray:
     """A still picture (H, W, 3) uint8 RGB, upright, what is transparent over this level of grey.
+
+    Args:
+        cropped: to what is not fully transparent, unless all of it is.
 
     Raises:
         PictureError: there is none, or it cannot be read.
@@ -33,6 +36,8 @@ def read_picture(path: str | Path, behind: int = GREY) -> np.ndarray:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PictureError(f"{path} cannot be read as a picture: give a PNG or JPEG file.") from error
+    if cropped:
+        picture = picture.crop(picture.getchannel("A").getbbox())
     ground = Image.new("RGBA", picture.size, (behind, behind, behind, 255))
     return np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
 
@@ -52,7 +57,9 @@ def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def read_reference(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """The reference of an edit at ``size`` (height, width), uint8 (1, *size, 3): a clip of one frame.
 
+    A transparent margin is cut off, so that what is shown fills the picture wherever it lay in it.
+
     Raises:
         PictureError: as `read_picture`.
     """
-    return letterbox(read_picture(path), size)[None]
+    return letterbox(read_picture(path, cropped=True), size)[None]

@@ -17,7 +17,8 @@ from icve.data.text_condition import TextCondition
 from icve.models.protocols import ConfiguredModel
 
 # By name, (B, C, T, h, w) each: {"video"} for ICVE. As context: "source"; "reference" (B, C, 1, h, w), and
-# "referenced" where not all samples have one, bool (B,) on the host; "mask" (B, 1, T, h, w), 1 in the region to change.
+# "referenced" where not all samples have one, bool (B,) on the host; "mask" (B, 1, T, h, w), 1 in the region to change,
+# -1 outside it, and all 0 where a sample has none.
 Latents = Mapping[str, Tensor]
 
 

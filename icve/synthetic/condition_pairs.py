@@ -47,9 +47,10 @@ _PICTURE = 64  # pixels of a reference picture's sides
 class ConditionPair:
     """One paired edit. Frames are uint8 (F, H, W, 3), the mask bool (F, H, W), True where the target differs.
 
-    Of a "reference" pair, ``reference`` is the picture, uint8 (H, W, 4) with alpha, and ``swapped`` another one, whose
-    edit is the first of the distractors. Of a "mask" pair the first distractor is the edit of the other twin, the
-    second that of both.
+    Of a "reference" pair, ``reference`` is the picture, uint8 (H, W, 4) with alpha, and ``swapped`` another one. In
+    split "test" its distractors are the edit of the swapped picture, then all other shapes in the colours of both, and
+    last the right object elsewhere. Of a "mask" pair the first distractor is the edit of the other twin, the second
+    that of both.
     """
 
     kind: str
@@ -139,18 +140,16 @@ def _referenced(rng: np.random.Generator, split: str, size: tuple[int, int, int]
         return None
     other_colour = str(rng.choice(colours))
     elsewhere = str(rng.choice([name for name in POSITIONS if name != position]))
-    wrong = [
-        Edit("add", other_shape, other_colour, position=position),  # of the swapped picture
-        Edit("add", shape, other_colour, position=position),
-        Edit("add", other_shape, colour, position=position),
-        Edit("add", shape, colour, position=elsewhere),
-    ]
-    (target, mask), *others = (render_change(scene, source, apply_edit(scene, e)) for e in (edit, *wrong))
+    swapped = Edit("add", other_shape, other_colour, position=position)
+    others = ((each, which) for which in (colour, other_colour) for each in SHAPES)
+    wrong = [e for e in (Edit("add", *look, position=position) for look in others) if e not in (edit, swapped)]
+    wrong = [swapped, *wrong, Edit("add", shape, colour, position=elsewhere)] if split == "test" else []
+    (target, mask), *clips = (render_change(scene, source, apply_edit(scene, e)) for e in (edit, *wrong))
     templates = REFERENCE_TEMPLATES["test" if split == "test" and rng.random() < 0.5 else "train"]
     words = templates[int(rng.integers(len(templates)))].format(position=position)
     pictures = picture_of(rng, shape, colour), picture_of(rng, other_shape, other_colour)
-    clips = tuple(frames for frames, _ in others)
-    return ConditionPair("reference", edit, words, source.frames, target, mask, clips, *pictures)
+    distractors = tuple(frames for frames, _ in clips)
+    return ConditionPair("reference", edit, words, source.frames, target, mask, distractors, *pictures)
 
 
 def picture_of(rng: np.random.Generator, shape: str, colour: str) -> np.ndarray:

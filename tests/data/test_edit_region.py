@@ -1,6 +1,6 @@
 import torch
 
-from icve.data.edit_region import region_from_latents, region_from_mask, region_weight
+from icve.data.edit_region import region_from_latents, region_from_mask, region_weight, shown_mask
 
 
 def test_a_latent_is_touched_when_one_of_its_pixels_is():
@@ -27,3 +27,9 @@ def test_latents_that_differ_on_average_over_channels():
     region = region_from_latents(source, target, 0.1)
     assert region.nonzero().tolist() == [[0, 0, 1, 2, 0]]
     assert region_weight(region, 4.0).unique().tolist() == [1.0, 4.0]
+
+
+def test_a_mask_says_of_every_token_whether_it_may_change_and_a_whole_one_says_nothing():
+    region = torch.ones(3, 1, 1, 1, 2, dtype=torch.bool)
+    region[0, ..., 0] = region[1] = False
+    assert shown_mask(region).flatten(1).tolist() == [[-1, 1], [-1, -1], [0, 0]]

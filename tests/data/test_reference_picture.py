@@ -30,6 +30,16 @@ def test_nothing_is_cut_off(tmp_path):
     assert read_reference(tmp_path / "wide.png", (16, 48)).shape == (1, 16, 48, 3)
 
 
+def test_a_reference_fills_the_picture_wherever_it_lay_in_its_transparent_margin(tmp_path):
+    rgba = np.zeros((30, 40, 4), np.uint8)
+    rgba[5:13, 20:28] = (250, 0, 0, 255)
+    Image.fromarray(rgba).save(tmp_path / "small.png")
+    assert (read_reference(tmp_path / "small.png", (16, 16)) == (250, 0, 0)).all()
+    assert read_picture(tmp_path / "small.png").shape == (30, 40, 3)  # a mask is not moved
+    Image.fromarray(np.zeros_like(rgba)).save(tmp_path / "nothing.png")
+    assert (read_reference(tmp_path / "nothing.png", (16, 16)) == GREY).all()
+
+
 def test_what_is_no_picture_is_named(tmp_path):
     with pytest.raises(PictureError, match=r"no picture .*none\.png"):
         read_picture(tmp_path / "none.png")

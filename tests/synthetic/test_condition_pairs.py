@@ -28,9 +28,9 @@ def test_the_words_do_not_say_what_the_picture_shows():
     assert pair.edit.shape not in pair.instruction
     assert pair.edit.colour not in pair.instruction
     assert pair.reference.shape == pair.swapped.shape == (64, 64, 4)
-    assert len(pair.distractors) == 4
+    assert len(pair.distractors) == 12  # six shapes in two colours but the right one, and one elsewhere
     clips = [pair.source, pair.target, *pair.distractors]
-    assert len({clip.tobytes() for clip in clips}) == 6
+    assert len({clip.tobytes() for clip in clips}) == 14
 
 
 def test_files_and_manifest(tmp_path):

@@ -40,7 +40,7 @@ def test_the_transformer_is_shown_the_region_and_the_reference(module):
     batch = ConditionedPairs().batch(0)
     context = context_of(module, batch)
     region = region_from_mask(batch["mask"], context["source"].shape[2:])
-    assert torch.equal(context["mask"], region.float())
+    assert torch.equal(context["mask"], 2.0 * region - 1.0)
     assert torch.equal(context["reference"], module.encode_videos(batch["reference"])[0])
     assert context["referenced"].tolist() == [True, False]
     # A mask of the whole picture says nothing, and a batch without one shows nothing.

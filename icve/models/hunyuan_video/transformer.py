@@ -412,8 +412,8 @@ class HunyuanVideoInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 are numbered from the origin, so equal grids carry equal positions.
             reference_hidden_states: (B, C, 1, h'', w'') clean latents of a picture to take looks from, modulated as the
                 source and `REFERENCE_TIME` away from it in time.
-            mask: (B, 1, T, h, w), 1 in the region to change and 0 elsewhere; for models with `masks`, and with a source
-                of the target's size. All 0 is as none.
+            mask: (B, 1, T, h, w), 1 in the region to change and -1 elsewhere, or all 0 as without one; for models with
+                `masks`, and with a source of the target's size.
             timestep: (B,) 1000·σ, in 0..1000.
             encoder_hidden_states: (B, L, Dt) text states.
             encoder_attention_mask: (B, L) 1/True on valid tokens, right-padded; None when all are. On the CPU it

@@ -266,8 +266,8 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 as Wan 2.2 is given an image. The target's frames are numbered from P on.
             reference_hidden_states: (B, C, 1, h'', w'') clean latents of a picture to take looks from, modulated as the
                 source and `REFERENCE_TIME` away from it in time.
-            mask: (B, 1, T, h, w), 1 in the region to change and 0 elsewhere; for models with `masks`, and with a source
-                of the target's size. All 0 is as none.
+            mask: (B, 1, T, h, w), 1 in the region to change and -1 elsewhere, or all 0 as without one; for models with
+                `masks`, and with a source of the target's size.
             referenced: (B,) bool, which samples have a reference; None: all. It is read: on the CPU that costs nothing.
             timestep: (B,) 1000·σ, in 0..1000.
             encoder_hidden_states: (B, L, Dt) text states, L at most `text_len`.
