@@ -45,7 +45,7 @@ from icve.training.run.launchers import cluster_environment
 from icve.training.run.paths import check_paths
 from icve.training.run.run_precision import frozen_weights_dtype, run_precision
 from icve.training.run.stage_checks import count_processes
-from icve.training.run.stage_runs import begins_anew, fit_stages, run_folder, stages_of
+from icve.training.run.stage_runs import begins_anew, bring_back, fit_stages, run_folder, stages_of
 from icve.training.run.trainer import EditTrainer
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
@@ -53,6 +53,7 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated.*|.*all_gather is deprecated.*")
 
+NOT_UPLOADED = 3  # exit status of a run that did all it had to, but could not upload all of its checkpoints
 ResumeMode = Literal["auto", "full", "weights"]
 
 
@@ -155,10 +156,11 @@ class TrainingCommand(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        named = config["ckpt_path"]
+        if self.subcommand == "fit":
+            config["ckpt_path"] = bring_back(config)
         if self.subcommand == "fit" and begins_anew(config):
-            rank_zero_info(
-                f"{config['ckpt_path']} is the run's own folder and holds no checkpoint yet: it begins anew."
-            )
+            rank_zero_info(f"{named} is the run's own folder and holds no checkpoint yet: it begins anew.")
             config["ckpt_path"] = None
         # Weights of 13 B parameters are not made up to be overwritten: the pretrained ones take their places.
         starts_elsewhere = self._get(self.config, "ckpt_path") is not None
@@ -241,13 +243,16 @@ class TrainingCommand(LightningCLI):
 
         def run_stage(command: str, own: Mapping[str, Any]) -> Trainer:
             # In a context of its own: the parser stays in it, and with it the model.
-            return copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]).trainer
+            done = copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)])
+            self.status = self.status or done.status
+            return done.trainer
 
-        self.status = fit_stages(
+        ended = fit_stages(
             yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False)),
             run_stage,
             check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),
         )
+        self.status = ended or self.status
 
     # ---- fit and validate ----------------------------------------------------------------------------------------
 
@@ -262,7 +267,10 @@ class TrainingCommand(LightningCLI):
         if trainer.max_steps < 1:
             raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
         resumed, start = self._prepare(model, ckpt_path)
+        written = [callback for callback in parts_of(trainer).callbacks if isinstance(callback, Checkpoints)]
         if start >= trainer.max_steps:
+            for callback in written:
+                callback.upload_rest(Path(trainer.default_root_dir))
             raise ValueError(
                 f"Nothing to train: {resumed} is at step {start} of stage '{model.stage}' and trainer.max_steps is "
                 f"{trainer.max_steps}; raise it, or start a new stage."
@@ -277,7 +285,7 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
         stop = next(callback for callback in parts_of(trainer).callbacks if isinstance(callback, StopOnSignal))
-        self.status = status(stop.listening.heard)
+        self.status = status(stop.listening.heard) or (0 if all(c.uploaded for c in written) else NOT_UPLOADED)
         if trainer.global_step <= start and not (trainer.interrupted or trainer.should_stop):
             raise ValueError(
                 f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "
