@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -166,14 +167,12 @@ class Uploads:
         """Upload this process's part of what the first process asks for."""
         while not self._over:
             for mark in list(self._requests.glob(f"*/.writing-{self.rank}")):
+                request = mark.parent
                 try:
-                    names = json.loads((mark.parent / "names").read_text(encoding="utf-8"))
-                    folder = self.folder / mark.parent.name
-                    hand_over(
-                        mark.parent, self.rank, lambda f=folder, n=names: self._put(f, n[self.rank :: self.world])
-                    )
+                    names = json.loads((request / "names").read_text(encoding="utf-8"))[self.rank :: self.world]
+                    hand_over(request, self.rank, partial(self._put, self.folder / request.name, names))
                 except Exception as error:  # the first process uploads what is missing, or says why it cannot
-                    log.info("A part of %s was not uploaded: %s", mark.parent.name, error)
+                    log.info("A part of %s was not uploaded: %s", request.name, error)
             time.sleep(_LOOKED_AT_EVERY)
 
     # ---- what is uploaded ----------------------------------------------------------------------------------------
