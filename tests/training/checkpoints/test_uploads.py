@@ -12,6 +12,7 @@ from icve.runtime.folder_contents import CONTENTS
 from icve.runtime.storage import remote_path
 from icve.runtime.storage.remote_path import RemoteError, RemotePath, as_path
 from icve.training.checkpoints import uploads
+from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.run_url import restore
 from icve.training.checkpoints.uploads import Uploads
 from tests.training.checkpoints.test_checkpoint_io import CONTENTS as STATE
@@ -142,8 +143,6 @@ def test_a_killed_upload_is_gone_on_from_and_not_taken_meanwhile(run, url, begin
 def test_what_is_written_again_is_uploaded_again(run, url, begin):
     running = begin()
     assert running.finish()
-    from icve.training.checkpoints.checkpoint_io import CheckpointFolders
-
     CheckpointFolders().save_checkpoint(STATE, run / "checkpoints" / "step-000002")
     running.due()
     assert running.finish()
@@ -168,17 +167,13 @@ def test_a_checkpoint_that_is_being_uploaded_is_not_chosen_for_removal(run, url,
 
 
 def test_processes_upload_their_parts(run, url, begin, monkeypatch):
-    sent, upload = {}, RemotePath.upload
-
-    def note(self, file):
-        sent.setdefault(threading.current_thread().name.partition("_")[0], []).append(self.name)
-        upload(self, file)
-
-    monkeypatch.setattr(RemotePath, "upload", note)
     asked, put = [], Uploads._put
-    monkeypatch.setattr(
-        Uploads, "_put", lambda self, f, names: (asked.append((self.rank, len(names))), put(self, f, names))
-    )
+
+    def note(self, folder, names):
+        asked.append((self.rank, len(names)))
+        put(self, folder, names)
+
+    monkeypatch.setattr(Uploads, "_put", note)
     helper = Uploads(url, run, 1, 2)
     helper.begin()
     leader = begin(0, 2)
