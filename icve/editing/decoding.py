@@ -65,11 +65,8 @@ class Decoding:
                 for message in self._decode(clip):
                     self._put(message)
             except Exception as error:
-                end = (
-                    error
-                    if isinstance(error, VideoError | RemoteError)
-                    else VideoError(clip.path, first_sentence(error))
-                )
+                known = isinstance(error, VideoError | RemoteError)
+                end = error if known else VideoError(clip.path, first_sentence(error))
             self._put(end)
             if self._stop.is_set():
                 return

@@ -17,7 +17,7 @@ from icve.models.run_folders import exported, saved_checkpoints
 from icve.models.run_names import BEST, LAST
 from icve.runtime.atomic import remove_folder, replace_link
 from icve.runtime.storage.remote_path import RemotePath, as_path
-from icve.runtime.together import together
+from icve.runtime.together import FailedTogether, together
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.uploads import Uploads
 from icve.training.validation import validate_now
@@ -97,7 +97,10 @@ class Checkpoints(Checkpoint):
         if isinstance(self.upload, RemotePath):
             place = trainer.global_rank, trainer.world_size
             uploads = Uploads(self.upload, self.folder.parent, *place, released=self._remove_old)
-            together(uploads.begin)
+            try:
+                together(uploads.begin)
+            except FailedTogether as error:
+                raise ValueError(error.reason) from error
             self._uploads = uploads
         # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
         done = batches_done(trainer)
