@@ -14,7 +14,7 @@ from icve.runtime.storage.fetched import origin_of
 from icve.runtime.storage.remote_path import as_path
 from icve.training.checkpoints.stage_record import read_stage
 from tests.s3_server import upload
-from tests.training.checkpoints.test_checkpoint_io import save, spoil
+from tests.training.checkpoints.test_checkpoint_io import save
 
 
 @pytest.fixture
@@ -90,7 +90,8 @@ def test_an_edit_takes_the_newest_exported_one_without_its_training_state(run, c
 
 
 def test_a_copy_that_was_spoilt_on_the_local_disk_is_found(run):
-    spoil(resolve_checkpoint(run) / TRAINER_FILE)
+    file = resolve_checkpoint(run) / TRAINER_FILE
+    file.write_bytes(file.read_bytes()[::-1])
     with pytest.raises(ValueError, match="is damaged"):
         resolve_checkpoint(run)
 

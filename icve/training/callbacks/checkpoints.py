@@ -144,7 +144,11 @@ class Checkpoints(Checkpoint):
 
     def upload_rest(self, run: Path) -> None:
         """Upload what a run that has ended could not, by its first process."""
-        if isinstance(self.upload, RemotePath) and rank_zero_only.rank == 0 and (run / "checkpoints").is_dir():
+        if (
+            isinstance(self.upload, RemotePath)
+            and not getattr(rank_zero_only, "rank", 0)
+            and (run / "checkpoints").is_dir()
+        ):
             uploads = Uploads(self.upload, run)
             uploads.begin()
             uploads.finish()
