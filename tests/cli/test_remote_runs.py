@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import tarfile
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from icve.cli.convert import main as convert
 from icve.cli.edit import main as edit
 from icve.cli.evaluate import main as evaluate
 from icve.cli.main import main as icve
+from icve.editing.results import ResultLog
 from icve.models.remote_runs import checkpoints_behind
 from icve.runtime.storage import remote_path
 from icve.runtime.storage.remote_path import as_path
@@ -160,21 +162,24 @@ def test_videos_and_manifests_behind_urls_are_edited_and_measured(s3, tiny_model
     for seed, name in enumerate(("a.mp4", "b.mp4")):
         make_clip(name, seed=seed).rename(folder / name)
     (folder / "notes.txt").write_text("no video")
-    rows = [{"source_path": name, "target_path": name, "instruction": "remove it"} for name in ("a.mp4", "gone.mp4")]
+    with tarfile.open(folder / "clips.tar", "w") as archive:
+        archive.add(folder / "b.mp4", "b.mp4")
+    names = ("a.mp4", "gone.mp4", "clips.tar/b.mp4")
+    rows = [{"source_path": name, "target_path": name, "instruction": "remove it"} for name in names]
     (folder / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     url = upload(folder, f"memory://{tmp_path.name}/clips")
     model = upload(tiny_model, f"memory://{tmp_path.name}/model")
     words = ["--model", model, "--steps", "1", "--output", str(tmp_path / "out")]
     assert edit([*words, "--input", url, "--instruction", "remove it"]) == 0
-    assert "1 file is left out. no suffix of a video: 1 (edits.jsonl" not in capsys.readouterr().err
+    assert "3 files are left out. no suffix of a video: 3 (clips.tar, edits.jsonl" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"a.mp4", "b.mp4"}
     assert edit([*words, "--input", url, "--instruction", "remove it"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["kept"] == 2
     words[-1] = str(tmp_path / "table")
     assert edit([*words, "--input", f"{url}/edits.jsonl"]) == 3
-    failed = json.loads((tmp_path / "table" / "results.jsonl").read_text().splitlines()[0])
-    assert "gone.mp4 cannot be decoded" in failed["error"]
+    errors = {row["source"]: row["error"] for row in ResultLog(tmp_path / "table").read().values()}
+    assert "gone.mp4 cannot be decoded" in errors.pop("gone.mp4")
+    assert errors == {"a.mp4": None, "clips.tar/b.mp4": None}
     results = str(tmp_path / "table" / "results.jsonl")
     evaluate(["run", "preservation", "--results", results, "--reference", f"{url}/edits.jsonl"])
-    measured = json.loads((tmp_path / "table" / "metrics.json").read_text())
-    assert measured
+    assert json.loads((tmp_path / "table" / "metrics.json").read_text())

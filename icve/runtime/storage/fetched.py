@@ -45,8 +45,10 @@ def fetch_folder(
     Raises:
         DamagedCopy: a file has other bytes than its checksum says.
         RemoteError: the server does not give a file, or gives another one by now.
-        ValueError: there is no room for it.
+        ValueError: there is no room for it, or a name leads out of the folder.
     """
+    if outside := next((name for name in files if ".." in Path(name).parts or Path(name).is_absolute()), None):
+        raise ValueError(f"{source} has a file named {outside}, which leads out of the folder: rename or remove it.")
     with locked(target.parent / ".fetch.lock"):
         if _is_whole(target, files):
             return target

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _BEGUN = "uploading.json"  # contents.json of a checkpoint whose upload has not ended: what of it is there can stay
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0  # seconds between attempts, twice as many each time
 _LAST_ATTEMPTS = 3  # at the end of the run
-_THREADS = 4  # files at the same time
+_THREADS, _LARGE = 4, 1 << 24  # files at the same time, but one of more bytes alone
 _LOOKED_AT_EVERY = 0.2  # seconds
 
 
@@ -242,8 +242,11 @@ class Uploads:
 
     def _put(self, folder: Path, names: Sequence[str]) -> None:
         remote = self.url / "checkpoints" / folder.name
+        large = [name for name in names if (folder / name).stat().st_size > _LARGE]
         with ThreadPoolExecutor(_THREADS, "upload") as pool:
-            list(pool.map(lambda name: (remote / name).upload(folder / name), names))
+            list(pool.map(lambda name: (remote / name).upload(folder / name), [n for n in names if n not in large]))
+        for name in large:  # of one many parts are in memory
+            (remote / name).upload(folder / name)
 
     def _upload_small_files(self) -> None:
         """The configuration, and what it ran with; of a stage, the record of its curriculum too."""

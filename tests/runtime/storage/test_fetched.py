@@ -87,6 +87,12 @@ def test_a_file_that_is_replaced_meanwhile_is_not_taken(folder, tmp_path, monkey
         fetch_folder(folder, {"config.json": listed_states(folder)["config.json"]}, tmp_path / "copies" / "model")
 
 
+def test_a_name_that_leads_out_of_the_folder_is_refused(folder, tmp_path):
+    files = {"../config.json": listed_states(folder)["config.json"]}
+    with pytest.raises(ValueError, match=r"a file named \.\./config\.json, which leads out of the folder"):
+        fetch_folder(folder, files, tmp_path / "copies" / "model")
+
+
 def test_no_room_is_said_before_anything_is_copied(folder, monkeypatch):
     monkeypatch.setattr(fetched.shutil, "disk_usage", lambda place: SimpleNamespace(free=100))
     with pytest.raises(ValueError, match=r"cannot be copied into .* 0\.0 free\): free space there, or name another"):
