@@ -94,9 +94,10 @@ def test_killed_while_it_uploads_it_goes_on_elsewhere_from_what_is_whole(
     assert fit(tiny_yaml, tmp_path / "whole") == 0
     url = bucket("killed")
     set_upload(tiny_yaml, url)
+    assert fit(tiny_yaml, tmp_path / "first", "--trainer.max_steps", 2) == 0
     held = "step-000004/state"  # what is asked for there is answered with an error
     s3.refused = held
-    process = watched(start(tiny_yaml, "--trainer.default_root_dir", tmp_path / "first"))
+    process = watched(start(tiny_yaml, "--trainer.default_root_dir", tmp_path / "first", "--ckpt_path", url))
     deadline = time.monotonic() + 100
     while not any(held in path for _, path, _ in s3.log):
         assert process.poll() is None, process.stderr.read()

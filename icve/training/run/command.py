@@ -23,6 +23,7 @@ from icve.models.lora import adapted_weights
 from icve.models.run_folders import names_itself, resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
+from icve.runtime.storage.fetched import origin_of
 from icve.runtime.text_files import not_utf8
 from icve.runtime.threads import share_quota
 from icve.training.callbacks.attention_kernel import AttentionKernel
@@ -319,16 +320,16 @@ class TrainingCommand(LightningCLI):
         checkpoint = self._resolved(ckpt_path)
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
             folders.fall_back = not names_itself(ckpt_path)
-        saved = read_stage(checkpoint)
+        saved, shown = read_stage(checkpoint), origin_of(checkpoint)
         if mode == "full" and saved is None:
-            raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
+            raise ValueError(f"{shown} holds weights only and cannot be resumed: use --resume_mode weights.")
         if saved is None or not self._resumes(saved, model.stage):
             self._take_weights(model, checkpoint)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
-            rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
+            rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {shown}{origin}.")
             model.add_adapter(checkpoint)
             return None, 0
-        rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
+        rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {shown}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
         if changes := data_changes(saved["data"], self.datamodule, model.stage):
@@ -337,7 +338,7 @@ class TrainingCommand(LightningCLI):
         if (weights is None) != (model.start.lora is None):
             kinds = ("an adapter", "whole weights") if weights is not None else ("whole weights", "an adapter")
             raise ValueError(
-                f"{checkpoint} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.start.lora as "
+                f"{shown} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.start.lora as "
                 "then, or start another stage."
             )
         if weights is None:
