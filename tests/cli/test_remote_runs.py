@@ -74,8 +74,9 @@ def test_a_run_goes_on_from_its_bucket_on_an_empty_disk(s3, tiny_yaml, tiny_mani
     assert state(tmp_path / "second") == state(tmp_path / "whole")
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000006"]
     # Another stage starts from it, and an editor is made and edits with it.
-    assert fit(tiny_yaml, tmp_path / "next", "--model.stage", "next", "--ckpt_path", url, "--trainer.max_steps", 1) == 2
-    assert f"{url} holds checkpoints of another run" in capsys.readouterr().err
+    set_upload(tiny_yaml, url.parent / "next")
+    assert fit(tiny_yaml, tmp_path / "next", "--model.stage", "next", "--ckpt_path", url, "--trainer.max_steps", 1) == 0
+    assert f"from the weights in {url}/checkpoints/step-000006 of stage 'tiny', step 6" in capsys.readouterr().err
     assert convert(["editor", "--input", str(url), "--output", str(tmp_path / "editor")]) == 0
     clip = upload(tiny_manifest.parent, "s3://resumed/clips")
     words = ["--model", str(url), "--output", str(tmp_path / "out"), "--instruction", "remove it"]

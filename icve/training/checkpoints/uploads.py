@@ -82,7 +82,8 @@ class Uploads:
             if self.world > 1:
                 self._requests.mkdir(parents=True, exist_ok=True)
             self.due()
-        threading.Thread(target=self._lead if self.rank == 0 else self._help, name="upload", daemon=True).start()
+        self.thread = threading.Thread(target=self._help if self.rank else self._lead, name="upload", daemon=True)
+        self.thread.start()
 
     def due(self) -> None:
         """Something has changed in the run's folder."""

@@ -126,7 +126,10 @@ def test_a_killed_upload_is_gone_on_from_and_not_taken_meanwhile(run, url, begin
         upload(self, file)
 
     monkeypatch.setattr(RemotePath, "upload", stop)
-    assert not begin().finish()
+    killed = begin()
+    assert not killed.finish()
+    killed.end()
+    killed.thread.join(20)
     assert "trainer.ckpt" in before
     assert steps(url) == []
     (url / "checkpoints" / "step-000002" / "trainer.ckpt").unlink()
