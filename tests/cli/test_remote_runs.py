@@ -55,13 +55,14 @@ def state(run):
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_run_goes_on_from_its_bucket_on_an_empty_disk(s3, tiny_yaml, tiny_manifest, tmp_path, capsys):
+def test_a_run_goes_on_from_its_bucket_on_an_empty_disk(s3, tiny_yaml, tiny_manifest, tmp_path, caplog):
+    caplog.set_level("INFO")
     assert fit(tiny_yaml, tmp_path / "whole", "--trainer.max_steps", 6) == 0
     url = bucket("resumed")
     set_upload(tiny_yaml, url, keep_last=1, asynchronous=True)
     same = ["--trainer.max_steps", 6, "--ckpt_path", url]
     assert fit(tiny_yaml, tmp_path / "first", "--trainer.max_steps", 4, "--ckpt_path", url) == 0
-    said = capsys.readouterr().err
+    said = caplog.text
     assert f"{url} is the run's own folder and holds no checkpoint yet" in said
     assert f"All checkpoints are uploaded to {url}." in said
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000004"]
@@ -69,14 +70,14 @@ def test_a_run_goes_on_from_its_bucket_on_an_empty_disk(s3, tiny_yaml, tiny_mani
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     (url / "checkpoints" / "step-000006" / "trainer.ckpt").upload(tiny_yaml)  # of an upload that was killed
     assert fit(tiny_yaml, tmp_path / "second", *same) == 0
-    assert "resumes at step 4" in capsys.readouterr().err
+    assert "resumes at step 4" in caplog.text
     assert steps(tmp_path / "second") == steps(tmp_path / "whole")[len(steps(tmp_path / "whole")) // 6 * 4 :]
     assert state(tmp_path / "second") == state(tmp_path / "whole")
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000006"]
     # Another stage starts from it, and an editor is made and edits with it.
     set_upload(tiny_yaml, url.parent / "next")
     assert fit(tiny_yaml, tmp_path / "next", "--model.stage", "next", "--ckpt_path", url, "--trainer.max_steps", 1) == 0
-    assert f"from the weights in {url}/checkpoints/step-000006 of stage 'tiny', step 6" in capsys.readouterr().err
+    assert f"from the weights in {url}/checkpoints/step-000006 of stage 'tiny', step 6" in caplog.text
     assert convert(["editor", "--input", str(url), "--output", str(tmp_path / "editor")]) == 0
     clip = upload(tiny_manifest.parent, "s3://resumed/clips")
     words = ["--model", str(url), "--output", str(tmp_path / "out"), "--instruction", "remove it"]
@@ -89,9 +90,8 @@ def test_a_run_goes_on_from_its_bucket_on_an_empty_disk(s3, tiny_yaml, tiny_mani
 @pytest.mark.slow
 @pytest.mark.multiprocess
 @pytest.mark.timeout(240)
-def test_killed_while_it_uploads_it_goes_on_elsewhere_from_what_is_whole(
-    s3, tiny_yaml, watched, tmp_path, monkeypatch, capsys
-):
+def test_killed_while_it_uploads_it_goes_on_elsewhere_from_what_is_whole(s3, tiny_yaml, watched, tmp_path, caplog):
+    caplog.set_level("INFO")
     assert fit(tiny_yaml, tmp_path / "whole") == 0
     url = bucket("killed")
     set_upload(tiny_yaml, url)
@@ -111,11 +111,12 @@ def test_killed_while_it_uploads_it_goes_on_elsewhere_from_what_is_whole(
     assert any("step-000004" in name for name in url.listing())
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000002"]
     assert fit(tiny_yaml, tmp_path / "second", "--ckpt_path", url) == 0
-    assert "resumes at step 2" in capsys.readouterr().err
+    assert "resumes at step 2" in caplog.text
     assert state(tmp_path / "second") == state(tmp_path / "whole")
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000004", "step-000002"]
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_ends_no_training_and_the_next_command_makes_up_for_it(
     s3, tiny_yaml, tmp_path, monkeypatch, capsys
 ):
@@ -143,12 +144,16 @@ def test_a_server_that_dies_ends_no_training_and_the_next_command_makes_up_for_i
     assert [folder.name for folder, _ in checkpoints_behind(url)] == ["step-000002"]
 
 
-def test_runs_and_results_are_written_to_local_folders(s3, tiny_yaml, tmp_path, capsys):
+@pytest.mark.slow
+def test_runs_are_written_to_local_folders(s3, tiny_yaml, tmp_path, capsys):
     assert fit(tiny_yaml, "s3://bucket/run") == 2
     assert "name a local folder for the run, and give the URL to Checkpoints as `upload`" in capsys.readouterr().err
     set_upload(tiny_yaml, tmp_path)
     assert fit(tiny_yaml, tmp_path / "run") == 2
     assert "is on a local disk: give the URL of a store" in capsys.readouterr().err
+
+
+def test_results_are_written_to_local_folders(capsys):
     for command, words in (
         (edit, ["--input", "a.mp4", "--instruction", "x", "--output", "s3://bucket/out"]),
         (convert, ["weights", "--input", "a", "--output", "s3://bucket/out"]),
