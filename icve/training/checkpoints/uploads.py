@@ -96,7 +96,7 @@ class Uploads:
         self._finished += 1
         mark = self._requests / f"finished-{self._finished}"
         if self.rank:
-            while not mark.exists() and self.folder.is_dir():
+            while self._requests.is_dir() and not mark.exists():
                 time.sleep(_LOOKED_AT_EVERY)
             return True  # the first process says what is not
         self.due()
@@ -130,6 +130,8 @@ class Uploads:
         with self._changed:
             self._over = True
             self._changed.notify_all()
+        if self.rank == 0:
+            shutil.rmtree(self._requests, ignore_errors=True)
 
     # ---- in the threads ------------------------------------------------------------------------------------------
 
