@@ -23,6 +23,7 @@ class S3Server:
         log: (method, path, range header) of every request.
         failures: what the next requests get, in turn: "503", "403", or "cut" for half of the body.
         failing: what all requests get.
+        refused: a part of the paths that get "503".
         sent: bytes of bodies sent.
     """
 
@@ -33,6 +34,7 @@ class S3Server:
         self.log: list[tuple[str, str, str]] = []
         self.failures: list[str] = []
         self.failing: str | None = None
+        self.refused: str | None = None
         self.sent = 0
         self._app = DomainDispatcherApplication(create_backend_app)
         logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -43,7 +45,8 @@ class S3Server:
 
     def _answer(self, environ, start_response):
         self.log.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("HTTP_RANGE", "")))
-        failure = self.failing or (self.failures.pop(0) if self.failures else None)
+        refused = "503" if self.refused and self.refused in environ["PATH_INFO"] else None
+        failure = self.failing or refused or (self.failures.pop(0) if self.failures else None)
         if failure in ("503", "403"):
             body = _SLOW if failure == "503" else _REFUSED
             start_response(
@@ -59,7 +62,7 @@ class S3Server:
         """Forget what was asked, and fail no more."""
         self.log.clear()
         self.failures.clear()
-        self.failing, self.sent = None, 0
+        self.failing, self.refused, self.sent = None, None, 0
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from icve.models.families import export_formats
 from icve.runtime.printable import forgive_output
+from icve.runtime.storage.remote_path import refuse_url
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +27,8 @@ EPILOG = """examples:
   icve convert editor --input runs/editor/sft --output runs/editor/model
 
 Inputs are recognised: folders of diffusers and of the models' own layouts, .safetensors and .pt files, runs and their
-checkpoints (the averaged weights), adapters of any known layout (docs/checkpoints.md). What is written appears whole or
-not at all.
+checkpoints (the averaged weights), adapters of any known layout (docs/checkpoints.md), behind URLs too. What is written
+appears whole or not at all.
 
 exit status: 0 done; 2 wrong arguments, or an input that cannot be used
 """
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [re.sub("^--[^=]+", lambda option: option[0].replace("_", "-"), word) for word in words]
     arguments = build_parser().parse_args(words)
     try:
+        refuse_url("--output", arguments.output)
         print(arguments.run(arguments))
     except (OSError, ValueError) as error:
         print(f"icve convert: {error}", file=sys.stderr)
@@ -110,11 +112,12 @@ def _vae(arguments: argparse.Namespace) -> str:
     from icve.models.families import FAMILIES
     from icve.models.family import located
     from icve.models.loading import byte_count
+    from icve.models.remote_runs import on_disk
 
     _refuse_full(arguments.output)
     limit = None if arguments.max_shard_size is None else byte_count(arguments.max_shard_size)
     *others, last = [family.convert_codec for family in FAMILIES if family.convert_codec is not None]
-    options = arguments.input, arguments.output, _dtype(arguments.dtype), limit
+    options = on_disk(arguments.input), arguments.output, _dtype(arguments.dtype), limit
     for convert in others:
         with contextlib.suppress(ValueError):  # another family's
             return _written(arguments.output, located(convert)(*options))

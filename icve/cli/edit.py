@@ -38,6 +38,7 @@ EPILOG = """examples:
 
 A manifest has an instruction per row: source_path, instruction and, if wanted, id, seed, source_start, source_frames,
 mask_path, reference_path.
+Inputs, masks, references and models may be URLs, as s3://bucket/clips; results are written to a local folder.
 Every item becomes OUTPUT/<id>.mp4 and a line of OUTPUT/results.jsonl. The same command again edits what is missing,
 failed or changed; several processes may share a manifest and an output folder with --shard 1/n ... n/n.
 
@@ -118,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `icve edit`; the first process prints a summary as one line of JSON, and all return the exit status."""
     from icve.editing.processes import LostProcess, joined
+    from icve.runtime.storage.remote_path import RemoteError
     from icve.runtime.together import FailedTogether
 
     set_up_threads()
@@ -142,6 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reports or met:
             print(f"icve edit: {error}", file=sys.stderr)
         return USAGE
+    except RemoteError as error:
+        print(f"icve edit: {error} The same command goes on from here.", file=sys.stderr)
+        return FAILED
     except LostProcess as error:
         print(f"icve edit: {error}", file=sys.stderr)
         return FAILED
@@ -156,8 +161,10 @@ def _run(arguments: argparse.Namespace, processes: Processes) -> int:
     from icve.editing.estimate import print_estimate
     from icve.editing.items import shard
     from icve.editing.options import usable
+    from icve.runtime.storage.remote_path import refuse_url
     from icve.runtime.together import gather, together
 
+    refuse_url("--output", arguments.output)
     output = Path(arguments.output)
     items, left_out = together(
         lambda: _read_input(arguments, output) if processes.leads else ([], {}), processes.everybody
@@ -219,6 +226,7 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
 
     from icve.editing.editors import checked_device, load_editor, resolve_model_folder, shipped_editor
     from icve.editing.released import released_editor
+    from icve.models.remote_runs import on_disk
 
     def say(line: str) -> None:
         if processes.rank == 0:
@@ -226,7 +234,7 @@ def _load(arguments: argparse.Namespace, processes: Processes) -> tuple[EditPipe
 
     logging.disable_progress_bar()  # of diffusers, for every folder it opens
     if arguments.transformer:
-        parts = [Path(arguments.transformer), Path(arguments.base)]
+        parts = [on_disk(arguments.transformer, editor=True), on_disk(arguments.base)]
         device = checked_device(processes.device)
         pipeline = released_editor(parts[0], parts[1], device, arguments.precision, processes.world, say)
     else:

@@ -11,6 +11,7 @@ from typing import Any
 
 from icve.data.media.media_paths import refuse_foreign
 from icve.runtime.printable import forgive_output
+from icve.runtime.storage.remote_path import as_path, refuse_url
 
 EPILOG = """examples:
   icve synthesize pairs --seed 5000 --count 60 --output runs/truth
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "command"}
     try:
         refuse_foreign([value for value in options.values() if isinstance(value, str)])
+        for name in ("results", "output", "report"):
+            refuse_url(f"--{name}", options.get(name) or "")
         return (run_suite if arguments.command == "run" else evaluate_synthetic)(**options)
     except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
@@ -159,5 +162,5 @@ def load_codec(folder: Path) -> Any:
 
 def _manifest_path(path: str) -> Path:
     """A manifest, also by the folder that `icve synthesize` made."""
-    inside = Path(path) / "manifest.parquet"
-    return inside if inside.is_file() else Path(path)
+    inside = as_path(path) / "manifest.parquet"
+    return inside if inside.is_file() else as_path(path)

@@ -19,7 +19,14 @@ from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
 from icve.data.manifest import ManifestError, RejectedRow, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
-from icve.data.media.video_folders import VIDEO_SUFFIXES, broken_link, find_videos, is_video, left_out_text
+from icve.data.media.video_folders import (
+    VIDEO_SUFFIXES,
+    broken_link,
+    find_videos,
+    is_video,
+    left_out_text,
+    named_videos,
+)
 from icve.runtime.atomic import whole_file
 from icve.runtime.locks import locked
 from icve.runtime.printable import as_text, is_text
@@ -147,12 +154,8 @@ def _remote_videos(path: RemotePath) -> Inputs | None:
         states = listed_files(path)
     except FileNotFoundError:
         return None
-    left_out = {
-        name: "hidden file" if any(part.startswith(".") for part in name.split("/")) else "no suffix of a video"
-        for name in states
-        if "/." in f"/{name}" or Path(name).suffix.lower() not in VIDEO_SUFFIXES
-    }
-    listed = {name: state for name, state in states.items() if name not in left_out}
+    found = named_videos(states)
+    listed, left_out = {name: states[name] for name in found.videos}, found.left_out
     if listed:
         return Inputs(path, list(listed), left_out=left_out, listed=listed)
     if any(name.lower().endswith(".parquet") for name in left_out):

@@ -20,6 +20,7 @@ from icve.data.latent_grid import LatentGrid
 from icve.data.masks import read_mask
 from icve.data.reference_picture import read_reference
 from icve.editing.windows import ASPECT_TOLERANCE
+from icve.runtime.storage.remote_path import RemoteError
 
 
 def fitted_mask(
@@ -84,10 +85,12 @@ def regions_of(
 def _read(path: Path, start: int, count: int) -> np.ndarray:
     try:
         return read_mask(path, np.arange(start, start + count))
+    except RemoteError:
+        raise
     except OSError as error:
         raise ValueError(str(error)) from error
 
 
 def reference_of(path: Path, size: tuple[int, int]) -> Tensor:
-    """A reference picture as a clip of one frame, uint8 (3, 1, *size). Raises ValueError where it cannot be read."""
+    """A reference picture as a clip of one frame, uint8 (3, 1, *size). Raises ValueError, RemoteError."""
     return torch.from_numpy(read_reference(path, size)).permute(3, 0, 1, 2).contiguous()

@@ -15,6 +15,7 @@ from icve.data.media.video import VideoError, iterate_frames
 from icve.editing.editors import first_sentence
 from icve.editing.items import Item
 from icve.editing.jobs import Clip, Progress
+from icve.runtime.storage.remote_path import RemoteError
 
 _WINDOWS_AHEAD = 32  # decoded and not yet encoded
 
@@ -64,7 +65,8 @@ class Decoding:
                 for message in self._decode(clip):
                     self._put(message)
             except Exception as error:
-                end = error if isinstance(error, VideoError) else VideoError(clip.path, first_sentence(error))
+                known = isinstance(error, VideoError | RemoteError)
+                end = error if known else VideoError(clip.path, first_sentence(error))
             self._put(end)
             if self._stop.is_set():
                 return

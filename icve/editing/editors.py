@@ -23,14 +23,17 @@ def shipped_editor() -> Path:
 def resolve_model_folder(path: str | os.PathLike) -> Path:
     """The folder that holds `model_index.json`: `path` itself (model or checkpoint folder) or a run's last checkpoint.
 
+    What is behind a URL is copied to the local disk.
+
     Raises:
         FileNotFoundError: if there is none.
         ValueError: the run's checkpoints are damaged.
     """
+    from icve.models.remote_runs import on_disk
     from icve.models.run_folders import inside_run
     from icve.models.weight_files import foreign_format
 
-    path = Path(path)
+    path = on_disk(path, editor=True)
     if path.is_file():
         raise FileNotFoundError(
             foreign_format(path)

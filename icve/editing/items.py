@@ -15,12 +15,11 @@ from typing import Any
 from icve.data.manifest import ManifestError, RejectedRow, Row, parquet_parts, read_manifest, resolve_path
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.still_picture import is_picture
-from icve.data.media.video_folders import broken_link, find_videos, left_out_text
+from icve.data.media.video_folders import broken_link, find_videos, left_out_text, named_videos
 from icve.data.tables import SUFFIXES
 from icve.runtime.printable import is_text
 from icve.runtime.process_pools import parse_shard
-from icve.runtime.storage.files import is_plain
-from icve.runtime.storage.remote_path import is_url
+from icve.runtime.storage.remote_path import RemotePath, as_path
 
 CONDITIONS = ("mask", "reference")  # files that an item may have beside its video
 
@@ -67,7 +66,7 @@ def read_items(
     """Items of an input.
 
     Args:
-        source: a video or picture file; a folder of videos (subfolders too, see
+        source: a video or picture file, also behind a URL; a folder of videos (subfolders too, see
             :mod:`icve.data.media.video_folders`); or a manifest (a table that :mod:`icve.data.tables` reads, or a
             folder of Parquet parts) with the columns ``source_path`` and ``instruction``, optionally ``id``, ``seed``,
             ``source_start``, ``source_frames``, ``mask_path`` and ``reference_path``.
@@ -80,11 +79,9 @@ def read_items(
     Raises:
         ItemError: there is nothing to edit, the instruction is missing or given twice, or a file does not exist.
         ManifestError: the manifest cannot be read.
+        RemoteError: a server does not say what there is.
     """
-    for given in (source, root):
-        if given is not None and is_url(given):
-            raise ItemError(f"icve edit reads local files, and {given} is a URL: copy what is to be edited first.")
-    path = Path(source)
+    path = as_path(source)
     if instruction is not None and not instruction.strip():
         raise ItemError("The instruction is empty: say what to change.")
     if not path.exists():
@@ -93,7 +90,7 @@ def read_items(
             or f"The input {source} does not exist: give a video, a folder of videos or a manifest."
         )
     for name, file in (("mask", mask), ("reference", reference)):
-        if file is not None and not Path(file).is_file():
+        if file is not None and not as_path(file).is_file():
             raise ItemError(f"The {name} {file} does not exist: give a file that does.")
     left_out: dict[str, str] = {}
     if path.suffix.lower() in SUFFIXES or (path.is_dir() and parquet_parts(path)):
@@ -102,7 +99,7 @@ def read_items(
         if instruction is None:
             raise ItemError(f"{path} needs an --instruction: say what to change.")
         items, left_out = _file_items(path, instruction.strip(), seed, exclude)
-    masks, references = (None if file is None else Path(file) for file in (mask, reference))
+    masks, references = (None if file is None else as_path(file) for file in (mask, reference))
     if masks or references:
         items = [replace(i, mask=i.mask or masks, reference=i.reference or references) for i in items]
     return Items(_named(items), left_out)
@@ -156,8 +153,6 @@ def _row_item(row: Row, root: Path, instruction: str | None, seed: int) -> Item:
         try:
             file = resolve_path(root, shown)
             given = {name: resolve_path(root, row[f"{name}_path"]) for name in CONDITIONS if row.get(f"{name}_path")}
-            if not all(map(is_plain, (file, *given.values()))):
-                problem = f"{file} lies in a tar file or behind a URL: copy it to a folder, to edit it."
         except ManifestError as error:
             problem = str(error)
     own = row.get("seed")
@@ -193,7 +188,10 @@ def _file_items(
     """Items of a video or of a folder's, and why the other files of the folder are none."""
     if path.is_file():
         return [Item(path.stem, "", path, str(path), instruction, seed)], {}
-    found = find_videos(path, None if exclude is None or Path(exclude).resolve() == path.resolve() else exclude)
+    if isinstance(path, RemotePath):
+        found = named_videos(path.listing())
+    else:
+        found = find_videos(path, None if exclude is None or Path(exclude).resolve() == path.resolve() else exclude)
     if not found.videos:
         raise ItemError(f"There is no video in {path}. {left_out_text(found.left_out)}".rstrip())
     stems = Counter(PurePosixPath(name).with_suffix("").as_posix() for name in found.videos)

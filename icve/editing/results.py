@@ -15,6 +15,9 @@ from icve.editing.jobs import Outcome, Settings
 from icve.runtime.atomic import fsync, write_text
 from icve.runtime.locks import locked
 from icve.runtime.printable import json_line, json_lines
+from icve.runtime.storage.fetched import origin_of
+from icve.runtime.storage.files import file_state
+from icve.runtime.storage.remote_path import RemotePath
 
 
 class ResultLog:
@@ -67,10 +70,16 @@ def item_key(item: Item, settings: Settings, model: str) -> str:
 
 def _as_it_is(file: Path | None) -> list[Any]:
     try:
-        stat = os.stat(file or "")
-        return [str((file or Path()).resolve()), stat.st_size, stat.st_mtime_ns]
+        size, modified = file_state(file or "")
+        return [str((file or Path()).resolve()), size, modified]
     except OSError:
         return [str(file), None, None]
+
+
+def _named(part: Path) -> Path:
+    """A model's folder as others find it: what was copied from a URL is at that URL."""
+    origin = origin_of(part)
+    return origin if isinstance(origin, RemotePath) else part
 
 
 def is_done(item: Item, known: dict, keys: dict, settings: Settings, output: Path) -> bool:
@@ -89,7 +98,7 @@ def remove_result(path: Path) -> None:
 def result_row(outcome: Outcome, settings: Settings, parts: list[Path], key: str) -> dict[str, Any]:
     """The line of an item; ``parts`` are the model's folders."""
     item, clip = outcome.item, outcome.clip
-    used = {"model": str(parts[0]), **settings.sampling, "window": settings.window, "size": settings.size}
+    used = {"model": str(_named(parts[0])), **settings.sampling, "window": settings.window, "size": settings.size}
     row: dict[str, Any] = {
         "id": item.id,
         "source": item.shown_source,

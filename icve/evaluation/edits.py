@@ -16,6 +16,8 @@ from icve.data.media.png_frames import iterate_png_frames
 from icve.data.media.video import read_frames, resize_crop
 from icve.editing.results import ResultLog
 from icve.runtime.printable import json_lines
+from icve.runtime.storage.files import file_state
+from icve.runtime.storage.remote_path import as_path
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,14 @@ class Edit:
 
     def _clip(self, role: str, size: tuple[int, int]) -> np.ndarray:
         path = self.row[f"{role}_path"]
-        file = Path(path) if self.root is None else resolve_path(self.root, path)
-        if not file.is_file():
+        file = as_path(path) if self.root is None else resolve_path(self.root, path)
+        try:
+            file_state(file)
+        except (FileNotFoundError, IsADirectoryError) as error:
             advice = "check the root of its manifest"
             if self.root is None:
                 advice = "give --reference, or run this in the folder that it is relative to"
-            raise ValueError(f"Its {role} {path} is not there: {advice}.")
+            raise ValueError(f"Its {role} {path} is not there: {advice}.") from error
         return read_frames(
             file, start=self.row.get(f"{role}_start") or 0, count=self.row.get(f"{role}_frames"), size=size
         )

@@ -21,6 +21,7 @@ from icve.data.identity import files_digest
 from icve.models.protocols import ConfiguredModel
 from icve.models.weight_files import index_tensors, read_json
 from icve.runtime.atomic import new_folder, write_text
+from icve.runtime.storage.remote_path import is_url
 
 Precision = Literal["float16", "bfloat16", "float32"]
 
@@ -204,8 +205,10 @@ def check_folder(folder: str | os.PathLike, owner: str, models: Sequence[str], h
 
     Raises:
         FileNotFoundError: no such folder, or one without config.json or weights.
-        ValueError: of another model, or damaged.
+        ValueError: of another model, damaged, or behind a URL.
     """
+    if is_url(folder):
+        raise ValueError(f"{owner} is {folder}, a URL: copy the folder to a disk, and give {hint}, as it is there.")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"{owner}: the folder '{folder}' does not exist; give {hint}.")

@@ -15,10 +15,12 @@ from icve.models.families import arguments_of, export_formats, family_of, recogn
 from icve.models.family import Base, Family, Rename
 from icve.models.licences import bases_of, read_bases, write_bases
 from icve.models.lora import ADAPTED, adapted_weights, fuse_adapter
+from icve.models.remote_runs import on_disk
 from icve.models.run_folders import exported, inside_run
 from icve.models.state_ranges import RangesShard, has_ranges
 from icve.models.weight_files import read_json
 from icve.runtime.atomic import new_folder
+from icve.runtime.storage.remote_path import as_path
 
 
 def load_transformer(
@@ -42,7 +44,7 @@ def load_transformer(
     there, one shard. Of a checkpoint that was not exported, the weights come from the training state.
 
     Args:
-        folder_or_file: where the weights are.
+        folder_or_file: where the weights are, also a URL (:mod:`icve.models.remote_runs`).
         device: where the model is built.
         dtype: what its weights become; None keeps what is stored.
         ema: of a `.pt` file with both trained ("module") and averaged ("ema") weights take the averaged ones. By
@@ -61,7 +63,7 @@ def load_transformer(
         ValueError: a damaged file, a DeepSpeed checkpoint, tensors that are not finite or no floating point numbers,
             or weights that do not fit the configuration: the first mismatching keys are named, and the likely cause.
     """
-    path = _locate(Path(folder_or_file), exact)
+    path = _locate(folder_or_file, exact)
     if (weights := adapted_weights(path)) is not None:
         options: dict[str, Any] = {"device": device, "dtype": dtype, "ema": ema, "progress": progress, "exact": exact}
         model = load_transformer(weights, **options, **overrides)
@@ -108,7 +110,7 @@ def weights_family(folder_or_file: str | os.PathLike[str]) -> Family:
     Raises:
         FileNotFoundError, ValueError: as `load_transformer`.
     """
-    path = _locate(Path(folder_or_file))
+    path = _locate(folder_or_file)
     if (weights := adapted_weights(path)) is not None:
         return weights_family(weights)
     return _understood(path, shard_tensors(_open(path)), {})[0]
@@ -120,7 +122,7 @@ def recorded_bases(folder_or_file: str | os.PathLike[str]) -> list[Base] | None:
     Raises:
         ValueError: the record is damaged.
     """
-    path = _locate(Path(folder_or_file))
+    path = _locate(folder_or_file)
     return read_bases(path if path.is_dir() else path.parent)
 
 
@@ -178,10 +180,12 @@ def byte_count(size: int | str) -> int:
     return count
 
 
-def _locate(path: Path, newest: bool = False) -> Path:
+def _locate(folder_or_file: str | os.PathLike[str], newest: bool = False) -> Path:
     """The folder or file with the transformer itself, inside what a user names."""
+    path = as_path(folder_or_file)
     if path.name == "trainer.ckpt":  # what resumes a run; the weights to read are beside it
         path = path.parent
+    path = on_disk(path, editor=not newest)
     if not path.exists():
         raise FileNotFoundError(f"No checkpoint at '{path}': give a folder with safetensors or a .safetensors file.")
     if path.is_file():

@@ -21,6 +21,7 @@ from icve.models.adapters.files import LORA_FILE, AdapterSource, LowRank, check_
 from icve.models.adapters.key_layouts import known_layer
 from icve.models.checkpoint_files import all_finite
 from icve.models.families import family_of
+from icve.runtime.storage.remote_path import as_path
 
 ADAPTED = "adapted_weights.json"  # beside the adapter: {"transformer": the weights it belongs to}
 PREFIX = "transformer."
@@ -131,7 +132,7 @@ def adapted_weights(folder: Path) -> Path | None:
     if not file.is_file():
         return None
     try:
-        weights = Path(json.loads(file.read_text(encoding="utf-8"))["transformer"])
+        weights = as_path(json.loads(file.read_text(encoding="utf-8"))["transformer"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'\'{file}\' is damaged: write {{"transformer": "PATH OF THE WEIGHTS"}} into it.') from error
     if not weights.exists():

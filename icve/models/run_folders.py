@@ -3,22 +3,18 @@
 RUN/checkpoints/step-NNNNNN are the checkpoints of a run; `last` and `best` there are links to two of them.
 """
 
-import logging
-import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
+from icve.models.remote_runs import on_disk
+from icve.models.run_names import BEST, FOLDER_NAME, LAST, TRAINER_FILE, step_of, tell, tell_once
 from icve.runtime.folder_contents import CONTENTS, find_damage
+from icve.runtime.storage.remote_path import RemotePath, as_path
 
-log = logging.getLogger(__name__)
-
-TRAINER_FILE = "trainer.ckpt"
-LAST, BEST = "last", "best"
 EXPORT_AGAIN = (
     "name an earlier checkpoint, or remove the damaged one and resume the run (--ckpt_path RUN), which writes it again"
 )
-FOLDER_NAME = re.compile(r"step-\d+")
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
@@ -26,11 +22,7 @@ def saved_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     found = [entry for entry in folder.iterdir() if FOLDER_NAME.fullmatch(entry.name) and entry.is_dir()]
-    return sorted(found, key=_step)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-")) if FOLDER_NAME.fullmatch(folder.name) else 0
+    return sorted(found, key=step_of)
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -39,13 +31,14 @@ def resolve_checkpoint(path: str | Path) -> Path:
     Args:
         path: a run folder (its newest checkpoint is taken), its `checkpoints` folder, `checkpoints/last`, another link
             to a checkpoint (`checkpoints/best`), a checkpoint folder, a model folder, or a weights file. Where the
-            newest is meant, one that is damaged, as far as a glance shows, is passed over for the one before it.
+            newest is meant, one that is damaged, as far as a glance shows, is passed over for the one before it. What
+            is behind a URL is copied to the local disk first (:mod:`icve.models.remote_runs`), here and below.
 
     Raises:
         FileNotFoundError: if there is nothing of that kind.
         ValueError: the checkpoint is damaged, and no other would do.
     """
-    found = _locate(Path(path).expanduser())
+    found = _locate(on_disk(path).expanduser())
     if not FOLDER_NAME.fullmatch(found.name):
         return found
     return undamaged(found, not names_itself(path), partial(find_damage, of=0))
@@ -68,7 +61,7 @@ def inside_run(path: str | Path, newest: bool = False) -> Path:
     Raises:
         ValueError: all are damaged.
     """
-    path = Path(path).expanduser()
+    path = on_disk(path, editor=not newest).expanduser()
     last = path if path.name == LAST else path / "checkpoints" / LAST
     saved = [last.resolve()] if last.is_dir() else saved_checkpoints(path / "checkpoints")[-1:]
     if not saved:
@@ -80,27 +73,20 @@ def inside_run(path: str | Path, newest: bool = False) -> Path:
     if newest or exported(found):
         return found
     for folder in reversed(saved_checkpoints(found.parent)):
-        if _step(folder) < _step(found) and exported(folder) and look(folder) is None:
-            _tell_once(
-                f"The newest editor of {path} is that of step {_step(folder)} ({folder}); name {found} for step "
-                f"{_step(found)}, which is not exported and takes longer to load."
+        if step_of(folder) < step_of(found) and exported(folder) and look(folder) is None:
+            tell_once(
+                f"The newest editor of {path} is that of step {step_of(folder)} ({folder}); name {found} for step "
+                f"{step_of(found)}, which is not exported and takes longer to load."
             )
             return folder
     return found
 
 
-def _tell(text: str) -> None:
-    from lightning.pytorch.utilities import rank_zero_only  # seconds, which edits need not wait
-
-    rank_zero_only(log.warning)("%s", text)
-
-
-_tell_once = cache(_tell)  # what a command loads, it may look for several times
-
-
 def names_itself(path: str | Path) -> bool:
     """Whether a certain checkpoint is named, by its folder or a link such as `best`, and not the newest of a run."""
-    path = Path(path).expanduser()
+    path = as_path(path).expanduser()
+    if isinstance(path, RemotePath) and path.name == BEST:
+        return True
     return path.name != LAST and FOLDER_NAME.fullmatch(path.resolve().name) is not None
 
 
@@ -142,13 +128,14 @@ def undamaged(
     Raises:
         ValueError: none is as it was written.
     """
-    older = [folder for folder in saved_checkpoints(path.parent) if _step(folder) < _step(path)] if fall_back else []
+    saved = saved_checkpoints(path.parent) if fall_back else []
+    older = [folder for folder in saved if step_of(folder) < step_of(path)]
     problems: list[str] = []
     for folder in (path, *reversed(older)):
         problem = look(folder)
         if problem is None:
             if problems:
-                _tell(f"{problems[0]}; {use.format(folder)}.")
+                tell(f"{problems[0]}; {use.format(folder)}.")
             return folder
         problems.append(problem)
     raise ValueError(f"The checkpoint {path} is damaged: {problems[0]}; {advice}.")

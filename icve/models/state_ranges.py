@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from icve.models.run_folders import TRAINER_FILE
+from icve.models.run_names import TRAINER_FILE
 
 FOLDER = "state"
 WEIGHTS, AVERAGE = "weights", "ema"

@@ -28,6 +28,7 @@ from icve.models.known_texts import KnownTexts
 from icve.models.lora import add_lora
 from icve.models.parts_fit import check_parts
 from icve.models.protocols import Codec, TextEncoder
+from icve.runtime.storage.fetched import origin_of
 from icve.runtime.transfers import to_device
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.data_record import data_record
@@ -325,7 +326,7 @@ class InContextEditingModule(EditingModule):
             raise ValueError(
                 "model.start.lora adapts trained weights: name them with model.start.pretrained or --ckpt_path."
             )
-        self.adapted = Path(weights).resolve()
+        self.adapted = origin_of(weights)
         masks = getattr(self.transformer, "mask_embedder", None)
         if masks is not None and not any(weights.any() for weights in masks.parameters()):
             raise ValueError(

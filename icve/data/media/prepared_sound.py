@@ -12,6 +12,7 @@ import av
 from icve.data.media import sound
 from icve.data.media.media_paths import media_path
 from icve.data.media.video_stream import open_media
+from icve.runtime.storage.files import file_state
 
 _LEAST_SECONDS = 120.0  # for making sound ready, in any case; and as much as the sound itself takes
 # Processes that begin ahead of time; what comes while so many run begins when it is waited for.
@@ -58,7 +59,7 @@ class PreparedSound:
                 if kind is None:
                     self._result = 0, []
                     return
-                length = max((file.duration or 0) / av.time_base, os.path.getsize(source) / 1e6)
+                length = max((file.duration or 0) / av.time_base, file_state(source).size / 1e6)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._seconds = _LEAST_SECONDS + length
             _running[:] = [process for process in _running if process.poll() is None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,16 @@ def find_videos(folder: str | os.PathLike, exclude: str | os.PathLike | None = N
         else:
             videos.append(name)
     return VideoFolder(sorted(videos), dict(sorted(left_out.items())))
+
+
+def named_videos(names: Collection[str]) -> VideoFolder:
+    """The same of relative names in a remote folder, of which only these are known: a suffix says what is a video."""
+    left_out = {
+        name: "hidden file" if any(part.startswith(".") for part in name.split("/")) else "no suffix of a video"
+        for name in names
+        if "/." in f"/{name}" or Path(name).suffix.lower() not in VIDEO_SUFFIXES
+    }
+    return VideoFolder([name for name in names if name not in left_out], left_out)
 
 
 def is_video(file: str | os.PathLike) -> bool:

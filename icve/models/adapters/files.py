@@ -21,8 +21,10 @@ from icve.models.adapters.key_layouts import known_layer, parse
 from icve.models.adapters.settings import CONFIG, FASTVIDEO_CONFIG, AdapterSettings, settings_beside, settings_in_header
 from icve.models.checkpoint_files import all_finite, is_torch_file, torch_contents, unnest
 from icve.models.layer_prefixes import bare_names
+from icve.models.remote_runs import on_disk
 from icve.models.run_folders import inside_run
 from icve.models.weight_files import damaged, foreign_format, visible
+from icve.runtime.storage.remote_path import RemotePath, as_path
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,9 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     """Read an adapter of any known layout; nothing of it depends on a model, which `check_fits` compares it with.
 
     Args:
-        source: a safetensors or torch file, a folder with one, or the tensors of a file by name. Files with PEFT's
-            names, and those that are alone in their folder, take the settings of the adapter_config.json beside them.
+        source: a safetensors or torch file or a folder with one, also behind a URL, or the tensors of a file by name.
+            Files with PEFT's names, and those that are alone in their folder, take the settings of the
+            adapter_config.json beside them.
 
     Returns:
         layers by diffusers' names. Text encoders' layers are left out, with a warning.
@@ -75,12 +78,14 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
     """
     if isinstance(source, Mapping):
         return _layers(source, None, "given")
-    file = adapter_file(Path(source))
+    path = as_path(source)
+    file = adapter_file(path)
+    folder = path.parent if isinstance(path, RemotePath) and path.suffix else file.parent
     where = f"'{file}'"
     tensors, header = _contents(file)
     settings = settings_in_header(header, where)
     # In a folder of several adapters, the adapter_config.json is of the one with PEFT's names.
-    if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(file.parent)) == 1):
+    if settings is None and (file.name in PEFT_FILES or _peft_key(tensors) or len(_weight_files(folder)) == 1):
         settings = settings_beside(file)
     if settings is None and file.name == LORA_FILE:
         settings = settings_beside(file, FASTVIDEO_CONFIG)
@@ -99,12 +104,13 @@ def read_adapter(source: AdapterSource) -> dict[str, LowRank]:
 
 
 def adapter_file(path: Path) -> Path:
-    """The file of an adapter that a file, a folder or a run's folder is.
+    """The file of an adapter that a file, a folder or a run's folder is; behind a URL, on the local disk.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: the folder holds several.
     """
+    path = on_disk(path, editor=True)
     if path.is_file():
         return path
     if not path.is_dir():

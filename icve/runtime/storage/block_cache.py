@@ -15,15 +15,16 @@ import zlib
 from hashlib import blake2b
 from pathlib import Path
 
-from icve.runtime.atomic import whole_file
+from icve.runtime.atomic import remove_folder, whole_file
 from icve.runtime.locks import AlreadyLocked, locked
 
 log = logging.getLogger(__name__)
 
 FOLDER, SIZE = "ICVE_CACHE", "ICVE_CACHE_GB"
+FOLDERS = "folders"  # in the cache: copies of folders, each in a folder of its own that goes as a whole
 _DEFAULT_GB = 20.0
 _FRESH = 60.0  # seconds within which a file's use is not noted again
-_ABANDONED = 3600.0  # seconds after which a temporary file is nobody's
+_ABANDONED = 3600.0  # seconds after which a temporary file is nobody's, and a copy of a folder is no longer in use
 _LEFT = 0.9  # share of the size that clearing leaves
 _CHECKED = 32  # a process looks at the whole after it wrote this part of the size
 
@@ -100,25 +101,31 @@ def note_written(size: int) -> None:
 
 
 def _clear(limit: int) -> None:
-    files = []
+    folders, now = cache_folder() / FOLDERS, time.time()
+    held: dict[Path, tuple[float, int]] = {}  # what goes as a whole: when it was used, and its bytes
     for place, _, names in os.walk(cache_folder()):
         for name in names:
             file = Path(place, name)
             with contextlib.suppress(OSError):  # another process removed it
                 stat = file.stat()
-                if name.startswith("."):
-                    if name.endswith(".tmp") and time.time() - stat.st_mtime > _ABANDONED:
+                if file.is_relative_to(folders):
+                    file = folders / file.relative_to(folders).parts[0]
+                elif name.startswith("."):
+                    if name.endswith(".tmp") and now - stat.st_mtime > _ABANDONED:
                         file.unlink()
-                else:
-                    files.append((stat.st_mtime, stat.st_size, file))
-    held = sum(size for _, size, _ in files)
-    if held <= limit:
+                    continue
+                used, size = held.get(file, (0.0, 0))
+                held[file] = (max(used, stat.st_mtime), size + stat.st_size)
+    total = sum(size for _, size in held.values())
+    if total <= limit:
         return
-    for _, size, file in sorted(files):
+    for file, (used, size) in sorted(held.items(), key=lambda entry: entry[1]):
+        if file.parent == folders and now - used < _ABANDONED:
+            continue
         with contextlib.suppress(OSError):
-            file.unlink()
-            held -= size
-        if held <= _LEFT * limit:
+            remove_folder(file) if file.parent == folders else file.unlink()
+            total -= size
+        if total <= _LEFT * limit:
             return
 
 

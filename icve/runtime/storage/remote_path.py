@@ -29,7 +29,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds between attempts, twice as man
 _KEPT_SECONDS = 60.0  # how long what a server said of a file is believed
 _VERSIONS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "mtime", "modified", "created")
 _GUESSED = frozenset({"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"})
-_OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # errors of this machine, not of a server
+OWN_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})  # errors of this machine, not of a server
 # Attempts are counted here alone. A reader that hears nothing for so many seconds asks anew.
 _S3 = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10, "read_timeout": 30}}
 
@@ -202,9 +202,13 @@ class RemotePath(PosixPath):
         with tempfile.TemporaryDirectory(prefix="icve-upload-") as folder:
             file = Path(folder, self.name)
             yield file
-            url = str(self)
-            request(self, lambda files: files.put_file(str(file), url))
-            forget(self)
+            self.upload(file)
+
+    def upload(self, file: Path) -> None:
+        """Put a local file there, whole or not at all."""
+        url = str(self)
+        request(self, lambda files: files.put_file(str(file), url))
+        forget(self)
 
     def unlink(self, missing_ok: bool = False) -> None:
         url = str(self)
@@ -246,7 +250,7 @@ def request(path: RemotePath, ask: Callable[[Any], T]) -> T:
         except (ValueError, TypeError, NotImplementedError) as error:
             raise RemoteError(f"{path} cannot be asked for ({_brief(error)}): correct the URL.") from error
         except Exception as error:  # each protocol has its own for what may be gone the next time
-            if isinstance(error, OSError) and error.errno in _OWN_DISK:
+            if isinstance(error, OSError) and error.errno in OWN_DISK:
                 raise
             if type(error).__name__ in _GUESSED:
                 raise RemoteError(

@@ -10,11 +10,16 @@ from typing import Any, Literal, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from icve.data.share import batches_done
-from icve.models.run_folders import BEST, LAST, exported, saved_checkpoints
+from icve.models.run_folders import exported, saved_checkpoints
+from icve.models.run_names import BEST, LAST
 from icve.runtime.atomic import remove_folder, replace_link
+from icve.runtime.storage.remote_path import RemotePath, as_path
+from icve.runtime.together import FailedTogether, together
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
+from icve.training.checkpoints.uploads import Uploads
 from icve.training.validation import validate_now
 
 
@@ -36,6 +41,9 @@ class Checkpoints(Checkpoint):
             the one at the end of the run; the newest of them stays on disk. 0 exports only that at the end.
         export_dtype: precision of the exported weights; None for that of the trained ones. The training state, which
             runs go on from and further stages start from, has their full precision always.
+        upload: URL of the run ("s3://bucket/runs/a"): what is kept on disk is copied there beside training, removed
+            there when it is removed here, and a run with an empty disk goes on from it (`--ckpt_path URL`). Where that
+            fails training goes on, and it is tried again. At its end the run waits for it.
     """
 
     def __init__(
@@ -46,7 +54,14 @@ class Checkpoints(Checkpoint):
         asynchronous: bool = False,
         export_every: int = 1,
         export_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        upload: str | None = None,
     ) -> None:
+        self.upload = None if upload is None else as_path(upload)
+        if upload is not None and not isinstance(self.upload, RemotePath):
+            raise ValueError(
+                f"Checkpoints(upload={upload!r}) is on a local disk: give the URL of a store, as s3://bucket/runs/a, "
+                "or let trainer.default_root_dir be on that disk."
+            )
         if every_n_steps < 1 or keep_last < 0 or export_every < 0:
             raise ValueError("Checkpoints needs every_n_steps >= 1, keep_last >= 0 and export_every >= 0.")
         self.every_n_steps = every_n_steps
@@ -61,6 +76,8 @@ class Checkpoints(Checkpoint):
         self._saved_step = -1
         self._exported_step = -1
         self._skipped_step: int | None = None
+        self._uploads: Uploads | None = None
+        self.uploaded = True  # False: at its end, the run could not upload all
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir) / "checkpoints"
@@ -77,6 +94,14 @@ class Checkpoints(Checkpoint):
         self.newest = trainer.strategy.broadcast(resumed if resumed.is_dir() else None)
         if self.monitor is not None:
             self._return_to_best(trainer)
+        if isinstance(self.upload, RemotePath):
+            place = trainer.global_rank, trainer.world_size
+            uploads = Uploads(self.upload, self.folder.parent, *place, released=self._remove_old)
+            try:
+                together(uploads.begin)
+            except FailedTogether as error:
+                raise ValueError(error.reason) from error
+            self._uploads = uploads
         # The validation due at a checkpoint's step comes after the checkpoint, and a kill may have come in between.
         done = batches_done(trainer)
         if done and done % (trainer.val_check_batch or math.inf) == 0:
@@ -107,10 +132,32 @@ class Checkpoints(Checkpoint):
         if not trainer.global_step == self._saved_step == self._exported_step:
             self.save(trainer, ends=True)
         _folders(trainer).finish()
+        if self._uploads is not None:
+            self.uploaded = self._uploads.finish()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.asynchronous:
             _folders(trainer).run_failed()
+        if self._uploads is not None and trainer.is_global_zero and isinstance(exception, Exception):
+            self._uploads.run_failed()
+            self._uploads.finish()
+
+    def upload_rest(self, run: Path) -> None:
+        """Upload what a run that has ended could not, by its first process."""
+        if (
+            isinstance(self.upload, RemotePath)
+            and not getattr(rank_zero_only, "rank", 0)
+            and (run / "checkpoints").is_dir()
+        ):
+            uploads = Uploads(self.upload, run)
+            uploads.begin()
+            uploads.finish()
+            uploads.end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._uploads is not None:
+            self._uploads.end()
+            self._uploads = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != "fit":
@@ -161,11 +208,24 @@ class Checkpoints(Checkpoint):
     def _written(self, path: Path) -> None:
         replace_link(path.parent / LAST, path.name)
         self._link_best()
+        self._remove_old()
+        if self._uploads is not None:
+            self._uploads.due()
+
+    def _remove_old(self) -> None:
+        """Remove the checkpoints that are not kept; one that is being uploaded stays until that is done."""
+        if self._uploads is None:
+            self._remove_all_but(None)
+        else:
+            with self._uploads.guard:
+                self._remove_all_but(self._uploads.current)
+
+    def _remove_all_but(self, uploading: str | None) -> None:
         saved = saved_checkpoints(self.folder)
         needed = {(self.folder / name).resolve() for name in (LAST, BEST)}
         needed |= {folder.resolve() for folder in list(filter(exported, saved))[-1:]}
         for old in saved[: -self.keep_last]:  # none of them where that is 0
-            if old.resolve() not in needed:
+            if old.resolve() not in needed and old.name != uploading:
                 remove_folder(old)
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors import SafetensorError
 
-from icve.models.run_folders import TRAINER_FILE, undamaged
+from icve.models.run_folders import undamaged
+from icve.models.run_names import TRAINER_FILE
 from icve.runtime.atomic import flush, remove_folder, replace_folder
 from icve.runtime.folder_contents import describe, find_damage, write_contents
 from icve.runtime.together import gather, together

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from icve.models.run_folders import TRAINER_FILE
+from icve.models.run_names import TRAINER_FILE
 from icve.training.checkpoints.micro_steps import STAGE_KEY
 
 

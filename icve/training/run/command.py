@@ -23,6 +23,7 @@ from icve.models.lora import adapted_weights
 from icve.models.run_folders import names_itself, resolve_checkpoint, saved_checkpoints
 from icve.runtime.atomic import write_text
 from icve.runtime.precision import AUTO
+from icve.runtime.storage.fetched import origin_of
 from icve.runtime.text_files import not_utf8
 from icve.runtime.threads import share_quota
 from icve.training.callbacks.attention_kernel import AttentionKernel
@@ -45,7 +46,7 @@ from icve.training.run.launchers import cluster_environment
 from icve.training.run.paths import check_paths
 from icve.training.run.run_precision import frozen_weights_dtype, run_precision
 from icve.training.run.stage_checks import count_processes
-from icve.training.run.stage_runs import begins_anew, fit_stages, run_folder, stages_of
+from icve.training.run.stage_runs import begins_anew, bring_back, fit_stages, run_folder, stages_of
 from icve.training.run.trainer import EditTrainer
 
 # Advertisement, and a deprecation inside Lightning: neither is for the user of this command.
@@ -53,6 +54,7 @@ logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda reco
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=r".*torch\.distributed\.\w+` is deprecated.*|.*all_gather is deprecated.*")
 
+NOT_UPLOADED = 3  # exit status of a run that did all it had to, but could not upload all of its checkpoints
 ResumeMode = Literal["auto", "full", "weights"]
 
 
@@ -155,10 +157,11 @@ class TrainingCommand(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        named = config["ckpt_path"]
+        if self.subcommand == "fit":
+            config["ckpt_path"] = bring_back(config)
         if self.subcommand == "fit" and begins_anew(config):
-            rank_zero_info(
-                f"{config['ckpt_path']} is the run's own folder and holds no checkpoint yet: it begins anew."
-            )
+            rank_zero_info(f"{named} is the run's own folder and holds no checkpoint yet: it begins anew.")
             config["ckpt_path"] = None
         # Weights of 13 B parameters are not made up to be overwritten: the pretrained ones take their places.
         starts_elsewhere = self._get(self.config, "ckpt_path") is not None
@@ -241,13 +244,16 @@ class TrainingCommand(LightningCLI):
 
         def run_stage(command: str, own: Mapping[str, Any]) -> Trainer:
             # In a context of its own: the parser stays in it, and with it the model.
-            return copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)]).trainer
+            done = copy_context().run(TrainingCommand, [command, "-c", yaml.safe_dump(own)])
+            self.status = self.status or done.status
+            return done.trainer
 
-        self.status = fit_stages(
+        ended = fit_stages(
             yaml.safe_load(self._parser("fit").dump(self.config["fit"], skip_unset=False)),
             run_stage,
             check=lambda own: self._parsed(["fit", "-c", yaml.safe_dump(own)]),
         )
+        self.status = ended or self.status
 
     # ---- fit and validate ----------------------------------------------------------------------------------------
 
@@ -262,7 +268,10 @@ class TrainingCommand(LightningCLI):
         if trainer.max_steps < 1:
             raise ValueError("The stage has no length: set trainer.max_steps to the number of optimizer steps.")
         resumed, start = self._prepare(model, ckpt_path)
+        written = [callback for callback in parts_of(trainer).callbacks if isinstance(callback, Checkpoints)]
         if start >= trainer.max_steps:
+            for callback in written:
+                callback.upload_rest(Path(trainer.default_root_dir))
             raise ValueError(
                 f"Nothing to train: {resumed} is at step {start} of stage '{model.stage}' and trainer.max_steps is "
                 f"{trainer.max_steps}; raise it, or start a new stage."
@@ -277,7 +286,7 @@ class TrainingCommand(LightningCLI):
         rank_zero_info(f"Training {size / 1e6:.1f} M parameters up to step {trainer.max_steps}.")
         trainer.fit(model, ckpt_path=resumed, **kwargs)
         stop = next(callback for callback in parts_of(trainer).callbacks if isinstance(callback, StopOnSignal))
-        self.status = status(stop.listening.heard)
+        self.status = status(stop.listening.heard) or (0 if all(c.uploaded for c in written) else NOT_UPLOADED)
         if trainer.global_step <= start and not (trainer.interrupted or trainer.should_stop):
             raise ValueError(
                 f"Nothing was trained: the run ended at step {trainer.global_step}; check that the training data is "
@@ -311,16 +320,16 @@ class TrainingCommand(LightningCLI):
         checkpoint = self._resolved(ckpt_path)
         if isinstance(folders := self.trainer.strategy.checkpoint_io, CheckpointFolders):
             folders.fall_back = not names_itself(ckpt_path)
-        saved = read_stage(checkpoint)
+        saved, shown = read_stage(checkpoint), origin_of(checkpoint)
         if mode == "full" and saved is None:
-            raise ValueError(f"{checkpoint} holds weights only and cannot be resumed: use --resume_mode weights.")
+            raise ValueError(f"{shown} holds weights only and cannot be resumed: use --resume_mode weights.")
         if saved is None or not self._resumes(saved, model.stage):
             self._take_weights(model, checkpoint)
             origin = f" of stage '{saved['stage']}', step {saved['step']}" if saved else ""
-            rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {checkpoint}{origin}.")
+            rank_zero_info(f"Stage '{model.stage}' starts at step 0 from the weights in {shown}{origin}.")
             model.add_adapter(checkpoint)
             return None, 0
-        rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {checkpoint}.")
+        rank_zero_info(f"Stage '{model.stage}' resumes at step {saved['step']} from {shown}.")
         if saved["seed"] != model.seed:
             rank_zero_info(f"The seed changes from {saved['seed']} to {model.seed}: data and noise will differ.")
         if changes := data_changes(saved["data"], self.datamodule, model.stage):
@@ -329,7 +338,7 @@ class TrainingCommand(LightningCLI):
         if (weights is None) != (model.start.lora is None):
             kinds = ("an adapter", "whole weights") if weights is not None else ("whole weights", "an adapter")
             raise ValueError(
-                f"{checkpoint} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.start.lora as "
+                f"{shown} trained {kinds[0]} and the configuration trains {kinds[1]}: give model.start.lora as "
                 "then, or start another stage."
             )
         if weights is None:

@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from icve.data.media.media_paths import foreign_path
 from icve.models.families import family_of_class
-from icve.runtime.storage.remote_path import as_path
+from icve.runtime.storage.remote_path import RemotePath, as_path
 
 MANIFEST = "write one row per pair of clips there (docs/data.md)"
 LATENTS = "make it with icve encode"
@@ -27,10 +27,16 @@ def check_paths(config: Mapping[str, Any] | Namespace, has_checkpoint: bool, mak
 
     Raises:
         FileNotFoundError: the first path that is not there, and what to put where.
+        ValueError: the run is to be written to a URL.
     """
     run = (config.get("trainer") or {}).get("default_root_dir")
     if run is not None and (problem := foreign_path(run, f"trainer.default_root_dir, {run},")):
         raise FileNotFoundError(problem)
+    if run is not None and isinstance(as_path(run), RemotePath):
+        raise ValueError(
+            f"trainer.default_root_dir is {run}, a URL: name a local folder for the run, and give the URL to "
+            "Checkpoints as `upload`, which copies its checkpoints there (docs/remote_data.md)."
+        )
     variables = config.get("variables") or {}
     for option, path, advice in _named_paths(config, has_checkpoint):
         if makes_latents and advice is LATENTS:

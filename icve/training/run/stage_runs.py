@@ -17,9 +17,15 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
+from icve.models.remote_runs import checkpoints_behind
 from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
+from icve.models.run_names import LAST
 from icve.runtime.atomic import write_text
+from icve.runtime.locks import locked
+from icve.runtime.storage.remote_path import RemotePath, as_path, is_url
+from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.stop_signal import SIGNAL, Listening, StopOnSignal, agreed, status
+from icve.training.checkpoints.run_url import restore
 from icve.training.checkpoints.stage_record import read_stage
 from icve.training.lightning_types import parts_of
 from icve.training.run.curriculum import CurriculumCallback, Stage
@@ -29,6 +35,7 @@ from icve.training.run.stage_checks import check_batches
 from icve.training.validation import validation_figures
 
 CALLBACK = f"{CurriculumCallback.__module__}.{CurriculumCallback.__qualname__}"
+CHECKPOINTS = f"{Checkpoints.__module__}.{Checkpoints.__qualname__}"
 STOP = f"{StopOnSignal.__module__}.{StopOnSignal.__qualname__}"
 
 Config = Mapping[str, Any]  # of `icve fit`: plain values, as in its YAML
@@ -49,6 +56,39 @@ def stages_of(config: Config) -> list[Config]:
 def run_folder(config: Config) -> Path:
     """Folder of a configuration's run."""
     return Path(config["trainer"].get("default_root_dir") or Path("runs") / config["model"]["stage"])
+
+
+def bring_back(config: Config) -> str | None:
+    """What `ckpt_path` is on this disk, where it is the run's own URL (the one it uploads to) or a checkpoint there.
+
+    What it names is brought to the run's folder, of a curriculum that of its newest stage. Any other is as it is.
+
+    Raises:
+        FileNotFoundError, ValueError, RemoteError: as `icve.training.checkpoints.run_url.restore`.
+    """
+    path, run = config.get("ckpt_path"), run_folder(config)
+    url = next(map(as_path, _uploads_of(config["trainer"])), None)
+    if path is None or not is_url(path) or url is None or not as_path(path).is_relative_to(url):
+        return path
+    assert isinstance(url, RemotePath)
+    named = as_path(path).relative_to(url).parts
+    if stages := stages_of(config):
+        begun = [stage["name"] for stage in stages if checkpoints_behind(url / stage["name"])]
+        if begun and not named:
+            with locked(run / ".restore.lock"):
+                if not (run / Record.FILE).exists() and (url / Record.FILE).exists():
+                    write_text(run / Record.FILE, (url / Record.FILE).read_text(encoding="utf-8"))
+            restore(url / begun[-1], run / begun[-1])
+        return path if named else str(run)
+    if named[:1] not in ((), ("checkpoints",)) or len(named) > 2:
+        return path
+    return str(restore(url, run, named[1] if len(named) == 2 and named[1] != LAST else None))
+
+
+def _uploads_of(trainer: Config) -> list[str]:
+    """The URL that checkpoints are uploaded to, if there is one."""
+    written = [callback for callback in trainer.get("callbacks") or [] if callback["class_path"] == CHECKPOINTS]
+    return [url for callback in written if (url := (callback.get("init_args") or {}).get("upload"))]
 
 
 def begins_anew(config: Config) -> bool:
@@ -102,6 +142,9 @@ def stage_config(config: Config, stage: Config, run: Path, ckpt_path: str | None
         "default_root_dir": str(run / stage["name"]),
         "callbacks": merged(own["trainer"]["callbacks"], [{"class_path": CALLBACK, "init_args": {"stages": done}}]),
     }
+    for callback in own["trainer"]["callbacks"]:
+        if callback["class_path"] == CHECKPOINTS and (url := (callback.get("init_args") or {}).get("upload")):
+            callback["init_args"] = {**callback["init_args"], "upload": f"{url.rstrip('/')}/{stage['name']}"}
     return {**own, "ckpt_path": ckpt_path}
 
 

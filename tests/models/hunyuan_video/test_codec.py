@@ -304,6 +304,7 @@ def refuse(error: type[Exception], match: str, **settings) -> None:
 
 def test_missing_folders_and_files(folder, tmp_path):
     refuse(FileNotFoundError, "the folder '/nowhere' does not exist; give", pretrained="/nowhere")
+    refuse(ValueError, "is s3://bucket/vae, a URL: copy the folder to a disk", pretrained="s3://bucket/vae")
     refuse(FileNotFoundError, "has no config.json; give", pretrained=str(tmp_path))
     bare = copy_of(folder, tmp_path / "bare")
     (bare / WEIGHTS).unlink()
