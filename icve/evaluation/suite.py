@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from tqdm.auto import tqdm
 
 from icve.data.media.video_stream import VideoError
 from icve.editing.editors import first_sentence
+from icve.evaluation.edit_frames import EditFrames
 from icve.evaluation.edits import Edit
-from icve.evaluation.metrics.metric import NEEDS, Metric
+from icve.evaluation.metrics.metric import NEEDS, Figure, Metric
 from icve.runtime.class_lists import build_classes, read_class_list, shipped_file
 
 COLUMNS = ("id", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
@@ -36,20 +38,51 @@ def load_suite(path: str | Path) -> list[Metric]:
 
 
 def measure(edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = True) -> list[dict[str, Any]]:
-    """A row per edit: `COLUMNS`, then its figures by name. Every video is decoded once for all metrics.
+    """A row per edit, by :func:`measure_edit`."""
+    return [measure_edit(edit, metrics) for edit in tqdm(edits, "measure", unit="edit", disable=not progress)]
 
-    What cannot be measured is None, and ``error`` says why; other edits, and other metrics, do not suffer from it.
+
+def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """`COLUMNS`, then the figures by name. Every file is decoded once for all metrics, some frames at a time.
+
+    A figure that is a mean over parts of the video has their number as ``NAME.weight``; one with values of every frame
+    has them as ``NAME.frames``. What cannot be measured is None, and ``error`` says why; other metrics do not suffer
+    from it.
 
     Raises:
-        ValueError: two metrics give a figure of the same name.
+        ValueError: two metrics give a figure of the same name, or a name has a dot.
     """
-    needs = {need for metric in metrics for need in metric.needs}
-    return [_row(edit, metrics, needs) for edit in tqdm(edits, "measure", unit="edit", disable=not progress)]
+    problems: list[str] = []
+    figures: dict[str, Any] = {}
+    try:
+        frames = EditFrames(edit, {need for metric in metrics for need in metric.needs})
+        running = [metric for metric in metrics if _can_measure(metric, frames, problems)]
+        if running:
+            for chunk in frames.chunks(dict.fromkeys(need for metric in running for need in metric.needs)):
+                for metric in list(running):
+                    given = {need: chunk[need] for need in metric.needs if need in chunk}
+                    if _tried(metric, problems, metric.update, **given) is _FAILED:
+                        running.remove(metric)
+        for metric in running:
+            found = _tried(metric, problems, metric.compute)
+            if found is not _FAILED:
+                _add(figures, found)
+    except (ValueError, OSError) as error:
+        if isinstance(error, _Ambiguous):
+            raise
+        problems.append(_said(error))
+    about = (edit.id, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
+    return dict(zip(COLUMNS, (*about, " ".join(dict.fromkeys(problems)) or None), strict=True)) | figures
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over edits: ``edits`` (their number), ``figures`` (name -> ``mean``, and ``count`` of the edits that have
-    it), and both by ``per_edit_type``. A mean over nothing is None."""
+    """Means over edits: ``edits`` (their number), ``figures`` (by name), and both by ``per_edit_type``.
+
+    A figure has its ``mean`` over edits and the ``count`` of edits that have it. One that is a mean over parts of the
+    videos has ``pooled``, the mean over the parts of all videos, where long videos weigh more; one with values of every
+    frame has ``by_frame``, the mean over frame numbers of the mean over the edits that have a frame of this number. A
+    mean over nothing is None.
+    """
     kinds = sorted({row["edit_type"] for row in rows} - {""})
     by_type = {kind: _means([row for row in rows if row["edit_type"] == kind]) for kind in kinds}
     return _means(rows) | {"per_edit_type": by_type}
@@ -67,29 +100,45 @@ def figures_text(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _row(edit: Edit, metrics: Sequence[Metric], needs: set[str]) -> dict[str, Any]:
-    problems: list[str] = []
-    figures: dict[str, float | None] = {}
-    inputs: dict[str, Any] = {}
+_FAILED: Any = object()
+
+
+class _Ambiguous(ValueError):
+    """Two figures of one name: wrong for every edit, so that measuring stops."""
+
+
+def _can_measure(metric: Metric, frames: EditFrames, problems: list[str]) -> bool:
+    """Whether all that the metric needs is there, and it is ready for it."""
+    missing = [need for need in metric.needs if need in frames.absent]
+    if missing:
+        problems.extend(frames.absent[need] for need in missing if frames.absent[need])
+        plain = [need for need in missing if not frames.absent[need]]
+        problems.extend([f"There is no {' or '.join(plain)} for {type(metric).__name__}."] if plain else [])
+        return False
+    return _tried(metric, problems, metric.reset, frames.info) is not _FAILED
+
+
+def _tried(metric: Metric, problems: list[str], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a metric's method returns, or `_FAILED`: other edits and metrics go on, whatever anybody's metric does."""
     try:
-        inputs = edit.load(needs)
-    except (ValueError, OSError) as error:
-        metrics, problems = (), [_said(error)]
-    for metric in metrics:
-        missing = [need for need in metric.needs if need not in inputs]
-        if missing:
-            problems.append(f"There is no {' or '.join(missing)} for {type(metric).__name__}.")
-            continue
-        try:
-            found = metric(**{need: inputs[need] for need in metric.needs})
-        except Exception as error:  # of anybody's metric: the other edits and metrics go on
-            problems.append(f"{type(metric).__name__}: {_said(error)}")
-            continue
-        if twice := set(figures).intersection(found):
-            raise ValueError(f"Two metrics of the suite give {', '.join(sorted(twice))}: leave one of them out.")
-        figures.update(found)
-    about = (edit.id, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
-    return dict(zip(COLUMNS, (*about, " ".join(dict.fromkeys(problems)) or None), strict=True)) | figures
+        return call(*args, **kwargs)
+    except Exception as error:
+        problems.append(f"{type(metric).__name__}: {_said(error)}")
+        return _FAILED
+
+
+def _add(figures: dict[str, Any], found: Mapping[str, float | Figure | None]) -> None:
+    if twice := set(figures).intersection(found):
+        raise _Ambiguous(f"Two metrics of the suite give {', '.join(sorted(twice))}: leave one of them out.")
+    for name, figure in found.items():
+        if "." in name:
+            raise _Ambiguous(f"The figure {name!r} has a dot in its name: rename it in its metric.")
+        value = figure.value if isinstance(figure, Figure) else figure
+        figures[name] = None if value is None or math.isnan(value) else float(value)
+        if isinstance(figure, Figure):
+            figures[f"{name}.weight"] = float(figure.weight)
+            if figure.frames:
+                figures[f"{name}.frames"] = [float(value) for value in figure.frames]
 
 
 def _said(error: Exception) -> str:
@@ -97,9 +146,22 @@ def _said(error: Exception) -> str:
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
-    figures = {}
-    for name in names:
-        values = [row[name] for row in rows if row.get(name) is not None]
-        figures[name] = {"mean": sum(values) / len(values) if values else None, "count": len(values)}
-    return {"edits": len(rows), "figures": figures}
+    names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS and "." not in name)
+    return {"edits": len(rows), "figures": {name: _mean(rows, name) for name in names}}
+
+
+def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    rows = [row for row in rows if row.get(name) is not None]
+    figure: dict[str, Any] = {"mean": _average([row[name] for row in rows]), "count": len(rows)}
+    weighted = [(row[name] * weight, weight) for row in rows if (weight := row.get(f"{name}.weight"))]
+    if weighted:
+        figure["pooled"] = sum(total for total, _ in weighted) / sum(weight for _, weight in weighted)
+    frames = [row[f"{name}.frames"] for row in rows if row.get(f"{name}.frames")]
+    if frames:
+        numbers = range(max(map(len, frames)))
+        figure["by_frame"] = _average([_average([f[n] for f in frames if n < len(f)]) for n in numbers])
+    return figure
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
