@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from icve.data.media.video_stream import VideoError
 from icve.editing.editors import first_sentence
+from icve.editing.results import ResultLog, file_identity
 from icve.evaluation.edit_frames import EditFrames
 from icve.evaluation.edits import Edit
 from icve.evaluation.metrics.metric import NEEDS, Figure, Metric
 from icve.runtime.class_lists import build_classes, read_class_list, shipped_file
 
-COLUMNS = ("id", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
+COLUMNS = ("id", "source", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
 
 
-def load_suite(path: str | Path) -> list[Metric]:
+class Suite(NamedTuple):
+    """Metrics, and for each its class path and all its options (``entries``)."""
+
+    metrics: list[Metric]
+    entries: list[dict[str, Any]]
+
+    def key(self) -> str:
+        """Hash of all that a figure depends on beside the edit: metrics, options, and the files that options name."""
+        named = [value for entry in self.entries for value in entry["init_args"].values() if isinstance(value, str)]
+        folders = [Path(value) for value in named if Path(value).exists()]
+        files = [file for path in folders for file in ([path] if path.is_file() else sorted(path.iterdir()))]
+        return _hash([self.entries, [file_identity(file) for file in files]])
+
+    def better(self, figure: str) -> str:
+        """Which values of a figure are better: "lower" or "higher"."""
+        starts = tuple(start for metric in self.metrics for start in metric.lower_is_better)
+        return "lower" if figure.startswith(starts) else "higher"
+
+
+def load_suite(path: str | Path) -> Suite:
     """The metrics of a YAML file, or of the shipped suite of that name: `metrics`, a list of `class_path` and
     `init_args`.
 
@@ -28,18 +50,47 @@ def load_suite(path: str | Path) -> list[Metric]:
     """
     path = shipped_file(path, "configs/evaluation")
     content = read_class_list(path, "metrics", "suite of metrics")
-    metrics = [metric for metric, _ in build_classes(content["metrics"], Metric, str(path))]
-    for metric in metrics:
+    built = build_classes(content["metrics"], Metric, str(path))
+    suite = Suite([metric for metric, _ in built], [entry for _, entry in built])
+    for metric in suite.metrics:
         if unknown := set(metric.needs).difference(NEEDS):
             raise ValueError(
                 f"{type(metric).__name__} needs {', '.join(sorted(unknown))}: there is {', '.join(NEEDS)}."
             )
-    return metrics
+    return suite
 
 
-def measure(edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = True) -> list[dict[str, Any]]:
-    """A row per edit, by :func:`measure_edit`."""
-    return [measure_edit(edit, metrics) for edit in tqdm(edits, "measure", unit="edit", disable=not progress)]
+def measure(
+    edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = True, log: ResultLog | None = None, key: str = ""
+) -> list[dict[str, Any]]:
+    """A row per edit, by :func:`measure_edit`.
+
+    Args:
+        edits: to be measured.
+        metrics: of the suite.
+        progress: show a bar with the time left.
+        log: keeps every row as soon as it is there. Edits that it has, measured in full by the same metrics and from
+            the same files, are not measured again.
+        key: of the metrics and their options, as :meth:`Suite.key` gives it.
+
+    Raises:
+        OSError: the log cannot be written.
+        ValueError: as :func:`measure_edit`.
+    """
+    known = log.read() if log is not None else {}
+    rows = []
+    with tqdm(edits, "measure", unit="edit", disable=not progress) as bar:
+        for edit in bar:
+            own = _key(edit, key)
+            row = known.get(edit.id)
+            if row is None or row.pop("key", None) != own or row["error"]:
+                row = measure_edit(edit, metrics)
+                if log is not None:
+                    log.add(row | {"key": own})
+            rows.append(row)
+    if log is not None:
+        log.tidy()
+    return rows
 
 
 def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
@@ -71,33 +122,9 @@ def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
         if isinstance(error, _Ambiguous):
             raise
         problems.append(_said(error))
-    about = (edit.id, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
+    source = str(edit.row.get("source_path") or edit.result.get("source") or "")
+    about = (edit.id, source, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
     return dict(zip(COLUMNS, (*about, " ".join(dict.fromkeys(problems)) or None), strict=True)) | figures
-
-
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over edits: ``edits`` (their number), ``figures`` (by name), and both by ``per_edit_type``.
-
-    A figure has its ``mean`` over edits and the ``count`` of edits that have it. One that is a mean over parts of the
-    videos has ``pooled``, the mean over the parts of all videos, where long videos weigh more; one with values of every
-    frame has ``by_frame``, the mean over frame numbers of the mean over the edits that have a frame of this number. A
-    mean over nothing is None.
-    """
-    kinds = sorted({row["edit_type"] for row in rows} - {""})
-    by_type = {kind: _means([row for row in rows if row["edit_type"] == kind]) for kind in kinds}
-    return _means(rows) | {"per_edit_type": by_type}
-
-
-def figures_text(summary: Mapping[str, Any]) -> str:
-    """A summary as an aligned table of plain text, a line per figure."""
-    figures = summary["figures"]
-    width = max(map(len, figures), default=0)
-    lines = [f"{'':<{width}}{'mean':>12}{'of edits':>14}"]
-    for name, figure in figures.items():
-        mean = "-" if figure["mean"] is None else f"{figure['mean']:.4g}"
-        share = f"{figure['count']} of {summary['edits']}"
-        lines.append(f"{name:<{width}}{mean:>12}{share:>14}")
-    return "\n".join(lines)
 
 
 _FAILED: Any = object()
@@ -141,27 +168,17 @@ def _add(figures: dict[str, Any], found: Mapping[str, float | Figure | None]) ->
                 figures[f"{name}.frames"] = [float(value) for value in figure.frames]
 
 
+def _key(edit: Edit, key: str) -> str:
+    """Hash of all that the row of an edit depends on."""
+    paths = [path for path in {**edit.row, **edit.result}.values() if isinstance(path, str)]
+    roots = [root for root in (edit.root, edit.folder) if root is not None]
+    files = [root / path for root in roots for path in paths if (root / path).is_file()]
+    return _hash([key, file_identity(edit.edited), [file_identity(file) for file in files], dict(edit.row)])
+
+
+def _hash(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
 def _said(error: Exception) -> str:
     return error.reason if isinstance(error, VideoError) else first_sentence(error)
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS and "." not in name)
-    return {"edits": len(rows), "figures": {name: _mean(rows, name) for name in names}}
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    rows = [row for row in rows if row.get(name) is not None]
-    figure: dict[str, Any] = {"mean": _average([row[name] for row in rows]), "count": len(rows)}
-    weighted = [(row[name] * weight, weight) for row in rows if (weight := row.get(f"{name}.weight"))]
-    if weighted:
-        figure["pooled"] = sum(total for total, _ in weighted) / sum(weight for _, weight in weighted)
-    frames = [row[f"{name}.frames"] for row in rows if row.get(f"{name}.frames")]
-    if frames:
-        numbers = range(max(map(len, frames)))
-        figure["by_frame"] = _average([_average([f[n] for f in frames if n < len(f)]) for n in numbers])
-    return figure
-
-
-def _average(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None

@@ -88,7 +88,12 @@ def test_a_suite_writes_a_row_per_edit_and_means_with_their_coverage(truth, tiny
     assert [row["psnr_target_frame"] for row in rows] == [60.0, 60.0, 60.0, None, 60.0, None]
     assert [row["error"] for row in rows] == [None, None, None, "There is no result.", None, "There is no result."]
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())["figures"]
-    assert figures["psnr_target_frame"] == {"mean": 60.0, "count": 4}
+    assert figures["psnr_target_frame"] == {
+        "mean": 60.0,
+        "count": 4,
+        "interval": [60.0, 60.0],
+        "better": "higher",
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from icve.data.media.video import read_frames, write_video
 from icve.evaluation.edits import find_edits
 from icve.evaluation.metrics.metric import Metric
 from icve.evaluation.metrics.psnr import Psnr, psnr
-from icve.evaluation.suite import figures_text, load_suite, measure, summarise
+from icve.evaluation.suite import load_suite, measure
+from icve.evaluation.summary import summarise
+from icve.evaluation.tables import summary_tables
 from icve.runtime.printable import json_line
 from tests.measured import measured
 
@@ -48,7 +50,7 @@ def edits(tmp_path):
 
 
 def test_figures_coverage_and_reasons(edits):
-    rows = measure(edits, load_suite("preservation"), progress=False)
+    rows = measure(edits, load_suite("preservation").metrics, progress=False)
     same, large, failed, short = rows
     assert [edit.id for edit in edits] == ["same", "large", "failed", "short"]
     assert same["psnr_source_outside"] > 45  # what H.264 without loss leaves of RGB
@@ -64,7 +66,7 @@ def test_figures_coverage_and_reasons(edits):
     mean = (same["psnr_target_frame"] + large["psnr_target_frame"]) / 2
     assert summary["figures"]["psnr_target_frame"]["mean"] == pytest.approx(mean)
     assert summary["per_edit_type"]["recolour"]["figures"] == summary["figures"]
-    assert "1 of 4" in figures_text(summary)
+    assert "1 of 4" in summary_tables(summary)[0].text()
 
 
 class Broken(Metric):
@@ -90,8 +92,8 @@ def test_a_metric_that_fails_costs_one_figure(edits):
     assert rows[1]["error"] == "Broken: No kernel."
     assert rows[1]["psnr_target_frame"] is not None
     assert [row.get("edges") for row in rows] == [32.0, None, None, 32.0]
-    assert summarise(rows)["figures"]["nothing"] == {"mean": None, "count": 0}
-    assert figures_text(summarise(rows)).count("0 of 4") == 1
+    assert summarise(rows)["figures"]["nothing"] == {"mean": None, "count": 0, "interval": None, "better": "higher"}
+    assert summary_tables(summarise(rows))[0].text().count("0 of 4") == 1
 
 
 def test_figures_of_one_name_are_refused(edits):

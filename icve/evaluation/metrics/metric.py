@@ -74,9 +74,11 @@ class Metric(ABC):
 
     Attributes:
         needs: those of `NEEDS` that it cannot do without. An edit without one of them is not measured.
+        lower_is_better: how names of those of its figures begin of which less is better; "" is all of them.
     """
 
     needs: Sequence[str] = ("edited",)
+    lower_is_better: Sequence[str] = ()
 
     @abstractmethod
     def reset(self, clip: ClipInfo) -> None:
