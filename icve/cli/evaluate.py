@@ -39,7 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     text = "run a suite of metrics: print their means, write a row per edit"
     run = commands.add_parser("run", help=text, description=f"{text.capitalize()}.", **look)
-    run.add_argument("suite", help="YAML file with a list of metrics, or the name of a shipped one (preservation)")
+    run.add_argument(
+        "suite", help="YAML file with a list of metrics, or a shipped one: icve, vbench, vera, preservation, layers"
+    )
+    run.add_argument("overrides", nargs="*", metavar="name=value", help="values of the YAML file, as in models=DIR")
     run.add_argument("--reference", help="manifest (or its folder) with source, target and mask of the edits")
     run.add_argument("--output", help="folder for metrics.parquet and metrics.json (default: beside the results)")
     for command in (synthetic, run):
@@ -60,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def run_suite(suite: str, results: str, reference: str | None = None, output: str | None = None) -> int:
+def run_suite(
+    suite: str, results: str, reference: str | None = None, output: str | None = None, overrides: Sequence[str] = ()
+) -> int:
     """Measure the results of `icve edit` with the metrics of a suite; writes ``metrics.parquet`` and ``metrics.json``.
 
     Returns:
@@ -77,7 +82,7 @@ def run_suite(suite: str, results: str, reference: str | None = None, output: st
     from icve.evaluation.suite import figures_text, load_suite, measure, summarise
     from icve.runtime.atomic import whole_file, write_text
 
-    metrics = load_suite(suite)
+    metrics = load_suite(suite, overrides)
     edits = find_edits(Path(results), None if reference is None else read_manifest(_manifest_path(reference)))
     rows = measure(edits, metrics)
     summary = summarise(rows)

@@ -13,21 +13,26 @@ from icve.data.media.video_stream import VideoError
 from icve.editing.editors import first_sentence
 from icve.evaluation.edit_frames import EditFrames
 from icve.evaluation.edits import Edit
-from icve.evaluation.metrics.metric import NEEDS, Figure, Metric
+from icve.evaluation.metrics.metric import NEEDS, TEXTS, Figure, Metric
 from icve.runtime.class_lists import build_classes, read_class_list, shipped_file
+from icve.runtime.precision import whole_float32
 
 COLUMNS = ("id", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
 
 
-def load_suite(path: str | Path) -> list[Metric]:
+def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> list[Metric]:
     """The metrics of a YAML file, or of the shipped suite of that name: `metrics`, a list of `class_path` and
     `init_args`.
 
+    Args:
+        path: of the file, or the name of a shipped one ("icve").
+        overrides: ``name=value`` for entries of the file, as in ``models=/data/models``.
+
     Raises:
-        ValueError: the file, a class or an option is wrong.
+        ValueError: the file, an override, a class or an option is wrong, or the files of a model are not there.
     """
     path = shipped_file(path, "configs/evaluation")
-    content = read_class_list(path, "metrics", "suite of metrics")
+    content = read_class_list(path, "metrics", "suite of metrics", overrides)
     metrics = [metric for metric, _ in build_classes(content["metrics"], Metric, str(path))]
     for metric in metrics:
         if unknown := set(metric.needs).difference(NEEDS):
@@ -42,6 +47,7 @@ def measure(edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = T
     return [measure_edit(edit, metrics) for edit in tqdm(edits, "measure", unit="edit", disable=not progress)]
 
 
+@whole_float32()
 def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
     """`COLUMNS`, then the figures by name. Every file is decoded once for all metrics, some frames at a time.
 
@@ -55,8 +61,10 @@ def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
     problems: list[str] = []
     figures: dict[str, Any] = {}
     try:
-        frames = EditFrames(edit, {need for metric in metrics for need in metric.needs})
-        running = [metric for metric in metrics if _can_measure(metric, frames, problems)]
+        frames = EditFrames(edit, dict.fromkeys(need for metric in metrics for need in metric.needs))
+        problems += _absences(frames, metrics)
+        running = [metric for metric in metrics if not frames.absent.keys() & metric.needs]
+        running = [m for m in running if _tried(m, problems, m.reset, frames.info) is not _FAILED]
         if running:
             for chunk in frames.chunks(dict.fromkeys(need for metric in running for need in metric.needs)):
                 for metric in list(running):
@@ -107,15 +115,14 @@ class _Ambiguous(ValueError):
     """Two figures of one name: wrong for every edit, so that measuring stops."""
 
 
-def _can_measure(metric: Metric, frames: EditFrames, problems: list[str]) -> bool:
-    """Whether all that the metric needs is there, and it is ready for it."""
-    missing = [need for need in metric.needs if need in frames.absent]
-    if missing:
-        problems.extend(frames.absent[need] for need in missing if frames.absent[need])
-        plain = [need for need in missing if not frames.absent[need]]
-        problems.extend([f"There is no {' or '.join(plain)} for {type(metric).__name__}."] if plain else [])
-        return False
-    return _tried(metric, problems, metric.reset, frames.info) is not _FAILED
+def _absences(frames: EditFrames, metrics: Sequence[Metric]) -> list[str]:
+    """What is not there of the edit, and for which metrics, in sentences."""
+    said = []
+    for need, reason in frames.absent.items():
+        names = dict.fromkeys(type(metric).__name__ for metric in metrics if need in metric.needs)
+        advice = ": add the column to the reference" if need in TEXTS else ""
+        said.append(reason or f"There is no {need} for {', '.join(names)}{advice}.")
+    return said
 
 
 def _tried(metric: Metric, problems: list[str], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
