@@ -43,7 +43,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     text = "run a suite of metrics: print their means, write a row per edit and a page"
     run = commands.add_parser("run", help=text, description=f"{text.capitalize()}.", **look)
-    run.add_argument("suite", help="YAML file with a list of metrics, or the name of a shipped one (preservation)")
+    run.add_argument(
+        "suite", help="YAML file with a list of metrics, or a shipped one: icve, vbench, vera, preservation, layers"
+    )
+    run.add_argument("overrides", nargs="*", metavar="name=value", help="values of the YAML file, as in models=DIR")
     run.add_argument("--reference", help="manifest (or its folder) with source, target and mask of the edits")
     run.add_argument("--output", help="folder for tables and page (default: beside the results)")
     shown = "best and worst edits of each figure that the page shows"
@@ -75,7 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_suite(
-    suite: str, results: str, reference: str | None = None, output: str | None = None, examples: int = 3
+    suite: str,
+    results: str,
+    reference: str | None = None,
+    output: str | None = None,
+    examples: int = 3,
+    overrides: Sequence[str] = (),
 ) -> int:
     """Measure the results of `icve edit` with the metrics of a suite.
 
@@ -99,13 +107,13 @@ def run_suite(
     from icve.evaluation.tables import summary_tables
     from icve.runtime.atomic import whole_file, write_text
 
-    of_suite = load_suite(suite)
+    of_suite = load_suite(suite, overrides)
     edits = _find_edits(results, reference)
     folder = Path(results).parent if output is None else Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     rows = measure(edits, of_suite.metrics, log=ResultLog(folder, "metrics"), key=of_suite.key())
     summary = summarise(rows, of_suite.better)
-    about = {"suite": of_suite.entries, "results": str(Path(results).resolve())}
+    about: dict[str, Any] = {"suite": of_suite.entries, "results": str(Path(results).resolve())}
     about["reference"] = None if reference is None else str(_manifest_path(reference).resolve())
     tables = summary_tables(summary)
     with whole_file(folder / METRICS) as temporary:

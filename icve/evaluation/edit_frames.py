@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,21 +51,33 @@ class EditFrames:
                 self._open(edit, need)
 
     def chunks(self, needs: Collection[str]) -> Iterator[dict[str, Any]]:
-        """Frames of those of ``needs`` that are not absent, by name: at most `FRAMES_AT_ONCE` of each at a time.
+        """Frames of those of ``needs`` that are not absent, by name: at most `FRAMES_AT_ONCE` of each at a time. The
+        next ones are decoded in a thread meanwhile.
 
         Raises:
             ValueError, OSError: a file is damaged.
         """
+        decoded = self._chunks(needs)
+        with ThreadPoolExecutor(1, "decode") as thread:
+            coming = thread.submit(next, decoded, None)
+            while (chunk := coming.result()) is not None:
+                coming = thread.submit(next, decoded, None)
+                yield chunk
+
+    def _chunks(self, needs: Collection[str]) -> Iterator[dict[str, Any]]:
         present = [need for need in needs if need not in TEXTS and need not in self.absent]
         used = {name: self._readers[name] for name in dict.fromkeys(map(_file_name, present))}
         largest = max((reader.size[0] * reader.size[1] for each in used.values() for reader in each), default=1)
         count = max(1, min(FRAMES_AT_ONCE, _PIXELS_AT_ONCE // largest))
         streams = {name: [even_chunks(reader.read(), count) for reader in each] for name, each in used.items()}
-        for _ in range(0, self.info.frames, count):
-            stored = {name: [next(stream) for stream in each] for name, each in streams.items()}
+        for first in range(0, self.info.frames, count):
+            stored = {name: [next(stream, ()) for stream in each] for name, each in streams.items()}
+            for name, parts in stored.items():
+                if any(len(part) != min(count, self.info.frames - first) for part in parts):
+                    raise ValueError(f"Its {name} ends early: it was changed while it was read.")
             chunk: dict[str, Any] = {}
             for need in present:
-                parts = stored[_file_name(need)]
+                parts = [np.asarray(part) for part in stored[_file_name(need)]]
                 if not need.endswith(_AS_STORED):
                     parts = [_fitted(part, self.info.size) for part in parts]
                 chunk[need] = parts if need == "distractors" else parts[0]
@@ -84,7 +97,9 @@ class EditFrames:
                 return
             wrong = next((reader for reader in readers if reader.frames != self.info.frames), None)
             if wrong is not None:
-                self.absent[need] = f"Its {name} has {wrong.frames} frames, the edited video {self.info.frames}."
+                self.absent[need] = (
+                    f"Its {name.removesuffix('s')} has {wrong.frames} frames, the edited video {self.info.frames}."
+                )
                 return
             self._readers[name] = readers
 

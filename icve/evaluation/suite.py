@@ -16,8 +16,9 @@ from icve.editing.editors import first_sentence
 from icve.editing.results import ResultLog, file_identity
 from icve.evaluation.edit_frames import EditFrames
 from icve.evaluation.edits import Edit
-from icve.evaluation.metrics.metric import NEEDS, Figure, Metric
+from icve.evaluation.metrics.metric import NEEDS, TEXTS, Figure, Metric
 from icve.runtime.class_lists import build_classes, read_class_list, shipped_file
+from icve.runtime.precision import whole_float32
 
 COLUMNS = ("id", "source", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
 
@@ -41,15 +42,19 @@ class Suite(NamedTuple):
         return "lower" if figure.startswith(starts) else "higher"
 
 
-def load_suite(path: str | Path) -> Suite:
+def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """The metrics of a YAML file, or of the shipped suite of that name: `metrics`, a list of `class_path` and
     `init_args`.
 
+    Args:
+        path: of the file, or the name of a shipped one ("icve").
+        overrides: ``name=value`` for entries of the file, as in ``models=/data/models``.
+
     Raises:
-        ValueError: the file, a class or an option is wrong.
+        ValueError: the file, an override, a class or an option is wrong, or the files of a model are not there.
     """
     path = shipped_file(path, "configs/evaluation")
-    content = read_class_list(path, "metrics", "suite of metrics")
+    content = read_class_list(path, "metrics", "suite of metrics", overrides)
     built = build_classes(content["metrics"], Metric, str(path))
     suite = Suite([metric for metric, _ in built], [entry for _, entry in built])
     for metric in suite.metrics:
@@ -69,8 +74,8 @@ def measure(
         edits: to be measured.
         metrics: of the suite.
         progress: show a bar with the time left.
-        log: keeps every row as soon as it is there. Edits that it has, measured in full by the same metrics and from
-            the same files, are not measured again.
+        log: keeps every row as soon as it is there. Edits that it has, by the same metrics and of the same files, are
+            not measured again, unless a metric failed.
         key: of the metrics and their options, as :meth:`Suite.key` gives it.
 
     Raises:
@@ -83,39 +88,44 @@ def measure(
         for edit in bar:
             own = _key(edit, key)
             row = known.get(edit.id)
-            if row is None or row.pop("key", None) != own or row["error"]:
-                row = measure_edit(edit, metrics)
+            if row is None or row.pop("key", None) != own:
+                failed: list[Metric] = []
+                row = measure_edit(edit, metrics, failed)
                 if log is not None:
-                    log.add(row | {"key": own})
+                    log.add(row | {"key": None if failed else own})
             rows.append(row)
     if log is not None:
         log.tidy()
     return rows
 
 
-def measure_edit(edit: Edit, metrics: Sequence[Metric]) -> dict[str, Any]:
+@whole_float32()
+def measure_edit(edit: Edit, metrics: Sequence[Metric], failed: list[Metric] | None = None) -> dict[str, Any]:
     """`COLUMNS`, then the figures by name. Every file is decoded once for all metrics, some frames at a time.
 
     A figure that is a mean over parts of the video has their number as ``NAME.weight``; one with values of every frame
     has them as ``NAME.frames``. What cannot be measured is None, and ``error`` says why; other metrics do not suffer
-    from it.
+    from it. Metrics that raised an error are added to ``failed``.
 
     Raises:
         ValueError: two metrics give a figure of the same name, or a name has a dot.
     """
     problems: list[str] = []
+    failed = [] if failed is None else failed
     figures: dict[str, Any] = {}
     try:
-        frames = EditFrames(edit, {need for metric in metrics for need in metric.needs})
-        running = [metric for metric in metrics if _can_measure(metric, frames, problems)]
+        frames = EditFrames(edit, dict.fromkeys(need for metric in metrics for need in metric.needs))
+        problems += _absences(frames, metrics)
+        running = [metric for metric in metrics if not frames.absent.keys() & metric.needs]
+        running = [m for m in running if _tried(m, problems, failed, m.reset, frames.info) is not _FAILED]
         if running:
             for chunk in frames.chunks(dict.fromkeys(need for metric in running for need in metric.needs)):
                 for metric in list(running):
                     given = {need: chunk[need] for need in metric.needs if need in chunk}
-                    if _tried(metric, problems, metric.update, **given) is _FAILED:
+                    if _tried(metric, problems, failed, metric.update, **given) is _FAILED:
                         running.remove(metric)
         for metric in running:
-            found = _tried(metric, problems, metric.compute)
+            found = _tried(metric, problems, failed, metric.compute)
             if found is not _FAILED:
                 _add(figures, found)
     except (ValueError, OSError) as error:
@@ -134,23 +144,25 @@ class _Ambiguous(ValueError):
     """Two figures of one name: wrong for every edit, so that measuring stops."""
 
 
-def _can_measure(metric: Metric, frames: EditFrames, problems: list[str]) -> bool:
-    """Whether all that the metric needs is there, and it is ready for it."""
-    missing = [need for need in metric.needs if need in frames.absent]
-    if missing:
-        problems.extend(frames.absent[need] for need in missing if frames.absent[need])
-        plain = [need for need in missing if not frames.absent[need]]
-        problems.extend([f"There is no {' or '.join(plain)} for {type(metric).__name__}."] if plain else [])
-        return False
-    return _tried(metric, problems, metric.reset, frames.info) is not _FAILED
+def _absences(frames: EditFrames, metrics: Sequence[Metric]) -> list[str]:
+    """What is not there of the edit, and for which metrics, in sentences."""
+    said = []
+    for need, reason in frames.absent.items():
+        names = dict.fromkeys(type(metric).__name__ for metric in metrics if need in metric.needs)
+        advice = ": add the column to the reference" if need in TEXTS else ""
+        said.append(reason or f"There is no {need} for {', '.join(names)}{advice}.")
+    return said
 
 
-def _tried(metric: Metric, problems: list[str], call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _tried(
+    metric: Metric, problems: list[str], failed: list[Metric], call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
     """What a metric's method returns, or `_FAILED`: other edits and metrics go on, whatever anybody's metric does."""
     try:
         return call(*args, **kwargs)
     except Exception as error:
         problems.append(f"{type(metric).__name__}: {_said(error)}")
+        failed.append(metric)
         return _FAILED
 
 

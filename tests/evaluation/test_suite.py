@@ -56,7 +56,7 @@ def test_figures_coverage_and_reasons(edits):
     assert same["psnr_source_outside"] > 45  # what H.264 without loss leaves of RGB
     assert same["psnr_target_frame"] > 45
     assert same["error"] is None
-    assert (large["error"], large.get("psnr_source_outside")) == ("There is no mask for Psnr.", None)
+    assert (large["error"], large.get("psnr_source_outside")) == ("There is no mask for Psnr, Ssim.", None)
     assert 5 < large["psnr_target_frame"] < 30
     assert failed["error"] == "There is no result."
     assert short["error"].startswith("Its source has 4 frames, the edited video 3. Its mask has")
@@ -132,6 +132,12 @@ def test_wrong_suites_are_named(text, message, tmp_path):
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_suite(tmp_path / "suite.yaml")
+
+
+def test_a_model_that_is_not_there_is_named_with_what_downloads_it(tmp_path):
+    message = "download it with `hf download openai/clip-vit-base-patch32 --local-dir .*/clip-vit-base-patch32`"
+    with pytest.raises(ValueError, match=message):
+        load_suite("icve", [f"models={tmp_path}"])
 
 
 class Demanding(Broken):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
 from icve.evaluation.metrics.metric import ClipInfo, Figure, Metric
+from icve.evaluation.metrics.regions import Reference, Region
 
 PSNR_CAP = 60.0
 """dB. Rounding to 8 bits alone costs 1/12 of a squared level (58.9 dB): nothing above is a difference worth averaging,
@@ -29,8 +29,8 @@ class Psnr(Metric):
 
     def __init__(
         self,
-        reference: Literal["source", "target"] = "source",
-        region: Literal["frame", "inside", "outside"] = "outside",
+        reference: Reference = "source",
+        region: Region = "outside",
     ) -> None:
         self.reference, self.region = reference, region
         self.needs = ("edited", reference, *(() if region == "frame" else ("mask",)))
@@ -55,9 +55,9 @@ class Psnr(Metric):
         return {f"psnr_{name}": whole, f"psnr_frames_{name}": Figure.mean(self._frames)}
 
 
-def decibels(error: float) -> float:
-    """PSNR of a mean squared error of 8-bit levels, at most :data:`PSNR_CAP`."""
-    return PSNR_CAP if error == 0.0 else min(PSNR_CAP, 10.0 * math.log10(255.0**2 / error))
+def decibels(error: float, most: float = PSNR_CAP) -> float:
+    """PSNR of a mean squared error of 8-bit levels, at most ``most``."""
+    return most if error == 0.0 else min(most, 10.0 * math.log10(255.0**2 / error))
 
 
 def psnr(result: np.ndarray, reference: np.ndarray, region: np.ndarray | None = None) -> float | None:
