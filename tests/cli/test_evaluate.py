@@ -123,9 +123,7 @@ def test_what_was_measured_is_kept_and_what_changed_is_measured_again(truth, tin
     words += ["--output", str(tmp_path / "figures")]
     measured = []
     measure_edit = suite.measure_edit
-    monkeypatch.setattr(
-        suite, "measure_edit", lambda edit, metrics: measured.append(edit) or measure_edit(edit, metrics)
-    )
+    monkeypatch.setattr(suite, "measure_edit", lambda edit, *more: measured.append(edit) or measure_edit(edit, *more))
     assert evaluate.main(words) == 3
     first = parquet.read_table(tmp_path / "figures" / "metrics.parquet")
     assert len(measured) == 6
