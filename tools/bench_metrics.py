@@ -95,7 +95,7 @@ def one_by_one(paths: list[Path], models: Path):
     def loaded(name):
         folder = models / name
         model = CLIPModel.from_pretrained(folder).eval()
-        return model, AutoImageProcessor.from_pretrained(folder, use_fast=False), AutoTokenizer.from_pretrained(folder)
+        return model, AutoImageProcessor.from_pretrained(folder, backend="pil"), AutoTokenizer.from_pretrained(folder)
 
     clip, pick = loaded("clip-vit-base-patch32"), loaded("PickScore_v1")
     dino = ViTModel.from_pretrained(models / "dino-vitb16", add_pooling_layer=False).eval()

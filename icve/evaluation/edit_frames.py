@@ -16,7 +16,8 @@ from icve.evaluation.edits import Edit
 from icve.evaluation.metrics.metric import TEXTS, ClipInfo
 
 FRAMES_AT_ONCE = 16  # given to metrics, at most:
-_PIXELS_AT_ONCE = 2**23
+_PIXELS_AT_ONCE = 2**22
+_NOTHING = np.empty(0, np.uint8)
 _AS_STORED = "_as_stored"
 _OF_ROW = {"source": "source", "target": "target", "mask": "mask", "target_alpha": "edit_alpha"}
 _OF_RESULT = ("alpha", "layer", "composite")
@@ -71,13 +72,13 @@ class EditFrames:
         count = max(1, min(FRAMES_AT_ONCE, _PIXELS_AT_ONCE // largest))
         streams = {name: [even_chunks(reader.read(), count) for reader in each] for name, each in used.items()}
         for first in range(0, self.info.frames, count):
-            stored = {name: [next(stream, ()) for stream in each] for name, each in streams.items()}
+            stored = {name: [next(stream, _NOTHING) for stream in each] for name, each in streams.items()}
             for name, parts in stored.items():
                 if any(len(part) != min(count, self.info.frames - first) for part in parts):
                     raise ValueError(f"Its {name} ends early: it was changed while it was read.")
             chunk: dict[str, Any] = {}
             for need in present:
-                parts = [np.asarray(part) for part in stored[_file_name(need)]]
+                parts = stored[_file_name(need)]
                 if not need.endswith(_AS_STORED):
                     parts = [_fitted(part, self.info.size) for part in parts]
                 chunk[need] = parts if need == "distractors" else parts[0]

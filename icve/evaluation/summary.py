@@ -49,7 +49,8 @@ def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     frames = [row[f"{name}.frames"] for row in rows if row.get(f"{name}.frames")]
     if frames:
         numbers = range(max(map(len, frames)))
-        figure["by_frame"] = _average([_average([f[n] for f in frames if n < len(f)]) for n in numbers])
+        by_number = ([each[n] for each in frames if n < len(each)] for n in numbers)
+        figure["by_frame"] = sum(sum(values) / len(values) for values in by_number) / len(numbers)
     return figure
 
 

@@ -25,6 +25,7 @@ class _Consistency(Metric):
 
     def reset(self, clip: ClipInfo) -> None:
         self._first: Tensor | None = None
+        self._last: Tensor  # from the first frame on
         self._values: list[float] = []
 
     def update(self, edited: np.ndarray) -> None:

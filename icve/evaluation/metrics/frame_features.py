@@ -14,7 +14,7 @@ from torch import Tensor
 from icve.editing.editors import checked_device
 from icve.evaluation.metrics.pictures import Preparation
 
-_KEPT = 4  # chunks of frames: those of an edit, its source and the like, which metrics take in turn
+_KEPT = 2  # chunks of frames: those of an edit and its source, which metrics take in turn
 
 
 class _Recent:
@@ -46,7 +46,9 @@ class VisionModel:
 
     def __init__(self, folder: Path, device: str) -> None:
         from transformers import AutoConfig, AutoModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         config = AutoConfig.from_pretrained(folder)
         self.is_clip = config.model_type == "clip"
         self._resizes = config.model_type == "vit"  # others fit their position table to the picture unasked

@@ -130,7 +130,8 @@ class PerceptualDistance:
     def layers_of(self, pictures: Tensor) -> list[Tensor]:
         """The same of two pictures (2, 3, H, W) in [-1, 1]."""
         shift, scale = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (_SHIFT, _SCALE))
-        found, x = [], (pictures - shift) / scale
+        found: list[Tensor] = []
+        x = (pictures - shift) / scale
         for kind, *options in self._plan:
             if kind == "conv":
                 x = self._conv(x, f"features.{options[0]}", *options[1:])

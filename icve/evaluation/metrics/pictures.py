@@ -100,10 +100,11 @@ class Processed:
 
 @cache
 def _processor(folder: Path) -> Any:
-    from transformers import AutoImageProcessor
+    from transformers import AutoImageProcessor, __version__
 
+    pil: dict[str, Any] = {"backend": "pil"} if int(__version__.split(".")[0]) >= 5 else {"use_fast": False}
     try:
-        return AutoImageProcessor.from_pretrained(folder, use_fast=False)
+        return AutoImageProcessor.from_pretrained(folder, **pil)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} has no preprocessor_config.json: download the whole model folder.") from error
 

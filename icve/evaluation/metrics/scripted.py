@@ -60,8 +60,8 @@ class ScriptedModel(Metric):
             raise ValueError("A scripted model has at least one frame, one figure and one video.")
         self._device = checked_device(device)
         self._module = load_scripted(file, self._device)
-        self._figures, self._frames, self._size = list(figures), frames, tuple(size)
-        self._videos, self._choice, self._shape = list(videos), choice, tuple(size) if fit == "stretch" else None
+        self._figures, self._frames, self._size = list(figures), frames, (size[0], size[1])
+        self._videos, self._choice, self._shape = list(videos), choice, self._size if fit == "stretch" else None
         self._statistics = tuple(torch.tensor(list(values)).view(3, 1, 1) for values in (mean, deviation))
         self._text, self._tokens, self._tokenizer = text, tokens, None
         if tokenizer is not None:
