@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthetic.add_argument(
         "--truth", required=True, help="folder (or manifest) of `icve synthesize pairs --split test`"
     )
+    synthetic.add_argument("--split", nargs="+", dest="splits", help="measure these splits alone (default: all)")
     synthetic.add_argument("--model", help="model whose codec is the reference (default: the one that edited)")
     synthetic.add_argument("--report", help="page to write (default: evaluation.html beside the results)")
     synthetic.add_argument("--examples", type=int, default=6, help="edits of every type on the page (default: 6)")
@@ -96,7 +97,12 @@ def run_suite(suite: str, results: str, reference: str | None = None, output: st
 
 
 def evaluate_synthetic(
-    results: str, truth: str, model: str | None = None, report: str | None = None, examples: int = 6
+    results: str,
+    truth: str,
+    splits: Sequence[str] | None = None,
+    model: str | None = None,
+    report: str | None = None,
+    examples: int = 6,
 ) -> int:
     """Compare the results of `icve edit` with the true targets of a synthetic test set; prints the figures of the demo.
 
@@ -106,6 +112,7 @@ def evaluate_synthetic(
     Args:
         results: ``results.jsonl``, beside the edited videos.
         truth: folder or manifest of the test set.
+        splits: measured alone; None takes all that the test set has.
         model: model folder whose codec gives ``psnr_codec``; None takes the one named in the results.
         report: page to write; None is ``evaluation.html`` beside the results.
         examples: edits of every type on the page.
@@ -125,7 +132,8 @@ def evaluate_synthetic(
     made = {edit.id: edit for edit in edits if edit.edited is not None}
     settings = next((dict(edit.result["settings"]) for edit in made.values()), {})
     codec = load_codec(resolve_model_folder(model or settings.get("model") or shipped_editor()))
-    evaluation = evaluate({name: edit.edited for name, edit in made.items()}, manifest, codec=codec)
+    evaluation = evaluate({name: edit.edited for name, edit in made.items()}, manifest, codec=codec, splits=splits)
+    made = {row["id"]: made[row["id"]] for row in evaluation.edits if row["id"] in made}
     seconds = sum(edit.result["seconds"] for edit in made.values())
     figures = evaluation.figures | {
         "seconds_edit": round(seconds, 3),
