@@ -172,7 +172,9 @@ def evaluate(
     held_out = read_manifest(manifest)
     chosen = held_out[:limit] if splits is None else _of_splits(held_out, splits)[:limit]
     # Edits of one size are sampled together.
-    rows = sorted(chosen, key=lambda row: (row.get("height") or 0, row.get("width") or 0, row.get("source_frames") or 0))
+    rows = sorted(
+        chosen, key=lambda row: (row.get("height") or 0, row.get("width") or 0, row.get("source_frames") or 0)
+    )
     split_of = {row["id"]: row.get("split") for row in rows}
     given = editor if isinstance(editor, Mapping) else None
     codec = codec if codec is not None else getattr(editor, "codec", None)

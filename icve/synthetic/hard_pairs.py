@@ -23,8 +23,15 @@ import numpy as np
 
 from icve.synthetic.distractors import distractors, other_edit
 from icve.synthetic.edits import Edit, added_object, apply_edit, render_edit
-from icve.synthetic.instructions import COMPOUND, GRADUAL, PARAPHRASES, TEST_TEMPLATES, TRAIN_TEMPLATES
-from icve.synthetic.instructions import choose_template, instruction
+from icve.synthetic.instructions import (
+    COMPOUND,
+    GRADUAL,
+    PARAPHRASES,
+    TEST_TEMPLATES,
+    TRAIN_TEMPLATES,
+    choose_template,
+    instruction,
+)
 from icve.synthetic.misspelling import misspell
 from icve.synthetic.paired_clips import (
     HELD_OUT_LOOKS,
