@@ -17,8 +17,9 @@ EPILOG = """examples:
   icve edit --input runs/truth/manifest.parquet --output runs/out
   icve eval synthetic --results runs/out/results.jsonl --truth runs/truth
   icve eval run preservation --results runs/out/results.jsonl --reference runs/truth
+  icve eval leakage data/clips.parquet data/test/ --hashes runs/hashes.parquet --output runs/leaks.json
 
-exit status: 0 done; 2 wrong arguments; 3 some edits could not be measured
+exit status: 0 done; 2 wrong arguments; 3 some edits could not be measured, or some videos not read; 4 leaks were found
 """
 
 
@@ -43,6 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("suite", help="YAML file with a list of metrics, or the name of a shipped one (preservation)")
     run.add_argument("--reference", help="manifest (or its folder) with source, target and mask of the edits")
     run.add_argument("--output", help="folder for metrics.parquet and metrics.json (default: beside the results)")
+
+    text = "find test videos that are in training data: print a table"
+    leakage = commands.add_parser("leakage", help=text, description=f"{text.capitalize()}.", **look)
+    leakage.add_argument("train", help="manifest, folder of videos or video that is trained on; also a URL")
+    leakage.add_argument("test", help="the same, of what is tested on")
+    leakage.add_argument("--hashes", help="Parquet file that keeps hashes of frames, so that none is made twice")
+    leakage.add_argument("--output", help="file for a row per match: .parquet, .jsonl or .json")
+    leakage.add_argument("--workers", type=int, default=1, help="videos decoded side by side (default: 1)")
     for command in (synthetic, run):
         command.add_argument("--results", required=True, help="results.jsonl of icve edit")
     return parser
@@ -55,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "command"}
     try:
         refuse_foreign([value for value in options.values() if isinstance(value, str)])
-        return (run_suite if arguments.command == "run" else evaluate_synthetic)(**options)
+        commands = {"run": run_suite, "synthetic": evaluate_synthetic, "leakage": find_leakage}
+        return commands[arguments.command](**options)
     except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
         return 2
@@ -153,6 +163,36 @@ def evaluate_synthetic(
     )
     print(json.dumps(figures, indent=2, allow_nan=False))
     return 0
+
+
+def find_leakage(train: str, test: str, hashes: str | None = None, output: str | None = None, workers: int = 1) -> int:
+    """Look for test videos in training data, also re-encoded, scaled and cut ones; prints a table.
+
+    Args:
+        train, test: manifest, folder of videos, or video; also URLs.
+        hashes: Parquet file to keep hashes in and take them from.
+        output: file for a row per match.
+        workers: threads, each decoding a video.
+
+    Returns:
+        The exit status: 0 for none, 4 where there are some, 3 where there are none but some videos could not be read.
+
+    Raises:
+        ValueError, OSError: something is not there, is wrong, or cannot be written.
+    """
+    from icve.evaluation.leakage.check import check_leakage, check_suffix, summary, write_rows
+
+    if output is not None:
+        check_suffix(Path(output))
+    leakage = check_leakage(train, test, hashes, workers)
+    if output is not None:
+        write_rows(leakage.rows, Path(output))
+    print(summary(leakage))
+    for sentence in leakage.broken[:5]:
+        print(f"icve eval: {sentence}", file=sys.stderr)
+    if leakage.broken:
+        print(f"icve eval: {len(leakage.broken)} videos or rows could not be read; the rest was.", file=sys.stderr)
+    return 4 if leakage.matches else 3 if leakage.broken else 0
 
 
 def load_codec(folder: Path) -> Any:

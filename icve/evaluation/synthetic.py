@@ -1,8 +1,8 @@
 """The held-out synthetic benchmark: does an edit reach the true target, and how closely?
 
-The test set (``icve synthesize pairs --split test``, or a harder split) knows for every edit the true target, the exact edit mask and the
-targets of four *distractor* instructions on the same scene, two of them the nearest wrong edits. So an edit can be
-judged without a judge model:
+The test set (``icve synthesize pairs --split test``, or a harder split) knows for every edit the true target, the exact
+edit mask and the targets of four *distractor* instructions on the same scene, two of them the nearest wrong edits. So
+an edit can be judged without a judge model:
 
 - *success*: the result is strictly nearer (mean squared pixel error over the clip) to the true target than to the
   source and to each of the four distractor targets;

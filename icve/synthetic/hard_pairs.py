@@ -1,11 +1,11 @@
 """Splits that are harder than "test", each in one way, with the same exact ground truth.
 
-What is not said to be harder is as in split "test": scenes, edit types, shares of held-out words and combinations. So the
-difference of two figures is what the one thing costs.
+What is not said to be harder is as in split "test": scenes, edit types, shares of held-out words and combinations. So
+the difference of two figures is what the one thing costs.
 
 ========== =======================================================================================================
 objects    four or five smaller objects, one of the same colour and one of the same shape as the one that is meant
-occlusion  the object that is meant passes behind another one, or before it: a third of it is hidden, or more
+occlusion  another object lies over the one that is meant, or under it: a third or more of the lower one is hidden
 camera     the camera pans by up to a quarter of the frame, or sways, and zooms; what is added stays where it is
 long       33 frames, objects cross the frame and the camera moves as above
 compound   two edits in one instruction

@@ -86,8 +86,8 @@ def synthesize_pairs(
 ) -> Path:
     """Write ``count`` paired edits, the edit types in turn (``pairs.TURNS``), and return the path of their manifest.
 
-    Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), but in split "train" ``distractors/``
-    with the targets of four wrong instructions per pair, and last ``manifest.parquet``. Pair number i depends on the
+    Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), ``distractors/`` with the targets of
+    four wrong instructions per pair (not in split "train"), and last ``manifest.parquet``. Pair number i depends on the
     other arguments alone: not on ``count`` or ``workers``. Files that exist are kept, so an interrupted run goes on.
 
     Args:
