@@ -14,6 +14,7 @@ import json
 import resource
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -97,6 +98,15 @@ def of_frames(frames: np.ndarray, rate: float, every: float) -> Fingerprint:
     return Fingerprint(words[usable], seconds[chosen][usable].astype(np.float32), step)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """``counts``: (found, of how many); lowest scores of matching copies, highest ones of clean clips."""
+
+    counts: dict[str, tuple[int, int]]
+    lowest: list[float]
+    highest: list[float]
+
+
 def share(successes: int, trials: int) -> str:
     low, high = wilson_interval(successes, trials)
     return f"{100 * successes / trials:.2f} % ({100 * low:.2f} to {100 * high:.2f}), {successes} of {trials}"
@@ -106,7 +116,7 @@ def synthetic(split: str, count: int) -> list[np.ndarray]:
     return [make_pair(split, 77, index, with_distractors=False).source for index in range(count)]
 
 
-def measure(videos: list[str], clips: int, copied: int, output: Path) -> dict[str, object]:
+def measure(videos: list[str], clips: int, copied: int, output: Path) -> Figures:
     """Recall by the way of copying, for real and synthetic clips, and false positives."""
     real = [clip for folder in videos for clip in find_clips(folder).clips]
     made = synthetic("train", clips)
@@ -132,19 +142,18 @@ def measure(videos: list[str], clips: int, copied: int, output: Path) -> dict[st
     test_prints += [of_frames(frames, 8.0, EVERY_TEST) for frames in synthetic("test", clips)]
     matches = find_matches(train, join([*tests, *clean], test_prints))
     found = {(match.test, match.train) for match in matches}
-    figures: dict[str, object] = {}
+    counts: dict[str, tuple[int, int]] = {}
     for way in dict.fromkeys(way for way, _ in tests.values()):
         trials = [(clip, original) for clip, (of, original) in tests.items() if of == way]
-        figures[way] = share(sum(trial in found for trial in trials), len(trials))
+        counts[way] = sum(trial in found for trial in trials), len(trials)
     hits = sum((clip, original) in found for clip, (_, original) in tests.items())
-    figures["all copies"] = share(hits, len(tests))
+    counts["all copies"] = hits, len(tests)
     wrong = {match.test for match in matches if match.test not in tests}
-    figures["clean clips taken for copies"] = share(len(wrong), clips)
+    counts["clean clips taken for copies"] = len(wrong), clips
     pairs = sum(match.test not in tests for match in matches)
-    figures["pairs of clean and training clips"] = share(pairs, clips * len(names))
-    figures["lowest scores of copies"] = sorted(round(m.score, 3) for m in matches if m.test in tests)[:5]
-    figures["highest scores of clean clips"] = [round(m.score, 3) for m in matches if m.test not in tests][:5]
-    return figures
+    counts["pairs of clean and training clips taken for copies"] = pairs, clips * len(names)
+    copies, others = ([round(m.score, 3) for m in matches if (m.test in tests) == of] for of in (True, False))
+    return Figures(counts, copies[-5:], others[:5])
 
 
 def measure_scale(train_clips: int, test_clips: int = 100, frames: int = 10) -> dict[str, object]:
@@ -189,7 +198,9 @@ def main() -> None:
     parser.add_argument("--train_clips", type=int, help="measure the search among so many training clips too")
     arguments = parser.parse_args()
     figures = measure(arguments.videos, arguments.clips, arguments.copied, arguments.output)
-    print(json.dumps(figures, indent=2, ensure_ascii=False), flush=True)
+    shares = {way: share(*trials) for way, trials in figures.counts.items()}
+    print(json.dumps(shares, indent=2, ensure_ascii=False))
+    print(f"lowest scores of copies: {figures.lowest}; highest ones of clean clips: {figures.highest}", flush=True)
     if arguments.train_clips:
         print(json.dumps(measure_scale(arguments.train_clips), indent=2))
 

@@ -108,7 +108,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
         return remote
     if not path.exists():
         raise FileNotFoundError(
-            foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest as --input."
+            foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest."
         )
     local = not isinstance(path, RemotePath)
     if local and path.is_file() and is_video(path):
