@@ -16,6 +16,7 @@ from icve.evaluation.leakage.clips import find_clips
 from icve.evaluation.leakage.hashing import hash_clips
 from icve.evaluation.leakage.matching import Match, find_matches
 from icve.runtime.atomic import whole_file, write_text
+from icve.runtime.printable import as_text
 from icve.runtime.process_pools import counting_bar
 
 EVERY_TRAIN, EVERY_TEST = 0.5, 0.125  # seconds between the frames looked at
@@ -46,9 +47,9 @@ class Leakage:
         """A row for every match, to be written."""
         return [
             {
-                **{"test_path": str(match.test.file), "test_start": match.test.start},
+                **{"test_path": as_text(str(match.test.file)), "test_start": match.test.start},
                 **{"test_seconds": round(match.test_seconds, 3)},
-                **{"train_path": str(match.train.file), "train_start": match.train.start},
+                **{"train_path": as_text(str(match.train.file)), "train_start": match.train.start},
                 **{"train_seconds": round(match.train_seconds, 3)},
                 **{"matched_seconds": round(match.seconds, 3), "score": round(match.score, 4)},
             }

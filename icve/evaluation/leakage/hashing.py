@@ -137,10 +137,13 @@ def _hash_all(clips: list[Clip], every: float, workers: int) -> Iterator[tuple[C
         except (OSError, ValueError) as error:
             return str(error)
 
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         for first in range(0, len(clips), _AT_ONCE):
             some = clips[first : first + _AT_ONCE]
             yield from zip(some, pool.map(one, some), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption waits for no more than what is being decoded
 
 
 def _read(file: Path | None) -> pa.Table:

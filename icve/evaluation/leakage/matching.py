@@ -52,7 +52,7 @@ class FrameTable:
     def __init__(self, words: np.ndarray) -> None:
         self.words = words
         parts = np.ascontiguousarray(words).view(np.uint16).reshape(-1, _PARTS)
-        self.order = np.argsort(parts, axis=0, kind="stable").astype(np.uint32).T
+        self.order = [np.argsort(parts[:, part], kind="stable").astype(np.uint32) for part in range(_PARTS)]
         counts = (np.bincount(parts[:, part], minlength=1 << 16) for part in range(_PARTS))
         self.first = np.stack([np.concatenate([[0], np.cumsum(count)]) for count in counts])
 
@@ -62,7 +62,7 @@ class FrameTable:
         which = np.arange(_PARTS)[:, None]
         starts, ends = self.first[which, keys].ravel(), self.first[which, keys.astype(np.int64) + 1].ravel()
         filled = np.flatnonzero(ends > starts)
-        ranges = [self.order[place // len(_FLIPS), starts[place] : ends[place]] for place in filled]
+        ranges = [self.order[place // len(_FLIPS)][starts[place] : ends[place]] for place in filled]
         found = np.unique(np.concatenate(ranges)) if ranges else np.empty(0, np.uint32)
         return found[differing_bits(self.words[found], word) <= FRAME_BITS]
 
@@ -80,7 +80,7 @@ def find_matches(
     shifts: defaultdict[tuple[int, int], Counter[int]] = defaultdict(Counter)
     clip_of = np.repeat(np.arange(len(train.clips)), np.diff(train.first))
     blocks = range(0, len(train.words), _BLOCK)
-    tables = {}  # one at a time
+    tables: dict[int, FrameTable] = {}  # one at a time
 
     def look_up(step: int) -> None:
         block, number = divmod(step, len(test.clips))
