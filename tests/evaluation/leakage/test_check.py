@@ -21,14 +21,20 @@ def scenes():
     return [make_pair("train", 8, index, with_distractors=False).source for index in range(4)]
 
 
-@pytest.fixture
-def folders(tmp_path, scenes):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, scenes):
     """Training videos 0 to 2; test videos: a cut and smaller copy of 1, and 3, which is clean."""
+    folder = tmp_path_factory.mktemp("leakage")
     for number in range(3):
-        write_video(tmp_path / "train" / f"{number}.mp4", scenes[number], 8)
-    write_video(tmp_path / "test" / "copy.mp4", scenes[1][2:, ::2, ::2], 8, crf=28)
-    write_video(tmp_path / "test" / "clean.mp4", scenes[3], 8)
-    return tmp_path
+        write_video(folder / "train" / f"{number}.mp4", scenes[number], 8)
+    write_video(folder / "test" / "copy.mp4", scenes[1][2:, ::2, ::2], 8, crf=28)
+    write_video(folder / "test" / "clean.mp4", scenes[3], 8)
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path, written):
+    return Path(shutil.copytree(written, tmp_path / "own"))
 
 
 def leakage(folder, *words):
