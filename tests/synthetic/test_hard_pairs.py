@@ -16,7 +16,7 @@ from icve.synthetic.vocabulary import EDIT_TYPES
 @pytest.fixture(scope="module")
 def pairs():
     return {
-        name: [make_hard_pair(name, 0, index, frames=max(5, split.least_frames)) for index in range(6)]
+        name: [make_hard_pair(name, 0, index, 48, 48, max(5, split.least_frames)) for index in range(6)]
         for name, split in HARD_SPLITS.items()
     }
 
@@ -35,10 +35,10 @@ def test_pairs_are_exact_and_differ_from_their_four_wrong_results(pairs):
 
 
 def test_a_pair_is_a_function_of_its_arguments(pairs):
-    again = make_hard_pair("compound", 0, 3, frames=5)
+    again = make_hard_pair("compound", 0, 3, 48, 48, frames=5)
     np.testing.assert_array_equal(again.target, pairs["compound"][3].target)
     assert again.instruction == pairs["compound"][3].instruction
-    assert make_hard_pair("compound", 1, 3, frames=5).scene != again.scene
+    assert make_hard_pair("compound", 1, 3, 48, 48, frames=5).scene != again.scene
 
 
 def test_many_objects_among_which_one_has_the_shape_and_one_the_colour(pairs):

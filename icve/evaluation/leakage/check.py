@@ -101,7 +101,6 @@ def write_rows(rows: Sequence[dict[str, Any]], file: Path) -> None:
         with whole_file(file) as temporary:
             parquet.write_table(pa.Table.from_pylist(list(rows), _SCHEMA), temporary)
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(file, lines if suffix == ".jsonl" else json.dumps(rows, ensure_ascii=False, indent=2) + "\n")
 
