@@ -100,11 +100,10 @@ def of_frames(frames: np.ndarray, rate: float, every: float) -> Fingerprint:
 
 @dataclass(frozen=True)
 class Figures:
-    """``counts``: (found, of how many); lowest scores of matching copies, highest ones of clean clips."""
+    """``counts``: (found, of how many); ``at_least``: copies and clean clips that match, by least score."""
 
     counts: dict[str, tuple[int, int]]
-    lowest: list[float]
-    highest: list[float]
+    at_least: dict[float, tuple[int, int]]
 
 
 def share(successes: int, trials: int) -> str:
@@ -152,8 +151,15 @@ def measure(videos: list[str], clips: int, copied: int, output: Path) -> Figures
     counts["clean clips taken for copies"] = len(wrong), clips
     pairs = sum(match.test not in tests for match in matches)
     counts["pairs of clean and training clips taken for copies"] = pairs, clips * len(names)
-    copies, others = ([round(m.score, 3) for m in matches if (m.test in tests) == of] for of in (True, False))
-    return Figures(counts, copies[-5:], others[:5])
+    best = {match.test: match.score for match in reversed(matches)}
+    at_least = {
+        score: (
+            sum(best[c] >= score for c in best if c in tests),
+            sum(best[c] >= score for c in best if c not in tests),
+        )
+        for score in np.arange(0.6, 0.9, 0.05).round(2).tolist()
+    }
+    return Figures(counts, at_least)
 
 
 def measure_scale(train_clips: int, test_clips: int = 100, frames: int = 10) -> dict[str, object]:
@@ -172,7 +178,7 @@ def measure_scale(train_clips: int, test_clips: int = 100, frames: int = 10) -> 
     began = time.process_time()
     matches = find_matches(train, test)
     seconds = time.process_time() - began
-    right = {(str(match.test), str(match.train)) for match in matches}
+    right = {(str(match.test.file), str(match.train.file)) for match in matches}
     began = time.process_time()
     for word in copies[0].words:
         np.flatnonzero(np.bitwise_count(words ^ word).sum(-1) <= FRAME_BITS)
@@ -200,7 +206,8 @@ def main() -> None:
     figures = measure(arguments.videos, arguments.clips, arguments.copied, arguments.output)
     shares = {way: share(*trials) for way, trials in figures.counts.items()}
     print(json.dumps(shares, indent=2, ensure_ascii=False))
-    print(f"lowest scores of copies: {figures.lowest}; highest ones of clean clips: {figures.highest}", flush=True)
+    for score, (copies, clean) in figures.at_least.items():
+        print(f"score of at least {score}: {copies} copies, {clean} clean clips", flush=True)
     if arguments.train_clips:
         print(json.dumps(measure_scale(arguments.train_clips), indent=2))
 
