@@ -83,7 +83,7 @@ def check_leakage(train: str, test: str, hashes: str | None = None, workers: int
         def track(steps: Iterable[int], total: int) -> Iterable[int]:
             return bar.track(steps, total=total)
 
-        matches = find_matches(*made, track)
+        matches = find_matches(made[0], made[1], track)
     blank = sum(int((hashed.first[1:] == hashed.first[:-1]).sum()) for hashed in made)
     return Leakage(matches, len(made[0].clips), len(made[1].clips), list(dict.fromkeys(broken)), blank)
 

@@ -18,7 +18,7 @@ from icve.evaluation.leakage.frame_hashes import BITS, differing_bits
 from icve.evaluation.leakage.hashing import Hashes
 
 FRAME_BITS = 34  # most bits in which the hashes of a frame and of its copy differ
-MEAN_BITS = 26  # the same on average over the frames compared
+MEAN_BITS = 22  # the same on average over the frames compared
 STILL_BITS = 16  # the same where a clip has too few frames to agree in time
 LEAST_FRAMES = 3  # that must match
 LEAST_SHARE = 0.5  # of the shorter clip that must match
