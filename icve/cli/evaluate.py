@@ -21,8 +21,9 @@ EPILOG = """examples:
   icve eval synthetic --results runs/out/results.jsonl --truth runs/truth
   icve eval run preservation --results runs/out/results.jsonl --reference runs/truth --output runs/figures
   icve eval compare before=runs/figures after=runs/other_figures --output runs/comparison
+  icve eval leakage data/clips.parquet data/test/ --hashes runs/hashes.parquet --output runs/leaks.json
 
-exit status: 0 done; 2 wrong arguments; 3 some edits could not be measured
+exit status: 0 done; 2 wrong arguments; 3 some edits could not be measured, or some videos not read; 4 leaks were found
 """
 
 
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     synthetic.add_argument(
         "--truth", required=True, help="folder (or manifest) of `icve synthesize pairs --split test`"
     )
+    synthetic.add_argument("--split", nargs="+", dest="splits", help="measure these splits alone (default: all)")
     synthetic.add_argument("--model", help="model whose codec is the reference (default: the one that edited)")
     synthetic.add_argument("--report", help="page to write (default: evaluation.html beside the results)")
     synthetic.add_argument("--examples", type=int, default=6, help="edits of every type on the page (default: 6)")
@@ -58,6 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("folders", nargs="+", metavar="FOLDER", help=names)
     compare.add_argument("--output", default="comparison", help="folder for tables and page (default: comparison)")
     compare.add_argument("--examples", type=int, default=3, help="number of edits per figure on the page (default: 3)")
+
+    text = "find test videos that are in training data: print a table"
+    leakage = commands.add_parser("leakage", help=text, description=f"{text.capitalize()}.", **look)
+    leakage.add_argument("train", help="manifest, folder of videos or video that is trained on; also a URL")
+    leakage.add_argument("test", help="the same, of what is tested on")
+    leakage.add_argument("--hashes", help="Parquet file that keeps hashes of frames, so that none is made twice")
+    leakage.add_argument("--output", help="file for a row per match: .parquet, .jsonl or .json")
+    leakage.add_argument("--workers", type=int, default=1, help="videos decoded side by side (default: 1)")
     for command in (synthetic, run):
         command.add_argument("--results", required=True, help="results.jsonl of icve edit")
     return parser
@@ -71,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         refuse_foreign([value for value in options.values() if isinstance(value, str)])
         commands = {"run": run_suite, "compare": compare_suites, "synthetic": evaluate_synthetic}
+        commands["leakage"] = find_leakage
         return commands[arguments.command](**options)
     except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
@@ -172,7 +183,12 @@ def compare_suites(folders: Sequence[str], output: str = "comparison", examples:
 
 
 def evaluate_synthetic(
-    results: str, truth: str, model: str | None = None, report: str | None = None, examples: int = 6
+    results: str,
+    truth: str,
+    splits: Sequence[str] | None = None,
+    model: str | None = None,
+    report: str | None = None,
+    examples: int = 6,
 ) -> int:
     """Compare the results of `icve edit` with the true targets of a synthetic test set; prints the figures of the demo.
 
@@ -182,6 +198,7 @@ def evaluate_synthetic(
     Args:
         results: ``results.jsonl``, beside the edited videos.
         truth: folder or manifest of the test set.
+        splits: measured alone; None takes all that the test set has.
         model: model folder whose codec gives ``psnr_codec``; None takes the one named in the results.
         report: page to write; None is ``evaluation.html`` beside the results.
         examples: edits of every type on the page.
@@ -199,7 +216,8 @@ def evaluate_synthetic(
     made = {edit.id: edit for edit in edits if edit.edited is not None}
     settings = next((dict(edit.result["settings"]) for edit in made.values()), {})
     codec = load_codec(resolve_model_folder(model or settings.get("model") or shipped_editor()))
-    evaluation = evaluate({name: edit.edited for name, edit in made.items()}, manifest, codec=codec)
+    evaluation = evaluate({name: edit.edited for name, edit in made.items()}, manifest, codec=codec, splits=splits)
+    made = {row["id"]: made[row["id"]] for row in evaluation.edits if row["id"] in made}
     seconds = sum(edit.result["seconds"] for edit in made.values())
     figures = evaluation.figures | {
         "seconds_edit": round(seconds, 3),
@@ -219,6 +237,36 @@ def evaluate_synthetic(
     )
     print(json.dumps(figures, indent=2, allow_nan=False))
     return 0
+
+
+def find_leakage(train: str, test: str, hashes: str | None = None, output: str | None = None, workers: int = 1) -> int:
+    """Look for test videos in training data, also re-encoded, scaled and cut ones; prints a table.
+
+    Args:
+        train, test: manifest, folder of videos, or video; also URLs.
+        hashes: Parquet file to keep hashes in and take them from.
+        output: file for a row per match.
+        workers: threads, each decoding a video.
+
+    Returns:
+        The exit status: 0 for none, 4 where there are some, 3 where there are none but some videos could not be read.
+
+    Raises:
+        ValueError, OSError: something is not there, is wrong, or cannot be written.
+    """
+    from icve.evaluation.leakage.check import check_leakage, check_suffix, summary, write_rows
+
+    if output is not None:
+        check_suffix(Path(output))
+    leakage = check_leakage(train, test, hashes, workers)
+    if output is not None:
+        write_rows(leakage.rows, Path(output))
+    print(summary(leakage))
+    for sentence in leakage.broken[:5]:
+        print(f"icve eval: {sentence}", file=sys.stderr)
+    if leakage.broken:
+        print(f"icve eval: {len(leakage.broken)} videos or rows could not be read; the rest was.", file=sys.stderr)
+    return 4 if leakage.matches else 3 if leakage.broken else 0
 
 
 def load_codec(folder: Path) -> Any:

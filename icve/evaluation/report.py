@@ -114,6 +114,7 @@ def _json(value: Any) -> str:
 def figures_table(figures: Mapping[str, Any]) -> Markup:
     """HTML table of the benchmark's figures, all edits first, then one row per edit type."""
     groups = {"all": figures} | dict(figures.get("per_edit_type", {}))
+    groups |= {f"split {name}": group for name, group in figures.get("per_split", {}).items()}
     columns = []  # heading, key, what the cell shows
     for name, region in _REGIONS.items():
         columns.append((name, f"psnr{region}", "psnr"))
