@@ -59,6 +59,22 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def metric_models(shared_data, tmp_path_factory) -> Path:
+    """Folder with the models of the shipped suites of metrics, tiny ones by the names of the real ones."""
+    import torch
+
+    folder, tiny = tmp_path_factory.mktemp("metric_models"), shared_data / "golden_metrics" / "models"
+    real = {"clip-vit-base-patch32": "clip", "dino-vitb16": "dino", "PickScore_v1": "pick"}
+    for name, model in (real | {"CLIP-ViT-H-14-laion2B-s32B-b79K": "pick"}).items():
+        (folder / name).symlink_to(tiny / model)
+    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
+    weights = {f"features.{layer}.weight": torch.randn(shape) / 50 for layer, shape in shapes.items()}
+    weights |= {f"features.{layer}.bias": torch.zeros(shape[0]) for layer, shape in shapes.items()}
+    torch.save(weights, folder / "alexnet-owt-7be5be79.pth")
+    return folder
+
+
 @pytest.fixture
 def make_clip(tmp_path):
     """Write a video of coarse noise that drifts from frame to frame: make_clip("a.mp4", frames=12, size=(48, 80))."""

@@ -178,7 +178,13 @@ class Reddened(Metric):
     def __init__(self, word: str = "red"):
         self.word = word
 
-    def __call__(self, source, edited, instruction):
-        if self.word not in instruction:
-            return {"reddened": None}
-        return {"reddened": float(np.mean(edited[..., 0].astype(np.float32) - source[..., 0]))}
+    def reset(self, clip):
+        self.applies = self.word in clip.texts["instruction"]
+        self.change, self.pixels = 0.0, 0
+
+    def update(self, source, edited):
+        self.change += float(edited[..., 0].sum(dtype=np.float64) - source[..., 0].sum(dtype=np.float64))
+        self.pixels += edited[..., 0].size
+
+    def compute(self):
+        return {"reddened": self.change / self.pixels if self.applies else None}

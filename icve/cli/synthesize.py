@@ -7,7 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from icve.synthetic.condition_files import synthesize_conditions
+from icve.synthetic.hard_pairs import HARD_SPLITS
 from icve.synthetic.pair_files import synthesize_pairs
+from icve.synthetic.paired_clips import SPLITS
 from icve.synthetic.raw_files import synthesize_raw
 
 _EXAMPLES = """\
@@ -16,6 +18,8 @@ examples:
       60 edits to test on: sources, targets, masks, targets of wrong instructions, manifest.parquet
   icve synthesize pairs --split train --seed 0 --count 6000 --output pairs --workers 2
       paired edits to fine-tune on
+  icve synthesize pairs --split test occlusion typos --seed 0 --count 200 --output harder
+      200 edits of each of these splits, of which two are harder in one way
   icve synthesize pairs --split train --seed 0 --count 6000 --output pictures --frames 1
       edits of pictures, PNG files
   icve synthesize raw --split train --seed 0 --count 40 --output raw --size 64x64 64x112 --workers 2
@@ -30,10 +34,15 @@ interrupted goes on where it stopped.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status (0, or 2 for arguments that cannot be met)."""
-    arguments = vars(_parser().parse_args(argv))
+    arguments = {name: value for name, value in vars(_parser().parse_args(argv)).items() if value is not None}
     kinds = {"raw": synthesize_raw, "pairs": synthesize_pairs, "conditions": synthesize_conditions}
-    synthesize = kinds[arguments.pop("kind")]
+    kind = arguments.pop("kind")
+    synthesize, splits = kinds[kind], arguments["split"]
     try:
+        if kind != "pairs":
+            if len(splits) > 1:
+                raise ValueError(f"icve synthesize {kind} takes one --split: run it once for each.")
+            arguments["split"] = splits[0]
         written = synthesize(**arguments)
     except (ValueError, OSError) as error:
         print(f"icve synthesize: {error}", file=sys.stderr)
@@ -55,10 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         help="long raw videos; paired edits; or paired edits that a mask or a reference picture settles",
     )
     parser.add_argument(
-        "--split", choices=("train", "test"), default="test", help="no scene is in both (default: test)"
+        "--split",
+        nargs="+",
+        choices=(*SPLITS, *HARD_SPLITS),
+        default=["test"],
+        help="no scene is in two; pairs alone have those harder than test, and take several (default: test)",
     )
     parser.add_argument("--seed", type=int, required=True, help="selects another set of videos")
-    parser.add_argument("--count", type=int, required=True, help="number of pairs, or of raw videos (10 to 25 scenes)")
+    count = "number of pairs of each split, or of raw videos (10 to 25 scenes)"
+    parser.add_argument("--count", type=int, required=True, help=count)
     parser.add_argument("--output", required=True, help="folder to write to")
     parser.add_argument(
         "--size",
@@ -69,8 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HxW",
         help="pixels; several take turns (default: 64x64)",
     )
-    frames = "per clip (default: 9; 1 makes PNG pictures); raw scenes hold several clips"
-    parser.add_argument("--frames", type=int, default=9, help=frames)
+    frames = "per clip (default: 9, of split long 33; 1 makes PNG pictures); raw scenes hold several clips"
+    parser.add_argument("--frames", type=int, help=frames)
     parser.add_argument("--fps", type=float, default=8.0, help="frame rate (default: 8)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     return parser

@@ -21,11 +21,12 @@ from icve.runtime.storage.remote_path import RemotePath
 
 
 class ResultLog:
-    """The results of a folder. A line is added when an item is finished; the last line of an id is the valid one."""
+    """The results of a folder, in ``NAME.jsonl``. A line is added when an item is finished; the last line of an id is
+    the valid one."""
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        self.path = Path(folder) / "results.jsonl"
-        self._lock = Path(folder) / ".results.lock"
+    def __init__(self, folder: str | os.PathLike, name: str = "results") -> None:
+        self.path = Path(folder) / f"{name}.jsonl"
+        self._lock = Path(folder) / f".{name}.lock"
 
     def read(self) -> dict[str, dict[str, Any]]:
         """Results by id. A line that a kill cut short is passed over."""
@@ -61,14 +62,15 @@ class ResultLog:
 
 def item_key(item: Item, settings: Settings, model: str) -> str:
     """Hash of everything a result depends on: an item with another one is edited again."""
-    source = _as_it_is(item.source)
+    source = file_identity(item.source)
     window = [settings.window, settings.budget, settings.size, settings.side_by_side, settings.crf, settings.format]
     content = [source, item.start, item.count, item.instruction, item.seed, settings.sampling, window, model]
-    content += [_as_it_is(file) for file in (item.mask, item.reference)] if item.mask or item.reference else []
+    content += [file_identity(file) for file in (item.mask, item.reference)] if item.mask or item.reference else []
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
-def _as_it_is(file: Path | None) -> list[Any]:
+def file_identity(file: Path | None) -> list[Any]:
+    """A file by its path, size in bytes and time of change in ns; the last two are None where it is not there."""
     try:
         size, modified = file_state(file or "")
         return [str((file or Path()).resolve()), size, modified]

@@ -60,7 +60,11 @@ def write_edit_report(
 
 
 def thumbnail(path: Path, start: int = 0, count: int | None = None, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The first frames of a clip, (F, H, W, 3) uint8, small enough for a page; ``size`` (height, width) if given."""
+    """The first frames of a clip, (F, H, W, 3) uint8, small enough for a page; ``size`` (height, width) if given, as it
+    must be for a folder of frames."""
+    if path.is_dir() and size is not None:
+        frames = iterate_png_frames(path, min(count or _FRAMES, _FRAMES))
+        return np.concatenate([resize_crop(frame[None, ..., :3], size, size) for frame in frames])
     info = probe(path)
     height, width = info.displayed
     scale = min(1.0, _SIDE / max(height, width))
@@ -71,13 +75,7 @@ def thumbnail(path: Path, start: int = 0, count: int | None = None, size: tuple[
 
 def _example(item: Item, row: Mapping[str, Any], folder: Path) -> Example:
     source = thumbnail(item.source, item.start, item.count)
-    edited, size = folder / row["output"], source.shape[1:3]
-    if edited.is_dir():
-        frames = iterate_png_frames(edited, _FRAMES)
-        clips = {"edited": np.concatenate([resize_crop(frame[None, ..., :3], size, size) for frame in frames])}
-    else:
-        clips = {"edited": thumbnail(edited, size=size)}
-    clips = {"source": source} | clips
+    clips = {"source": source, "edited": thumbnail(folder / row["output"], size=source.shape[1:3])}
     facts = {
         "id": item.id,
         "frames": str(row["frames"]),

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from icve.data.manifest import Manifest, resolve_path
-from icve.data.masks import load_mask, read_mask
 from icve.data.media.png_frames import iterate_png_frames
-from icve.data.media.video import read_frames, resize_crop
+from icve.data.media.video import read_frames
 from icve.editing.results import ResultLog
 from icve.runtime.printable import json_lines
 from icve.runtime.storage.files import file_state
@@ -30,6 +29,7 @@ class Edit:
         row: paths and frame ranges of source, target and mask, as a manifest has them.
         root: folder that the row's paths are relative to; None takes its source's as it is.
         result: its line of ``results.jsonl``, {} where it is missing.
+        folder: that holds the results.
     """
 
     id: str
@@ -39,44 +39,38 @@ class Edit:
     row: Mapping[str, Any]
     root: Path | None
     result: Mapping[str, Any]
+    folder: Path | None = None
 
-    def load(self, needs: set[str]) -> dict[str, Any]:
-        """Those of `icve.evaluation.metrics.metric.NEEDS` that are asked for and there, each decoded once.
+    def file(self, path: str, name: str) -> Path:
+        """A file that the row names; ``name`` is what of the edit it is, for the message.
 
         Raises:
-            ValueError: the edit is missing, a file cannot be read, or clips differ in their number of frames.
+            ValueError: it is not there.
         """
-        if self.edited is None:
-            raise ValueError("There is no result.")
-        edited = read_edited(self.edited)
-        loaded: dict[str, Any] = {"edited": edited, "instruction": self.instruction}
-        size = edited.shape[1:3]
-        for role in ("source", "target"):
-            if role in needs and self.row.get(f"{role}_path"):
-                loaded[role] = self._clip(role, size)
-        if "mask" in needs and self.root is not None and self.row.get("mask_path"):
-            path = resolve_path(self.root, self.row["mask_path"])
-            mask = load_mask(path) if path.suffix == ".npz" else read_mask(path, np.arange(len(edited)))
-            grey = np.repeat(mask[..., None].view(np.uint8) * 255, 3, axis=3)
-            loaded["mask"] = resize_crop(grey, size)[..., 0] >= 128
-        for name, clip in loaded.items():
-            if name != "instruction" and len(clip) != len(edited):
-                raise ValueError(f"Its {name} has {len(clip)} frames, the edited video {len(edited)}.")
-        return {name: value for name, value in loaded.items() if name in needs}
-
-    def _clip(self, role: str, size: tuple[int, int]) -> np.ndarray:
-        path = self.row[f"{role}_path"]
         file = as_path(path) if self.root is None else resolve_path(self.root, path)
         try:
-            file_state(file)
-        except (FileNotFoundError, IsADirectoryError) as error:
+            if not file.is_dir():  # of frames
+                file_state(file)
+        except FileNotFoundError as error:
             advice = "check the root of its manifest"
             if self.root is None:
                 advice = "give --reference, or run this in the folder that it is relative to"
-            raise ValueError(f"Its {role} {path} is not there: {advice}.") from error
-        return read_frames(
-            file, start=self.row.get(f"{role}_start") or 0, count=self.row.get(f"{role}_frames"), size=size
-        )
+            raise ValueError(f"Its {name} {path} is not there: {advice}.") from error
+        return file
+
+    def file_of_result(self, name: str) -> Path | None:
+        """The file that the result has under a name ("alpha", "layer", "composite") beside its video.
+
+        Raises:
+            ValueError: it is not there.
+        """
+        path = self.result.get(name)
+        if not path or self.folder is None:
+            return None
+        file = resolve_path(self.folder, path)
+        if not file.exists():
+            raise ValueError(f"Its {name} {path} is not there: edit it again.")
+        return file
 
 
 def read_edited(path: Path) -> np.ndarray:
@@ -126,7 +120,8 @@ def _edit(result: Mapping[str, Any] | None, row: Mapping[str, Any], folder: Path
     known = {**(result or {}), **row}
     edited = resolve_path(folder, result["output"]) if result and result["status"] == "ok" else None
     edited = edited if edited is not None and edited.exists() else None
-    return Edit(known["id"], known.get("edit_type") or "", known["instruction"], edited, row, root, result or {})
+    about = known["id"], known.get("edit_type") or "", known["instruction"]
+    return Edit(*about, edited, row, root, result or {}, folder)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

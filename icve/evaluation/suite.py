@@ -2,104 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from icve.data.media.video_stream import VideoError
 from icve.editing.editors import first_sentence
+from icve.editing.results import ResultLog, file_identity
+from icve.evaluation.edit_frames import EditFrames
 from icve.evaluation.edits import Edit
-from icve.evaluation.metrics.metric import NEEDS, Metric
+from icve.evaluation.metrics.metric import NEEDS, TEXTS, Figure, Metric
 from icve.runtime.class_lists import build_classes, read_class_list, shipped_file
+from icve.runtime.precision import whole_float32
 
-COLUMNS = ("id", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
+COLUMNS = ("id", "source", "edit_type", "instruction", "edited", "error")  # of a row, before its figures
 
 
-def load_suite(path: str | Path) -> list[Metric]:
+class Suite(NamedTuple):
+    """Metrics, and for each its class path and all its options (``entries``)."""
+
+    metrics: list[Metric]
+    entries: list[dict[str, Any]]
+
+    def key(self) -> str:
+        """Hash of all that a figure depends on beside the edit: metrics, options, and the files that options name."""
+        named = [value for entry in self.entries for value in entry["init_args"].values() if isinstance(value, str)]
+        folders = [Path(value) for value in named if Path(value).exists()]
+        files = [file for path in folders for file in ([path] if path.is_file() else sorted(path.iterdir()))]
+        return _hash([self.entries, [file_identity(file) for file in files]])
+
+    def better(self, figure: str) -> str:
+        """Which values of a figure are better: "lower" or "higher"."""
+        starts = tuple(start for metric in self.metrics for start in metric.lower_is_better)
+        return "lower" if figure.startswith(starts) else "higher"
+
+
+def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """The metrics of a YAML file, or of the shipped suite of that name: `metrics`, a list of `class_path` and
     `init_args`.
 
+    Args:
+        path: of the file, or the name of a shipped one ("icve").
+        overrides: ``name=value`` for entries of the file, as in ``models=/data/models``.
+
     Raises:
-        ValueError: the file, a class or an option is wrong.
+        ValueError: the file, an override, a class or an option is wrong, or the files of a model are not there.
     """
     path = shipped_file(path, "configs/evaluation")
-    content = read_class_list(path, "metrics", "suite of metrics")
-    metrics = [metric for metric, _ in build_classes(content["metrics"], Metric, str(path))]
-    for metric in metrics:
+    content = read_class_list(path, "metrics", "suite of metrics", overrides)
+    built = build_classes(content["metrics"], Metric, str(path))
+    suite = Suite([metric for metric, _ in built], [entry for _, entry in built])
+    for metric in suite.metrics:
         if unknown := set(metric.needs).difference(NEEDS):
             raise ValueError(
                 f"{type(metric).__name__} needs {', '.join(sorted(unknown))}: there is {', '.join(NEEDS)}."
             )
-    return metrics
+    return suite
 
 
-def measure(edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = True) -> list[dict[str, Any]]:
-    """A row per edit: `COLUMNS`, then its figures by name. Every video is decoded once for all metrics.
+def measure(
+    edits: Sequence[Edit], metrics: Sequence[Metric], progress: bool = True, log: ResultLog | None = None, key: str = ""
+) -> list[dict[str, Any]]:
+    """A row per edit, by :func:`measure_edit`.
 
-    What cannot be measured is None, and ``error`` says why; other edits, and other metrics, do not suffer from it.
+    Args:
+        edits: to be measured.
+        metrics: of the suite.
+        progress: show a bar with the time left.
+        log: keeps every row as soon as it is there. Edits that it has, by the same metrics and of the same files, are
+            not measured again, unless a metric failed.
+        key: of the metrics and their options, as :meth:`Suite.key` gives it.
 
     Raises:
-        ValueError: two metrics give a figure of the same name.
+        OSError: the log cannot be written.
+        ValueError: as :func:`measure_edit`.
     """
-    needs = {need for metric in metrics for need in metric.needs}
-    return [_row(edit, metrics, needs) for edit in tqdm(edits, "measure", unit="edit", disable=not progress)]
+    known = log.read() if log is not None else {}
+    rows = []
+    with tqdm(edits, "measure", unit="edit", disable=not progress) as bar:
+        for edit in bar:
+            own = _key(edit, key)
+            row = known.get(edit.id)
+            if row is None or row.pop("key", None) != own:
+                failed: list[Metric] = []
+                row = measure_edit(edit, metrics, failed)
+                if log is not None:
+                    log.add(row | {"key": None if failed else own})
+            rows.append(row)
+    if log is not None:
+        log.tidy()
+    return rows
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over edits: ``edits`` (their number), ``figures`` (name -> ``mean``, and ``count`` of the edits that have
-    it), and both by ``per_edit_type``. A mean over nothing is None."""
-    kinds = sorted({row["edit_type"] for row in rows} - {""})
-    by_type = {kind: _means([row for row in rows if row["edit_type"] == kind]) for kind in kinds}
-    return _means(rows) | {"per_edit_type": by_type}
+@whole_float32()
+def measure_edit(edit: Edit, metrics: Sequence[Metric], failed: list[Metric] | None = None) -> dict[str, Any]:
+    """`COLUMNS`, then the figures by name. Every file is decoded once for all metrics, some frames at a time.
 
+    A figure that is a mean over parts of the video has their number as ``NAME.weight``; one with values of every frame
+    has them as ``NAME.frames``. What cannot be measured is None, and ``error`` says why; other metrics do not suffer
+    from it. Metrics that raised an error are added to ``failed``.
 
-def figures_text(summary: Mapping[str, Any]) -> str:
-    """A summary as an aligned table of plain text, a line per figure."""
-    figures = summary["figures"]
-    width = max(map(len, figures), default=0)
-    lines = [f"{'':<{width}}{'mean':>12}{'of edits':>14}"]
-    for name, figure in figures.items():
-        mean = "-" if figure["mean"] is None else f"{figure['mean']:.4g}"
-        share = f"{figure['count']} of {summary['edits']}"
-        lines.append(f"{name:<{width}}{mean:>12}{share:>14}")
-    return "\n".join(lines)
-
-
-def _row(edit: Edit, metrics: Sequence[Metric], needs: set[str]) -> dict[str, Any]:
+    Raises:
+        ValueError: two metrics give a figure of the same name, or a name has a dot.
+    """
     problems: list[str] = []
-    figures: dict[str, float | None] = {}
-    inputs: dict[str, Any] = {}
+    failed = [] if failed is None else failed
+    figures: dict[str, Any] = {}
     try:
-        inputs = edit.load(needs)
+        frames = EditFrames(edit, dict.fromkeys(need for metric in metrics for need in metric.needs))
+        problems += _absences(frames, metrics)
+        running = [metric for metric in metrics if not frames.absent.keys() & metric.needs]
+        running = [m for m in running if _tried(m, problems, failed, m.reset, frames.info) is not _FAILED]
+        if running:
+            for chunk in frames.chunks(dict.fromkeys(need for metric in running for need in metric.needs)):
+                for metric in list(running):
+                    given = {need: chunk[need] for need in metric.needs if need in chunk}
+                    if _tried(metric, problems, failed, metric.update, **given) is _FAILED:
+                        running.remove(metric)
+        for metric in running:
+            found = _tried(metric, problems, failed, metric.compute)
+            if found is not _FAILED:
+                _add(figures, found)
     except (ValueError, OSError) as error:
-        metrics, problems = (), [_said(error)]
-    for metric in metrics:
-        missing = [need for need in metric.needs if need not in inputs]
-        if missing:
-            problems.append(f"There is no {' or '.join(missing)} for {type(metric).__name__}.")
-            continue
-        try:
-            found = metric(**{need: inputs[need] for need in metric.needs})
-        except Exception as error:  # of anybody's metric: the other edits and metrics go on
-            problems.append(f"{type(metric).__name__}: {_said(error)}")
-            continue
-        if twice := set(figures).intersection(found):
-            raise ValueError(f"Two metrics of the suite give {', '.join(sorted(twice))}: leave one of them out.")
-        figures.update(found)
-    about = (edit.id, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
+        if isinstance(error, _Ambiguous):
+            raise
+        problems.append(_said(error))
+    source = str(edit.row.get("source_path") or edit.result.get("source") or "")
+    about = (edit.id, source, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
     return dict(zip(COLUMNS, (*about, " ".join(dict.fromkeys(problems)) or None), strict=True)) | figures
+
+
+_FAILED: Any = object()
+
+
+class _Ambiguous(ValueError):
+    """Two figures of one name: wrong for every edit, so that measuring stops."""
+
+
+def _absences(frames: EditFrames, metrics: Sequence[Metric]) -> list[str]:
+    """What is not there of the edit, and for which metrics, in sentences."""
+    said = []
+    for need, reason in frames.absent.items():
+        names = dict.fromkeys(type(metric).__name__ for metric in metrics if need in metric.needs)
+        advice = ": add the column to the reference" if need in TEXTS else ""
+        said.append(reason or f"There is no {need} for {', '.join(names)}{advice}.")
+    return said
+
+
+def _tried(
+    metric: Metric, problems: list[str], failed: list[Metric], call: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """What a metric's method returns, or `_FAILED`: other edits and metrics go on, whatever anybody's metric does."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        problems.append(f"{type(metric).__name__}: {_said(error)}")
+        failed.append(metric)
+        return _FAILED
+
+
+def _add(figures: dict[str, Any], found: Mapping[str, float | Figure | None]) -> None:
+    if twice := set(figures).intersection(found):
+        raise _Ambiguous(f"Two metrics of the suite give {', '.join(sorted(twice))}: leave one of them out.")
+    for name, figure in found.items():
+        if "." in name:
+            raise _Ambiguous(f"The figure {name!r} has a dot in its name: rename it in its metric.")
+        value = figure.value if isinstance(figure, Figure) else figure
+        figures[name] = None if value is None or math.isnan(value) else float(value)
+        if isinstance(figure, Figure):
+            figures[f"{name}.weight"] = float(figure.weight)
+            if figure.frames:
+                figures[f"{name}.frames"] = [float(value) for value in figure.frames]
+
+
+def _key(edit: Edit, key: str) -> str:
+    """Hash of all that the row of an edit depends on."""
+    paths = [path for path in {**edit.row, **edit.result}.values() if isinstance(path, str)]
+    roots = [root for root in (edit.root, edit.folder) if root is not None]
+    files = [root / path for root in roots for path in paths if (root / path).is_file()]
+    return _hash([key, file_identity(edit.edited), [file_identity(file) for file in files], dict(edit.row)])
+
+
+def _hash(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def _said(error: Exception) -> str:
     return error.reason if isinstance(error, VideoError) else first_sentence(error)
-
-
-def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    names = dict.fromkeys(name for row in rows for name in row if name not in COLUMNS)
-    figures = {}
-    for name in names:
-        values = [row[name] for row in rows if row.get(name) is not None]
-        figures[name] = {"mean": sum(values) / len(values) if values else None, "count": len(values)}
-    return {"edits": len(rows), "figures": figures}

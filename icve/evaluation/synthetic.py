@@ -1,8 +1,8 @@
 """The held-out synthetic benchmark: does an edit reach the true target, and how closely?
 
-The test set (``icve synthesize pairs --split test``) knows for every edit the true target, the exact edit mask and the
-targets of four *distractor* instructions on the same scene, two of them the nearest wrong edits. So an edit can be
-judged without a judge model:
+The test set (``icve synthesize pairs --split test``, or a harder split) knows for every edit the true target, the exact
+edit mask and the targets of four *distractor* instructions on the same scene, two of them the nearest wrong edits. So
+an edit can be judged without a judge model:
 
 - *success*: the result is strictly nearer (mean squared pixel error over the clip) to the true target than to the
   source and to each of the four distractor targets;
@@ -93,8 +93,8 @@ def measure_edit(result: Clip | None, edit: HeldOutEdit, reconstruction: Clip | 
 
 
 def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over edits, overall and under ``per_edit_type``: success ratio with its 95 % interval, the nine PSNRs of
-    :data:`FIGURES`, count.
+    """Means over edits, overall and under ``per_edit_type``, and under ``per_split`` where there are several: success
+    ratio with its 95 % interval, the nine PSNRs of :data:`FIGURES`, count.
 
     ``psnr*`` are means of decibels over edits. An edit without a region (a style edit has no outside) is left out of
     that region's mean; a mean over nothing is None. ``nearest_to_source`` and ``nearest_to_distractor`` split the
@@ -106,7 +106,12 @@ def summarise(edits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     present = {edit["edit_type"] for edit in edits}
     order = [kind for kind in EDIT_TYPES if kind in present] + sorted(present.difference(EDIT_TYPES))
     by_type = {kind: _means([edit for edit in edits if edit["edit_type"] == kind]) for kind in order}
-    return _means(edits) | {"per_edit_type": by_type}
+    figures = _means(edits) | {"per_edit_type": by_type}
+    splits = list(dict.fromkeys(edit.get("split") for edit in edits))
+    if len(splits) > 1:
+        by_split = {name: [edit for edit in edits if edit.get("split") == name] for name in splits}
+        figures["per_split"] = {str(name): _means(group) for name, group in by_split.items()}
+    return figures
 
 
 def load_edit(row: Mapping[str, Any], root: Path) -> HeldOutEdit:
@@ -141,6 +146,7 @@ def evaluate(
     limit: int | None = None,
     codec: Any = None,
     progress: bool = True,
+    splits: Sequence[str] | None = None,
     **sampling: Any,
 ) -> Evaluation:
     """Edit a held-out set and measure every edit.
@@ -156,13 +162,20 @@ def evaluate(
         seed: of the initial noise.
         limit: only the first so many rows.
         codec: for ``psnr_codec``; by default the pipeline's own. Without one those figures are None.
+        splits: only rows of these splits; None takes all.
         sampling: options of the pipeline's call (num_inference_steps, guidance_scale, shift, negative_prompt).
 
     Returns figures with ``seconds_edit`` (sampling alone, all edits) and ``seconds_per_edit`` added.
+
+    Raises ValueError for a split that the manifest has no row of, and as :func:`load_edit` does.
     """
     held_out = read_manifest(manifest)
+    chosen = held_out[:limit] if splits is None else _of_splits(held_out, splits)[:limit]
     # Edits of one size are sampled together.
-    rows = sorted(held_out[:limit], key=lambda row: (row.get("height") or 0, row.get("width") or 0))
+    rows = sorted(
+        chosen, key=lambda row: (row.get("height") or 0, row.get("width") or 0, row.get("source_frames") or 0)
+    )
+    split_of = {row["id"]: row.get("split") for row in rows}
     given = editor if isinstance(editor, Mapping) else None
     codec = codec if codec is not None else getattr(editor, "codec", None)
     edits: list[dict[str, Any]] = []
@@ -178,7 +191,8 @@ def evaluate(
             seconds += time.perf_counter() - started
             decoded = _reconstruct(codec, batch) if codec is not None else [None] * len(batch)
             for edit, reconstruction in zip(batch, decoded, strict=True):
-                edits.append(measure_edit(results.get(edit.id), edit, reconstruction))
+                row = measure_edit(results.get(edit.id), edit, reconstruction)
+                edits.append(row | {"split": split_of[edit.id]})
             bar.update(len(batch))
     if not results:
         raise ValueError(f"There is no result for any of the {len(edits)} edits of {manifest}.")
@@ -260,6 +274,13 @@ def _batches(edits: Iterator[HeldOutEdit], batch_size: int) -> Iterator[list[Hel
     for _, group in itertools.groupby(edits, key=lambda edit: edit.source.shape):
         while batch := list(itertools.islice(group, batch_size)):
             yield batch
+
+
+def _of_splits(rows: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> list[Mapping[str, Any]]:
+    present = dict.fromkeys(str(row.get("split")) for row in rows)
+    if missing := [name for name in splits if name not in present]:
+        raise ValueError(f"There is no edit of split {', '.join(missing)}: the test set has {', '.join(present)}.")
+    return [row for row in rows if row.get("split") in splits]
 
 
 def _as_clip(result: Any) -> Clip:

@@ -6,7 +6,9 @@ slower, as they emulate it. So on a CPU the two are measured, with a matrix prod
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -156,6 +158,17 @@ def editing_dtype(
     dtype = torch.float32 if requested == "32" else torch.bfloat16
     slow = times.slowdown(dtype) >= SLOW
     return dtype, f"Precision {requested} is slow here: {times}; auto is faster." if slow else ""
+
+
+@contextlib.contextmanager
+def whole_float32() -> Iterator[None]:
+    """Convolutions in all digits of float32: on GPUs, cuDNN rounds their inputs to TF32 unless told not to."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def default_device() -> str:

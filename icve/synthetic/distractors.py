@@ -12,14 +12,16 @@ from icve.synthetic.textures import compatible_colours
 from icve.synthetic.vocabulary import BACKGROUNDS, COLOURS, POSITIONS, STYLES
 
 
-def distractors(scene: Scene, edit: Edit, rng: np.random.Generator) -> list[Edit]:
+def distractors(scene: Scene, edit: Edit, rng: np.random.Generator, alike: bool = False) -> list[Edit]:
     """Four edits other than ``edit``, the first two the nearest wrong ones: same object, other value; same verb, other
     object (for background and style, which concern no object: two other values).
 
-    The scene must hold at least two objects, or one besides what an "add" edit brings in.
+    The scene must hold at least two objects, or one besides what an "add" edit brings in. ``alike`` makes the other
+    object one that shares its shape or colour, where there is one.
     """
     look = (edit.shape, edit.colour)
     others = [obj.look for obj in scene.objects if obj.look != look]
+    others = (alike and [other for other in others if set(other) & set(look)]) or others
     other = others[int(rng.integers(len(others)))]
     if edit.edit_type == "add":
         colour = _pick(rng, _colours(scene), edit.colour)
@@ -60,6 +62,20 @@ def distractors(scene: Scene, edit: Edit, rng: np.random.Generator) -> list[Edit
     if kind == "background":
         return [*wrong, Edit("style", style=_pick(rng, STYLES)), Edit("remove", *other)]
     return [*wrong, _background(scene, rng), _recolour(scene, other, rng)]
+
+
+def other_edit(scene: Scene, edit: Edit, rng: np.random.Generator) -> Edit:
+    """An edit of another type than ``edit``, of another object or of the whole scene."""
+    others = [obj.look for obj in scene.objects if obj.look != (edit.shape, edit.colour)]
+    other = others[int(rng.integers(len(others)))]
+    kind = _pick(rng, ("remove", "replace", "recolour", "background", "style"), edit.edit_type)
+    if kind == "background":
+        return _background(scene, rng)
+    if kind == "style":
+        return Edit("style", style=_pick(rng, STYLES))
+    if kind == "remove":
+        return Edit("remove", *other)
+    return _recolour(scene, other, rng) if kind == "recolour" else _replace(scene, other, rng)
 
 
 def _pick(rng: np.random.Generator, choices: Iterable[str], *avoid: str) -> str:

@@ -16,6 +16,9 @@ from icve.synthetic.edits import Edit
 _TEMPLATES = yaml.safe_load(resources.files("icve.synthetic").joinpath("instructions.yaml").read_text("utf-8"))
 TRAIN_TEMPLATES: dict[str, list[str]] = _TEMPLATES["train"]
 TEST_TEMPLATES: dict[str, list[str]] = _TEMPLATES["test"]
+PARAPHRASES: dict[str, list[str]] = _TEMPLATES["paraphrase"]
+GRADUAL: list[str] = _TEMPLATES["gradual"]
+COMPOUND: list[str] = _TEMPLATES["compound"]
 
 
 def instruction(edit: Edit, template: str) -> str:

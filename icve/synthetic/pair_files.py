@@ -13,7 +13,9 @@ from icve.data.masks import save_mask
 from icve.data.media.still_picture import PictureWriter
 from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
+from icve.synthetic.hard_pairs import HARD_SPLITS, make_hard_pair
 from icve.synthetic.paired_clips import SPLITS, TURNS, WORLD, make_pair
+from icve.synthetic.vocabulary import EDIT_TYPES
 
 CRF = 12  # of the written videos: artefacts well below the pictures' grain
 
@@ -34,7 +36,7 @@ class Job:
     @property
     def name(self) -> str:
         """File name without suffix. It stands for all the content depends on: a file that exists is the right one."""
-        turn = TURNS[self.split]
+        turn = TURNS.get(self.split, EDIT_TYPES)
         content = (WORLD, turn, self.split, self.seed, self.index, self.height, self.width, self.frames, self.fps)
         return f"{self.index:06d}-{hashlib.blake2b(repr(content).encode(), digest_size=5).hexdigest()}"
 
@@ -48,14 +50,15 @@ def make_jobs(
     turn: int,
     frames: int,
     fps: float,
+    splits: Sequence[str] = SPLITS,
 ) -> list[Job]:
     """The jobs of a synthesize function, which documents the arguments; every size is used ``turn`` times in a row.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    if split not in SPLITS:
-        raise ValueError(f"The split must be train or test, not {split!r}.")
+    if split not in splits:
+        raise ValueError(f"The split must be {', '.join(splits[:-1])} or {splits[-1]}, not {split!r}.")
     if count < 1:
         raise ValueError(f"The count must be at least 1, not {count}.")
     for height, width in sizes:
@@ -74,39 +77,49 @@ def make_jobs(
 def synthesize_pairs(
     output: str | Path,
     count: int,
-    split: str = "test",
+    split: str | Sequence[str] = "test",
     seed: int = 0,
     sizes: Sequence[tuple[int, int]] = ((64, 64),),
-    frames: int = 9,
+    frames: int | None = None,
     fps: float = 8.0,
     workers: int = 1,
 ) -> Path:
     """Write ``count`` paired edits, the edit types in turn (``pairs.TURNS``), and return the path of their manifest.
 
-    Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), in split "test" ``distractors/``
-    with the targets of four wrong instructions per pair, and last ``manifest.parquet``. Pair number i depends on the
+    Writes ``sources/``, ``targets/``, ``masks/`` (``masks.load_mask`` reads them), ``distractors/`` with the targets of
+    four wrong instructions per pair (not in split "train"), and last ``manifest.parquet``. Pair number i depends on the
     other arguments alone: not on ``count`` or ``workers``. Files that exist are kept, so an interrupted run goes on.
 
     Args:
         output: folder, created if need be.
-        count: number of pairs, at least 1.
-        split: "train" or "test"; they share no scene, and held-out wordings and combinations are in "test" only.
+        count: number of pairs of every split, at least 1.
+        split: "train", "test" or one that is harder than "test" (`hard_pairs.HARD_SPLITS`), or several. "train" shares
+            no scene with the others, nor held-out wordings and combinations.
         seed: selects another set of pairs.
         sizes: (height, width) in pixels, multiples of 16; all pairs of one turn of the edit types have one size.
-        frames: frames per clip, at least 1 (codecs want 4k + 1); clips of one are PNG pictures, without a rate.
+        frames: frames per clip, at least 1 (codecs want 4k + 1); clips of one are PNG pictures, without a rate. None
+            is what suits the split: 33 for "long", else 9.
         fps: frame rate of the files.
         workers: processes to use.
 
     Raises:
         ValueError: an argument is out of range.
     """
-    jobs = make_jobs(Path(output), count, split, seed, sizes, len(TURNS.get(split, ())), frames, fps)
-    rows = run_jobs(_write_pair, jobs, workers, f"Writing {count} {split} pairs")
+    jobs: list[Job] = []
+    for name in [split] if isinstance(split, str) else dict.fromkeys(split):
+        hard = HARD_SPLITS.get(name)
+        length = frames if frames is not None else hard.frames if hard else 9
+        if hard and length < hard.least_frames:
+            raise ValueError(f"Split {name} needs clips of at least {hard.least_frames} frames, not {length}.")
+        turn = len(TURNS.get(name, EDIT_TYPES))
+        jobs += make_jobs(Path(output), count, name, seed, sizes, turn, length, fps, (*SPLITS, *HARD_SPLITS))
+    rows = run_jobs(_write_pair, jobs, workers, f"Writing {len(jobs)} pairs")
     return write_manifest(rows, Path(output, "manifest.parquet"))
 
 
 def _write_pair(job: Job) -> dict[str, Any]:
-    pair = make_pair(job.split, job.seed, job.index, job.height, job.width, job.frames)
+    make = make_pair if job.split in SPLITS else make_hard_pair
+    pair = make(job.split, job.seed, job.index, job.height, job.width, job.frames)
     name = f"{job.name}.png" if job.frames == 1 else f"{job.name}.mp4"
     videos = {f"sources/{name}": pair.source, f"targets/{name}": pair.target}
     wrong = {f"distractors/{job.name}-{n}{name[-4:]}": frames for n, frames in enumerate(pair.distractors)}
@@ -120,7 +133,7 @@ def _write_pair(job: Job) -> dict[str, Any]:
     mask_path = f"masks/{job.name}.npz"
     if not (job.output / mask_path).exists():
         save_mask(job.output / mask_path, pair.mask)
-    edit = asdict(pair.edit)
+    edit = asdict(pair.edit) | {"edit_type": pair.edit_type}
     row: dict[str, Any] = {}
     for role, path in zip(("source", "target"), videos, strict=True):
         row |= {f"{role}_path": path, f"{role}_start": 0, f"{role}_frames": job.frames}

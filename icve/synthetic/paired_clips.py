@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from icve.synthetic.instructions import choose_template, instruction
 from icve.synthetic.render import render
 from icve.synthetic.scenes import (
     LOOKS,
+    OBJECT_SIZES,
+    Motion,
     Scene,
     choose_background,
     choose_looks,
@@ -43,13 +46,39 @@ TURNS = {
 }
 MIN_CHANGED = 0.01  # least share of the clip's pixels an edit must change
 _MIN_DISTRACTOR_MSE = 1e-4  # between a distractor and the true target, full scale 1
-_HELD_OUT_LOOKS = 0.25  # share of the test split's object edits whose combination was never trained
-_HELD_OUT_TEMPLATES = 0.5  # share of the test split's instructions whose template was never trained
+HELD_OUT_LOOKS = 0.25  # share of the test split's object edits whose combination was never trained
+HELD_OUT_TEMPLATES = 0.5  # share of the test split's instructions whose template was never trained
+
+
+@dataclass(frozen=True)
+class SceneKind:
+    """How the scenes of a split are drawn.
+
+    Attributes:
+        camera, motion: draw the camera's path and an object's.
+        objects: (fewest, most) in the source; None are those of training and test.
+        sizes: of objects, (least, most) in units u.
+        apart: least distance of two objects' centres, of their summed sizes.
+        alike: one other object has the colour of the one concerned, another its shape.
+    """
+
+    camera: Callable[[np.random.Generator], Motion] = clip_camera
+    motion: Callable[[np.random.Generator], Motion] = clip_motion
+    objects: tuple[int, int] | None = None
+    sizes: tuple[float, float] = OBJECT_SIZES
+    apart: float = 0.45
+    alike: bool = False
+
+
+PLAIN = SceneKind()
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One paired edit. Frames are uint8 (F, H, W, 3), the mask bool (F, H, W); distractors only in split "test"."""
+    """One paired edit. Frames are uint8 (F, H, W, 3), the mask bool (F, H, W); no distractors in split "train".
+
+    ``edit_type`` is that of ``edit``, or of several edits in one instruction, joined by "+".
+    """
 
     scene: Scene
     edit: Edit
@@ -61,12 +90,17 @@ class Pair:
     mask: np.ndarray
     distractor_instructions: tuple[str, ...] = ()
     distractors: tuple[np.ndarray, ...] = ()
+    more_edits: tuple[Edit, ...] = ()
+
+    @property
+    def edit_type(self) -> str:
+        return "+".join(edit.edit_type for edit in (self.edit, *self.more_edits))
 
 
 def scene_seed(kind: str, split: str, seed: int, index: int) -> int:
-    """The 62-bit seed of one scene: even in split "train", odd in "test", so no scene is ever in both."""
+    """The 62-bit seed of one scene: even in split "train", odd in all others, so no scene is ever in both."""
     digest = hashlib.blake2b(f"{WORLD}/{kind}/{split}/{seed}/{index}".encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 3) * 2 + SPLITS.index(split)
+    return (int.from_bytes(digest, "little") >> 3) * 2 + (split != "train")
 
 
 def make_pair(
@@ -81,9 +115,9 @@ def make_pair(
     rng = np.random.default_rng(number)
     edit_type = TURNS[split][index % len(TURNS[split])]
     test = split == "test"
-    held_out = test and edit_type in OBJECT_EDITS and rng.random() < _HELD_OUT_LOOKS
+    held_out = test and edit_type in OBJECT_EDITS and rng.random() < HELD_OUT_LOOKS
     while True:
-        drawn = _draw(rng, edit_type, held_out, 2 if test else 1, (height, width, frames))
+        drawn = draw_scene(rng, edit_type, held_out, 2 if test else 1, (height, width, frames))
         if drawn is None:
             continue
         scene, edit = drawn
@@ -91,38 +125,57 @@ def make_pair(
         target, mask = render_edit(scene, source, edit)
         if (source.frames != target).any(axis=-1).mean() < MIN_CHANGED:
             continue
-        template, wording = choose_template(edit_type, rng, test and rng.random() < _HELD_OUT_TEMPLATES)
+        template, wording = choose_template(edit_type, rng, test and rng.random() < HELD_OUT_TEMPLATES)
         wrong = distractors(scene, edit, rng) if test and with_distractors else []
         wrong_frames = tuple(render_edit(scene, source, other)[0] for other in wrong)
-        if any(_mse(frames_, target) < _MIN_DISTRACTOR_MSE for frames_ in wrong_frames):
+        if not told_apart(target, wrong_frames):
             continue
         text = instruction(edit, wording)
         wrong_texts = tuple(instruction(other, choose_template(other.edit_type, rng)[1]) for other in wrong)
         return Pair(scene, edit, number, template, text, source.frames, target, mask, wrong_texts, wrong_frames)
 
 
+def told_apart(target: np.ndarray, wrong: tuple[np.ndarray, ...]) -> bool:
+    """Whether wrong results differ visibly from the true target; frames are uint8 (F, H, W, 3)."""
+    return all(_mse(frames, target) >= _MIN_DISTRACTOR_MSE for frames in wrong)
+
+
 def _mse(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.mean((a.astype(np.float32) - b.astype(np.float32)) ** 2)) / 255.0**2
 
 
-def _draw(
-    rng: np.random.Generator, edit_type: str, held_out: bool, least: int, size: tuple[int, int, int]
+def draw_scene(
+    rng: np.random.Generator,
+    edit_type: str,
+    held_out: bool,
+    least: int,
+    size: tuple[int, int, int],
+    kind: SceneKind = PLAIN,
 ) -> tuple[Scene, Edit] | None:
-    """A scene and an edit that fits it, or None when this try found no room or no fitting background."""
+    """A scene and an edit that fits it, or None when this try found no room or no fitting background.
+
+    ``held_out`` asks for a combination that was never trained, ``least`` is the fewest objects, ``size`` (height,
+    width, frames).
+    """
     edit = _draw_edit(rng, edit_type, held_out)
     new_looks = {(edit.new_shape, edit.new_colour)} if edit.new_shape else set()
     adds = edit.edit_type == "add"
     subject = [(edit.shape, edit.colour)] if edit.shape else []
     count = least + int(rng.choice(3, p=(0.25, 0.5, 0.25))) if least == 1 else least + int(rng.integers(2))
     count = min(count, 2 if adds else 3)
-    others = choose_looks(rng, count if adds or not subject else count - 1, [*subject, *new_looks])
+    if kind.objects is not None:
+        count = int(rng.integers(kind.objects[0], kind.objects[1] + 1))
+    near = _alike(rng, subject[0], new_looks) if kind.alike and subject else []
+    others = near + choose_looks(
+        rng, (count if adds or not subject else count - 1) - len(near), [*subject, *new_looks, *near]
+    )
     looks = others if adds else [*subject, *others]
     colours = {colour for _, colour in (*looks, *subject, *new_looks)}
     background = choose_background(rng, colours)
     if background is None or (edit_type == "background" and choose_background(rng, colours) is None):
         return None
     origin = (float(rng.uniform(-0.2, 0.2)), float(rng.uniform(-0.2, 0.2)))
-    scene = Scene(*size, background, origin, clip_camera(rng), ())
+    scene = Scene(*size, background, origin, kind.camera(rng), ())
     if edit_type == "background":
         again = choose_background(rng, colours)
         if again is None or again == background:
@@ -130,11 +183,18 @@ def _draw(
         edit = replace(edit, background=again)
     if adds:
         scene = replace(scene, objects=(added_object(scene, edit.shape, edit.colour, edit.position),))
-    placed = place(rng, scene, looks, [clip_motion(rng) for _ in looks])
+    placed = place(rng, scene, looks, [kind.motion(rng) for _ in looks], kind.sizes, kind.apart)
     if placed is None:
         return None
     objects = [obj for obj in placed.objects if not adds or obj.look != subject[0]]
     return replace(placed, objects=tuple(objects[i] for i in rng.permutation(len(objects)))), edit
+
+
+def _alike(rng: np.random.Generator, look: tuple[str, str], taken: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """A look of the same colour and one of the same shape."""
+    same_colour = [other for other in LOOKS if other[1] == look[1] and other != look and other not in taken]
+    same_shape = [other for other in LOOKS if other[0] == look[0] and other != look and other not in taken]
+    return [group[int(rng.integers(len(group)))] for group in (same_colour, same_shape)]
 
 
 def _draw_edit(rng: np.random.Generator, edit_type: str, held_out: bool) -> Edit:

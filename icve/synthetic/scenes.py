@@ -154,24 +154,32 @@ def choose_background(rng: np.random.Generator, colours: set[str]) -> str | None
     return fitting[int(rng.integers(len(fitting)))] if fitting else None
 
 
-def place(rng: np.random.Generator, scene: Scene, looks: list[tuple[str, str]], motions: list[Motion]) -> Scene | None:
-    """Give every look a size and a place beside the scene's objects, in front of them; None if no room was found.
+def place(
+    rng: np.random.Generator,
+    scene: Scene,
+    looks: list[tuple[str, str]],
+    motions: list[Motion],
+    sizes: tuple[float, float] = OBJECT_SIZES,
+    apart: float = 0.45,
+) -> Scene | None:
+    """Give every look a size (of ``sizes``, in units u) and a place beside the scene's objects, in front of them; None
+    if no room was found.
 
-    On every frame the centres of two objects stay 0.45 of their summed sizes apart (they overlap only a little) and
-    each object stays inside the frame but for a fringe of 5 % of its size.
+    On every frame the centres of two objects stay ``apart`` of their summed sizes apart (by default they overlap only a
+    little) and each object stays inside the frame but for a fringe of 5 % of its size.
     """
     for look, motion in zip(looks, motions, strict=True):
         others = [scene.placement(obj) for obj in scene.objects]
         for _ in range(25):
-            size = float(rng.uniform(*OBJECT_SIZES))
+            size = float(rng.uniform(*sizes))
             start = (float(rng.uniform(0, scene.width)), float(rng.uniform(0, scene.height)))
             obj = SceneObject(len(scene.objects), *look, size, start, motion)
             centre, extent = scene.placement(obj)
             border = 0.45 * extent[:, None]
             if (centre < border).any() or (centre > np.array([scene.width, scene.height]) - border).any():
                 continue
-            apart = (np.linalg.norm(centre - other, axis=1) >= 0.45 * (extent + reach) for other, reach in others)
-            if all(frames.all() for frames in apart):
+            clear = (np.linalg.norm(centre - other, axis=1) >= apart * (extent + reach) for other, reach in others)
+            if all(frames.all() for frames in clear):
                 break
         else:
             return None

@@ -8,6 +8,7 @@ import pytest
 
 from icve.cli import evaluate
 from icve.data.manifest import read_manifest
+from icve.evaluation import suite
 from icve.synthetic.pair_files import synthesize_pairs
 
 
@@ -88,7 +89,12 @@ def test_a_suite_writes_a_row_per_edit_and_means_with_their_coverage(truth, tiny
     assert [row["psnr_target_frame"] for row in rows] == [60.0, 60.0, 60.0, None, 60.0, None]
     assert [row["error"] for row in rows] == [None, None, None, "There is no result.", None, "There is no result."]
     figures = json.loads((tmp_path / "figures" / "metrics.json").read_text())["figures"]
-    assert figures["psnr_target_frame"] == {"mean": 60.0, "count": 4}
+    assert figures["psnr_target_frame"] == {
+        "mean": 60.0,
+        "count": 4,
+        "interval": [60.0, 60.0],
+        "better": "higher",
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,3 +115,49 @@ def test_lines_without_what_a_result_has_are_refused(truth, tmp_path, capsys):
     (tmp_path / "results.jsonl").write_text('{"id": "a"}\n')
     assert evaluate.main(["run", "preservation", "--results", str(tmp_path / "results.jsonl")]) == 2
     assert "its line of a is no result" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_kept_and_what_changed_is_measured_again(truth, tiny_model, tmp_path, monkeypatch):
+    results = write_results(truth, tmp_path / "out", tiny_model, {0, 1, 2, 4})
+    words = ["run", "preservation", "--results", str(results), "--reference", str(truth)]
+    words += ["--output", str(tmp_path / "figures")]
+    measured = []
+    measure_edit = suite.measure_edit
+    monkeypatch.setattr(suite, "measure_edit", lambda edit, *more: measured.append(edit) or measure_edit(edit, *more))
+    assert evaluate.main(words) == 3
+    first = parquet.read_table(tmp_path / "figures" / "metrics.parquet")
+    assert len(measured) == 6
+    measured.clear()
+    assert evaluate.main(words) == 3
+    assert measured == []
+    assert parquet.read_table(tmp_path / "figures" / "metrics.parquet").equals(first)
+    measured.clear()
+    shutil.copy(tmp_path / "out" / "1.mp4", tmp_path / "out" / "0.mp4")
+    evaluate.main(words)
+    assert measured[0].edited == tmp_path / "out" / "0.mp4"
+    assert len(measured) == 1
+
+
+def test_two_editors_are_compared(truth, tiny_model, tmp_path, capsys):
+    folders = []
+    for name, chosen in (("one", {0, 1, 2, 4}), ("two", {0, 1, 2, 3})):
+        results = write_results(truth, tmp_path / name, tiny_model, chosen)
+        folders.append(str(tmp_path / f"figures_{name}"))
+        words = ["run", "preservation", "--results", str(results), "--reference", str(truth)]
+        assert evaluate.main([*words, "--output", folders[-1]]) == 3
+    page = (tmp_path / "figures_one" / "metrics.html").read_text()
+    assert page.count("<article") == 4
+    assert "psnr_target_frame, worst first" in page
+    out = tmp_path / "comparison"
+    assert evaluate.main(["compare", f"before={folders[0]}", f"after={folders[1]}", "--output", str(out)]) == 0
+    rows = json.loads((out / "comparison.json").read_text())
+    row = next(row for row in rows if row["figure"] == "psnr_target_frame")
+    assert (row["edits"], row["difference"], row["wins"]) == (3, 0, 0.5)
+    assert (out / "comparison.html").read_text().count("<article") == 3
+    assert "\\toprule" in (out / "comparison.tex").read_text()
+    shutil.rmtree(tmp_path / "two")  # the figures are still there
+    capsys.readouterr()
+    assert evaluate.main(["compare", *folders, "--output", str(out)]) == 0
+    assert "The page lacks the videos of figures_two" in capsys.readouterr().err
+    assert evaluate.main(["compare", folders[0]]) == 2
+    assert "two folders or more" in capsys.readouterr().err

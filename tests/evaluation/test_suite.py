@@ -9,8 +9,11 @@ from icve.data.media.video import read_frames, write_video
 from icve.evaluation.edits import find_edits
 from icve.evaluation.metrics.metric import Metric
 from icve.evaluation.metrics.psnr import Psnr, psnr
-from icve.evaluation.suite import figures_text, load_suite, measure, summarise
+from icve.evaluation.suite import load_suite, measure
+from icve.evaluation.summary import summarise
+from icve.evaluation.tables import summary_tables
 from icve.runtime.printable import json_line
+from tests.measured import measured
 
 WORDS = "make it red"
 
@@ -47,25 +50,23 @@ def edits(tmp_path):
 
 
 def test_figures_coverage_and_reasons(edits):
-    rows = measure(edits, load_suite("preservation"), progress=False)
+    rows = measure(edits, load_suite("preservation").metrics, progress=False)
     same, large, failed, short = rows
     assert [edit.id for edit in edits] == ["same", "large", "failed", "short"]
     assert same["psnr_source_outside"] > 45  # what H.264 without loss leaves of RGB
     assert same["psnr_target_frame"] > 45
     assert same["error"] is None
-    assert (large["error"], large.get("psnr_source_outside")) == ("There is no mask for Psnr.", None)
+    assert (large["error"], large.get("psnr_source_outside")) == ("There is no mask for Psnr, Ssim.", None)
     assert 5 < large["psnr_target_frame"] < 30
-    assert (failed["error"], short["error"]) == (
-        "There is no result.",
-        "Its source has 4 frames, the edited video 3.",
-    )
+    assert failed["error"] == "There is no result."
+    assert short["error"].startswith("Its source has 4 frames, the edited video 3. Its mask has")
     summary = summarise(rows)
     assert summary["edits"] == 4
     assert summary["figures"]["psnr_target_frame"]["count"] == 2
     mean = (same["psnr_target_frame"] + large["psnr_target_frame"]) / 2
     assert summary["figures"]["psnr_target_frame"]["mean"] == pytest.approx(mean)
     assert summary["per_edit_type"]["recolour"]["figures"] == summary["figures"]
-    assert "1 of 4" in figures_text(summary)
+    assert "1 of 4" in summary_tables(summary)[0].text()
 
 
 class Broken(Metric):
@@ -73,20 +74,26 @@ class Broken(Metric):
 
     needs = ("edited", "instruction")
 
-    def __call__(self, edited, instruction):
-        assert instruction == WORDS
-        if edited.shape[1] == 64:
+    def reset(self, clip):
+        assert clip.texts["instruction"] == WORDS
+        self.edges = clip.size[0]
+
+    def update(self, edited):
+        assert edited.shape[1] == self.edges
+        if self.edges == 64:
             raise RuntimeError("No kernel. More of it.")
-        return {"edges": float(edited.shape[1]), "nothing": None}
+
+    def compute(self):
+        return {"edges": float(self.edges), "nothing": None}
 
 
 def test_a_metric_that_fails_costs_one_figure(edits):
     rows = measure(edits, [Broken(), Psnr("target", "frame")], progress=False)
     assert rows[1]["error"] == "Broken: No kernel."
     assert rows[1]["psnr_target_frame"] is not None
-    assert [row.get("edges") for row in rows] == [32.0, None, None, None]
-    assert summarise(rows)["figures"]["nothing"] == {"mean": None, "count": 0}
-    assert figures_text(summarise(rows)).count("0 of 4") == 1
+    assert [row.get("edges") for row in rows] == [32.0, None, None, 32.0]
+    assert summarise(rows)["figures"]["nothing"] == {"mean": None, "count": 0, "interval": None, "better": "higher"}
+    assert summary_tables(summarise(rows))[0].text().count("0 of 4") == 1
 
 
 def test_figures_of_one_name_are_refused(edits):
@@ -118,13 +125,19 @@ def test_a_result_outside_its_folder_is_refused(edits, tmp_path):
         ("other: 1", "it has no list of metrics"),
         ("metrics: [{class_path: icve.evaluation.metrics.psnr.Psnr, init_args: {region: middle}}]", "Metric 1 of"),
         ("metrics: [{class_path: no.such.Metric}]", "Metric 1 of"),
-        ("metrics: [{class_path: tests.evaluation.test_suite.Demanding}]", "Demanding needs sound: there is source"),
+        ("metrics: [{class_path: tests.evaluation.test_suite.Demanding}]", "Demanding needs sound: there is edited"),
     ],
 )
 def test_wrong_suites_are_named(text, message, tmp_path):
     (tmp_path / "suite.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_suite(tmp_path / "suite.yaml")
+
+
+def test_a_model_that_is_not_there_is_named_with_what_downloads_it(tmp_path):
+    message = "download it with `hf download openai/clip-vit-base-patch32 --local-dir .*/clip-vit-base-patch32`"
+    with pytest.raises(ValueError, match=message):
+        load_suite("icve", [f"models={tmp_path}"])
 
 
 class Demanding(Broken):
@@ -135,9 +148,13 @@ def test_only_pixels_of_the_region_count():
     source = np.zeros((2, 4, 4, 3), np.uint8)
     edited, mask = source.copy(), np.zeros((2, 4, 4), bool)
     edited[:, :2], mask[:, :2] = 51, True  # a fifth of the range: 20 log10(5) dB
-    figures = [Psnr(region=region)(edited, source=source, mask=mask) for region in ("inside", "outside")]
-    assert figures[0]["psnr_source_inside"] == pytest.approx(13.979, abs=1e-3)
-    assert figures[1]["psnr_source_outside"] == 60.0
+
+    def figure(mask, region):
+        name = f"psnr_source_{region}"
+        return measured(Psnr(region=region), edited=edited, source=source, mask=mask)[name]
+
+    assert figure(mask, "inside") == pytest.approx(13.979, abs=1e-3)
+    assert figure(mask, "outside") == 60.0
     assert psnr(edited, source) == pytest.approx(13.979 + 3.010, abs=1e-3)
-    assert Psnr(region="inside")(edited, source=source, mask=~mask | mask & False)["psnr_source_inside"] == 60.0
-    assert Psnr(region="inside")(edited, source=source, mask=mask & False)["psnr_source_inside"] is None
+    assert figure(~mask, "inside") == 60.0
+    assert figure(mask & False, "inside") is None

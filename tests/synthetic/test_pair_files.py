@@ -87,7 +87,7 @@ def test_workers_change_nothing(written, tmp_path):
     ("arguments", "message"),
     [
         ({"count": 0}, "count must be at least 1"),
-        ({"split": "validation"}, "train or test"),
+        ({"split": "validation"}, "split must be train, test, .* or gradual"),
         ({"sizes": [(60, 64)]}, "multiples of 16"),
         ({"sizes": [(64, 64), (64, 256)]}, "twice the other"),
         ({"frames": 0}, "at least 1 frame"),

@@ -37,6 +37,11 @@ def remove_frames(folder: Path) -> None:
     remove_folder(folder)
 
 
+def count_png_frames(folder: Path) -> int:
+    """Number of frames that :func:`iterate_png_frames` gives, without reading them."""
+    return next(number for number in itertools.count() if not (folder / f"{number:06d}.png").exists())
+
+
 def iterate_png_frames(folder: Path, count: int | None = None) -> Iterator[np.ndarray]:
     """The frames of a folder, in order.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
-from icve.evaluation.metrics.metric import Metric
+from icve.evaluation.metrics.metric import ClipInfo, Figure, Metric
+from icve.evaluation.metrics.regions import Reference, Region
 
 PSNR_CAP = 60.0
 """dB. Rounding to 8 bits alone costs 1/12 of a squared level (58.9 dB): nothing above is a difference worth averaging,
@@ -19,7 +19,8 @@ class Psnr(Metric):
     """PSNR of an edited video in dB, of all its pixels together; at most :data:`PSNR_CAP`.
 
     Only pixels of the region count. (FiVE-Bench blackens the others in both videos instead, which makes its figure
-    higher by 10·log10(all pixels / pixels of the region).) The figure is called ``psnr_REFERENCE_REGION``.
+    higher by 10·log10(all pixels / pixels of the region).) The figure is called ``psnr_REFERENCE_REGION``; the mean of
+    its frames' decibels, which many papers report and which differs, ``psnr_frames_REFERENCE_REGION``.
 
     Args:
         reference: what the edit is compared with: its source, or the true target.
@@ -28,23 +29,35 @@ class Psnr(Metric):
 
     def __init__(
         self,
-        reference: Literal["source", "target"] = "source",
-        region: Literal["frame", "inside", "outside"] = "outside",
+        reference: Reference = "source",
+        region: Region = "outside",
     ) -> None:
         self.reference, self.region = reference, region
         self.needs = ("edited", reference, *(() if region == "frame" else ("mask",)))
 
-    def __call__(
-        self,
-        edited: np.ndarray,
-        source: np.ndarray | None = None,
-        target: np.ndarray | None = None,
-        mask: np.ndarray | None = None,
-    ) -> Mapping[str, float | None]:
-        reference = source if self.reference == "source" else target
-        assert reference is not None  # as it needs it
-        region = ~mask if mask is not None and self.region == "outside" else mask
-        return {f"psnr_{self.reference}_{self.region}": psnr(edited, reference, region)}
+    def reset(self, clip: ClipInfo) -> None:
+        self._error, self._pixels = 0.0, 0
+        self._frames: list[float] = []
+
+    def update(self, edited: np.ndarray, mask: np.ndarray | None = None, **reference: np.ndarray) -> None:
+        for number, (frame, other) in enumerate(zip(edited, reference[self.reference], strict=True)):
+            error = squared_error(frame, other)
+            if mask is not None:
+                error = error[mask[number] == (self.region == "inside")]
+            if error.size:
+                total = float(error.sum(dtype=np.float64))
+                self._error, self._pixels = self._error + total, self._pixels + error.size
+                self._frames.append(decibels(total / error.size))
+
+    def compute(self) -> Mapping[str, float | Figure | None]:
+        name = f"{self.reference}_{self.region}"
+        whole = decibels(self._error / self._pixels) if self._pixels else None
+        return {f"psnr_{name}": whole, f"psnr_frames_{name}": Figure.mean(self._frames)}
+
+
+def decibels(error: float, most: float = PSNR_CAP) -> float:
+    """PSNR of a mean squared error of 8-bit levels, at most ``most``."""
+    return most if error == 0.0 else min(most, 10.0 * math.log10(255.0**2 / error))
 
 
 def psnr(result: np.ndarray, reference: np.ndarray, region: np.ndarray | None = None) -> float | None:
@@ -58,8 +71,7 @@ def psnr(result: np.ndarray, reference: np.ndarray, region: np.ndarray | None = 
         if not region.any():
             return None
         error = error[region]
-    mean = float(error.mean(dtype=np.float64))
-    return PSNR_CAP if mean == 0.0 else min(PSNR_CAP, 10.0 * math.log10(255.0**2 / mean))
+    return decibels(float(error.mean(dtype=np.float64)))
 
 
 def squared_error(a: np.ndarray, b: np.ndarray) -> np.ndarray:

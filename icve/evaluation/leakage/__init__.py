@@ -1,0 +1,1 @@
+"""Test videos that are in the training data: `icve eval leakage`."""
