@@ -14,6 +14,7 @@ import os
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.data.bulk_checks import TYPES, check_batch, records_batch
-from icve.data.cells import json_value, table_rows, to_table
+from icve.data.bulk_checks import TYPES, check_batch, line_types, records_batch
+from icve.data.cells import json_value, to_table
 from icve.data.manifest_table import Manifest, RejectedRow
 from icve.data.rows import (
     FILES,
@@ -36,7 +37,7 @@ from icve.data.rows import (
     path_checker,
     row_checker,
 )
-from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_blocks
+from icve.data.tables import SUFFIXES, Columns, Malformed, ManifestError, Record, read_blocks
 from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
 from icve.runtime.storage.files import local_copy
@@ -176,11 +177,13 @@ class _Reading:
             self._note(theirs)
             if self.kept is not None:
                 only = [name for name in theirs if self.keeps(self.columns.get(name, name))]
-        for block in read_blocks(part, wanted, only):
-            numbers = np.arange(self.records + 1, self.records + len(block) + 1)
-            self.records += len(block)
-            if isinstance(block, pa.RecordBatch):
-                self._add_batch(block, numbers)
+        types = None if self.kept is None else partial(line_types, columns=self.columns, keeps=self.keeps)
+        for block in read_blocks(part, wanted, only, types):
+            length = len(block.batch if isinstance(block, Columns) else block)
+            numbers = np.arange(self.records + 1, self.records + length + 1)
+            self.records += length
+            if isinstance(block, Columns):
+                self._add_columns(block, numbers)
             else:
                 self._add_records(block, numbers)
 
@@ -188,13 +191,16 @@ class _Reading:
         self.present |= dict.fromkeys(theirs)
         self.names = dict.fromkeys(self.columns.get(name, name) for name in self.present)
 
-    def _add_batch(self, batch: pa.RecordBatch, numbers: np.ndarray) -> None:
-        place = {self.columns.get(name, name): at for at, name in enumerate(batch.schema.names)}
+    def _add_columns(self, block: Columns, numbers: np.ndarray) -> None:
+        batch = block.batch
+        self._note(batch.schema.names)
+        ours = {name: self.columns.get(name, name) for name in batch.schema.names}
+        place = {name: at for at, name in enumerate(ours.values())}
         fields = [batch.schema.field(at).with_name(name) for name, at in place.items()]
         batch = pa.RecordBatch.from_arrays([batch.column(at) for at in place.values()], schema=pa.schema(fields))
         self.readable = True
         odd = np.zeros(len(batch), dtype=bool)
-        self._check(batch, odd, numbers, lambda at: table_rows(batch.slice(at, 1))[0])
+        self._check(batch, odd, numbers, lambda at: {ours[name]: cell for name, cell in block.record(at).items()})
 
     def _add_records(self, block: Sequence[Record | Malformed], numbers: np.ndarray) -> None:
         records: list[Record] = []

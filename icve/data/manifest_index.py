@@ -92,7 +92,10 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     own = batch.schema.field(place)
     if field.name in TYPES or own.metadata == field.metadata:
         return batch.column(place)
-    return json_column(column_values(batch.column(place)))[0]
+    if not pa.types.is_string(own.type):
+        return json_column(column_values(batch.column(place)))[0]
+    few = batch.column(place).dictionary_encode()  # names that repeat
+    return json_column(few.dictionary.to_pylist())[0].take(few.indices)
 
 
 class _Mapped(Manifest):
