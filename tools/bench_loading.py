@@ -44,7 +44,7 @@ from icve.models.weightless.hashed import HashedTextEncoder
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.run.configured_parts import configured_parts
 
-# Encoders of the films; all of one bit rate.
+# Encoders of the films.
 FILMS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "ts": "libx264", "avi": "mpeg4"}
 FORMATS = {"mkv": "matroska", "ts": "mpegts"}
 FAST = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "mpeg4": {"bf": "0"}}
@@ -93,13 +93,17 @@ def make_film(source: Path, path: Path, codec: str, size: float, rate: str = "4M
         while written < size:
             with av.open(str(part)) as file:
                 stream = file.streams.video[0]
-                copied = copied or film.add_stream_from_template(stream)
+                if copied is None:
+                    copied = film.add_stream_from_template(stream)
+                    copied.time_base = Fraction(1, 24)  # AVI notes as many frames a second
                 for packet in file.demux(stream):
                     if packet.size:
                         written += packet.size
-                        packet.pts, packet.dts, packet.stream = packet.pts + moved, packet.dts + moved, copied
+                        for name in ("pts", "dts"):
+                            setattr(packet, name, round(getattr(packet, name) * stream.time_base * 24) + moved)
+                        packet.time_base, packet.stream = Fraction(1, 24), copied
                         film.mux(packet)
-                moved += round(Fraction(frames, 24) / stream.time_base)
+                moved += frames
     part.unlink()
 
 
@@ -133,7 +137,7 @@ def read_clips(checkout: Path, path: Path, starts: list[int]) -> list[list[float
 
 
 def compare_films(
-    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS)
+    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS), rate: str = "4M"
 ) -> None:
     """Print a table of what clips of films cost."""
     print("| container | groups MiB | open MiB | code | no index MiB, s | first MiB, s | further MiB, s | / groups |")
@@ -142,7 +146,7 @@ def compare_films(
         codec = FILMS[container]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"film.{container}")
-            make_film(video, path, codec, mib * 2**20)
+            make_film(video, path, codec, mib * 2**20, rate)
             _, frames = groups_of_pictures(path, 0)
             starts = [int(place * (frames - CLIP)) for place in PLACES]
             groups = statistics.mean(groups_of_pictures(path, start)[0] for start in starts[1:])
@@ -202,12 +206,13 @@ def main() -> None:
     parser.add_argument("--film", type=Path, metavar="VIDEO", help="footage that films are made of; nothing else runs")
     parser.add_argument("--containers", nargs="+", choices=FILMS, default=list(FILMS), help="of films")
     parser.add_argument("--mib", type=float, default=110, help="of each film")
+    parser.add_argument("--rate", default="4M", help="bits per second of films (default: 4M)")
     parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="of another version, compared with --film")
     arguments = parser.parse_args()
     if arguments.film:
         checkouts = {"peer": arguments.peer} if arguments.peer else {}
         checkouts["icve"] = Path(__file__).parents[1]
-        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers)
+        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers, arguments.rate)
         return
 
     with tempfile.TemporaryDirectory() as scratch:
