@@ -21,6 +21,7 @@ import argparse
 import copy
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -152,6 +153,8 @@ def compare_films(
             groups = statistics.mean(groups_of_pictures(path, start)[0] for start in starts[1:])
             opened = bytes_to_open(path)
             for name, checkout in checkouts.items():
+                for file in set(Path(folder).iterdir()) - {path}:  # an index that another has stored
+                    file.unlink() if file.is_file() else shutil.rmtree(file)
                 (unknown,) = read_clips(checkout, path, starts[:1])
                 first, *further = read_clips(checkout, path, starts)
                 mean = [statistics.mean(column) for column in zip(*further, strict=True)]
