@@ -7,7 +7,7 @@
 Synthetic rows that state size, length and rate; no video is opened. `first` is the process that finds no index beside
 the manifest, `next` one that comes after it, as every further rank of a machine does. CPU seconds (user and system) are
 those of setting the data module up and of drawing the first batch, after imports. Memory is private (USS) and
-proportional (PSS), what setting up added, of which `own` is no file's, so that no other process of the machine can share
+proportional (PSS), what setting up added, of which `own` is of no file, so that the processes of a machine do not share
 it, and its peak (growth of the resident set's peak, shared pages included).
 Linux only.
 """
