@@ -66,18 +66,16 @@ def line_types(first: Mapping[str, Any], columns: Mapping[str, str], keeps: Call
         columns: names in the file → names used here.
         keeps: whether a name used here is that of a column to keep.
     """
-    fields = {}
+    fields = []
     for name, value in first.items():
         ours = columns.get(name, name)
         forms = _FORMS.get(ours, (_TEXT,) if keeps(ours) else ())
-        fields[name] = forms[-1][1] if forms and value is None else None
-        for allowed, kind in forms if value is not None else ():
-            if type(value) in allowed:
-                fields[name] = kind
-                break
-        if forms and fields[name] is None:
+        kinds = [kind for allowed, kind in forms if value is None or type(value) in allowed]
+        if forms and not kinds:
             return None
-    return pa.schema((name, kind) for name, kind in fields.items() if kind is not None)
+        if kinds:
+            fields.append((name, kinds[-1 if value is None else 0]))
+    return pa.schema(fields)
 
 
 def check_batch(batch: pa.RecordBatch, folders: Callable[[], Sequence[str]]) -> tuple[dict[str, pa.Array], np.ndarray]:
