@@ -61,8 +61,9 @@ FAST = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "c
 CLIP, SIZE, PLACES = 77, (240, 384), (0.5, 0.3, 0.7, 0.9)
 # Runs in a process of its own until its input ends.
 SERVER = """
-import sys
+import logging, sys
 from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
 server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
 server.start()
 print("http://%s:%d" % server.get_host_and_port(), flush=True)
@@ -219,8 +220,10 @@ def object_store() -> Iterator[None]:
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         try:
+            if not (url := server.stdout.readline().strip()):
+                raise SystemExit("The object store did not start: pip install 'icve[test]', which has moto.")
             os.environ |= {
-                "AWS_ENDPOINT_URL": server.stdout.readline().strip(),
+                "AWS_ENDPOINT_URL": url,
                 "AWS_ACCESS_KEY_ID": "testing",
                 "AWS_SECRET_ACCESS_KEY": "testing",
                 "AWS_DEFAULT_REGION": "us-east-1",
