@@ -3,12 +3,17 @@
     python tools/bench_loading.py                                   # 32 synthetic edits at 64x64, 9 frames
     python tools/bench_loading.py --size 240 384 --frames 33 --pairs 16
     python tools/bench_loading.py -c configs/sft.yaml --latents runs/latents   # own data, with its codec
+    python tools/bench_loading.py --stores --videos 480 768 --size 240 384 --frames 77 --pairs 8 --batch-size 2
     python tools/bench_loading.py --film VIDEO --peer CHECKOUT                 # bytes and CPU seconds of a clip
 
 Samples per second of three ways to the same batches: `decode` delivers pixels, `encode` also runs the codec and the
 text encoder on them, as a training step without a cache has to, `cache` delivers latents and embeddings. Rounds
 alternate between the three, so that a busy machine slows all; the median counts. What workers prefetch while a loader
 starts is not timed.
+
+With --stores, the same pairs come from single files, from tar files, from an object store (moto's server, which this
+tool starts on a loopback port; its own CPU time is not counted) whose blocks are not kept and are kept on disk, and
+from a latent cache. CPU milliseconds are of this process without workers.
 
 With --film, footage is looped into films of --mib MiB, one per container, and processes read clips of 77 frames in
 their middle; so do processes of another checkout, in the same run. Bytes are those that a process asks the system for
@@ -21,22 +26,27 @@ import argparse
 import copy
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
+import fsspec
 import numpy as np
 import torch
 
 from icve.data.cache.latents import LatentCache, ShardWriter
 from icve.data.encoding import Encoders, encode_pairs, find_work
+from icve.data.manifest import read_manifest, write_manifest
 from icve.data.paired_edits import PairedEditsDataModule
 from icve.data.pairs import PairsDataModule
 from icve.models.weightless.dct import DCTCodec
@@ -44,11 +54,21 @@ from icve.models.weightless.hashed import HashedTextEncoder
 from icve.synthetic.pair_files import synthesize_pairs
 from icve.training.run.configured_parts import configured_parts
 
-# Encoders of the films; all of one bit rate.
+# Encoders of the films.
 FILMS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "ts": "libx264", "avi": "mpeg4"}
 FORMATS = {"mkv": "matroska", "ts": "mpegts"}
 FAST = {"libx264": {"preset": "veryfast"}, "libvpx": {"deadline": "realtime", "cpu-used": "8"}, "mpeg4": {"bf": "0"}}
 CLIP, SIZE, PLACES = 77, (240, 384), (0.5, 0.3, 0.7, 0.9)
+# Runs in a process of its own until its input ends.
+SERVER = """
+import logging, sys
+from moto.server import ThreadedMotoServer
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://%s:%d" % server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
 # Runs in a process of either checkout: prints bytes and CPU seconds of each clip.
 READ = """
 import json, sys, time
@@ -93,13 +113,17 @@ def make_film(source: Path, path: Path, codec: str, size: float, rate: str = "4M
         while written < size:
             with av.open(str(part)) as file:
                 stream = file.streams.video[0]
-                copied = copied or film.add_stream_from_template(stream)
+                if copied is None:
+                    copied = film.add_stream_from_template(stream)
+                    copied.time_base = Fraction(1, 24)  # AVI notes as many frames a second
                 for packet in file.demux(stream):
                     if packet.size:
                         written += packet.size
-                        packet.pts, packet.dts, packet.stream = packet.pts + moved, packet.dts + moved, copied
+                        for name in ("pts", "dts"):
+                            setattr(packet, name, round(getattr(packet, name) * stream.time_base * 24) + moved)
+                        packet.time_base, packet.stream = Fraction(1, 24), copied
                         film.mux(packet)
-                moved += round(Fraction(frames, 24) / stream.time_base)
+                moved += frames
     part.unlink()
 
 
@@ -133,7 +157,7 @@ def read_clips(checkout: Path, path: Path, starts: list[int]) -> list[list[float
 
 
 def compare_films(
-    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS)
+    video: Path, checkouts: dict[str, Path], mib: float, containers: Sequence[str] = tuple(FILMS), rate: str = "4M"
 ) -> None:
     """Print a table of what clips of films cost."""
     print("| container | groups MiB | open MiB | code | no index MiB, s | first MiB, s | further MiB, s | / groups |")
@@ -142,12 +166,14 @@ def compare_films(
         codec = FILMS[container]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, f"film.{container}")
-            make_film(video, path, codec, mib * 2**20)
+            make_film(video, path, codec, mib * 2**20, rate)
             _, frames = groups_of_pictures(path, 0)
             starts = [int(place * (frames - CLIP)) for place in PLACES]
             groups = statistics.mean(groups_of_pictures(path, start)[0] for start in starts[1:])
             opened = bytes_to_open(path)
             for name, checkout in checkouts.items():
+                for file in set(Path(folder).iterdir()) - {path}:  # an index that another has stored
+                    file.unlink() if file.is_file() else shutil.rmtree(file)
                 (unknown,) = read_clips(checkout, path, starts[:1])
                 first, *further = read_clips(checkout, path, starts)
                 mean = [statistics.mean(column) for column in zip(*further, strict=True)]
@@ -174,17 +200,98 @@ def encode_batch(batch: dict[str, Any], encoders: Encoders) -> None:
         torch.cuda.synchronize(encoders.device)
 
 
-def samples_per_second(data: PairsDataModule, batches: int, use: Callable[[dict[str, Any]], None]) -> float:
-    """Speed of a loader made anew, over so many batches after those that its workers prefetch."""
+def measure(data: PairsDataModule, batches: int, use: Callable[[dict[str, Any]], None]) -> tuple[float, float]:
+    """Samples per second of a loader made anew, over so many batches after those that its workers prefetch; and CPU
+    seconds of this process for a sample."""
     loader = iter(copy.copy(data).train_dataloader())
     for _ in range(1 + 2 * data.num_workers):
         use(next(loader))
-    began, samples = time.perf_counter(), 0
+    began, cpu, samples = time.perf_counter(), time.process_time(), 0
     for _ in range(batches):
         batch = next(loader)
         use(batch)
         samples += len(batch["id"])
-    return samples / (time.perf_counter() - began)
+    return samples / (time.perf_counter() - began), (time.process_time() - cpu) / samples
+
+
+@contextmanager
+def object_store() -> Iterator[None]:
+    """moto's S3 server in a process of its own, which the environment names."""
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            if not (url := server.stdout.readline().strip()):
+                raise SystemExit("The object store did not start: pip install 'icve[test]', which has moto.")
+            os.environ |= {
+                "AWS_ENDPOINT_URL": url,
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "testing",
+                "AWS_DEFAULT_REGION": "us-east-1",
+            }
+            yield
+        finally:
+            server.stdin.close()
+
+
+def packed(folder: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their clips in two tar files beside them."""
+    roles = ("source", "target")
+    for role in roles:
+        with tarfile.open(folder / f"{role}s.tar", "w") as tar:
+            for row in rows:
+                tar.add(folder / row[f"{role}_path"], Path(row[f"{role}_path"]).name)
+    names = [{f"{role}_path": f"{role}s.tar/{Path(row[f'{role}_path']).name}" for role in roles} for row in rows]
+    return [row | name for row, name in zip(rows, names, strict=True)]
+
+
+def compare_stores(scratch: Path, arguments: argparse.Namespace) -> None:
+    """Print a table of what samples cost from where."""
+    size, folder = tuple(arguments.size), scratch / "pairs"
+    videos = tuple(arguments.videos or size)
+    made = synthesize_pairs(folder, arguments.pairs, "train", sizes=(videos,), frames=arguments.frames, fps=24.0)
+    rows = [{name: value for name, value in row.items() if name != "mask_path"} for row in read_manifest(made)]
+    write_manifest(rows, scratch / "files.parquet", folder)
+    write_manifest(packed(folder, rows), scratch / "tars.parquet", folder)
+    files = fsspec.filesystem("s3")
+    files.mkdir("pairs")
+    for role in ("sources", "targets"):
+        files.put(str(folder / role), f"pairs/{role}", recursive=True)
+
+    def module(name: str, **options: Any) -> PairsDataModule:
+        bucket = [*size, arguments.frames]
+        return PairedEditsDataModule(str(scratch / f"{name}.parquet"), [bucket], arguments.batch_size, **options)
+
+    encoders = Encoders(DCTCodec(), HashedTextEncoder(), arguments.device)
+    fill_cache(scratch / "latents", module("files"), encoders)
+    ways = {
+        "local files": (module("files"), "0"),
+        "tar files": (module("tars"), "0"),
+        "object store": (module("files", root="s3://pairs"), "0"),
+        "object store, blocks kept": (module("files", root="s3://pairs"), "20"),
+        "latent cache": (module("files", latents=str(scratch / "latents")), "0"),
+    }
+    found: dict[str, list[list[float]]] = {name: [] for name in ways}
+    os.environ["ICVE_CACHE"] = str(scratch / "blocks")
+    for workers in arguments.workers:
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        for _ in range(arguments.rounds):
+            for name, (data, kept) in ways.items():
+                os.environ["ICVE_CACHE_GB"], data.num_workers = kept, workers
+                data.setup("fit")
+                rounds[name].append(measure(data, arguments.batches, lambda batch: None))
+        for name in ways:
+            found[name].append([statistics.median(column) for column in zip(*rounds[name], strict=True)])
+    heads = [f"{workers} workers" for workers in arguments.workers]
+    print(
+        f"samples of {size[0]}x{size[1]}, {arguments.frames} frames, from videos of {videos[0]}x{videos[1]}, per second"
+    )
+    print(f"| from | CPU ms | {' | '.join(heads)} | to local files |\n|---|---:|{'---:|' * (len(heads) + 1)}")
+    local = [speed for speed, _ in found["local files"]]
+    for name, figures in found.items():
+        speeds = [speed for speed, _ in figures]
+        ratios = ", ".join(f"{speed / of:.2f}" for speed, of in zip(speeds, local, strict=True))
+        cpu = f"{1000 * figures[0][1]:.1f}" if arguments.workers[0] == 0 else ""
+        print(f"| {name} | {cpu} | {' | '.join(f'{speed:.1f}' for speed in speeds)} | {ratios} |", flush=True)
 
 
 def main() -> None:
@@ -199,15 +306,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="of the encoders")
+    parser.add_argument("--stores", action="store_true", help="compare where samples come from; nothing else runs")
+    parser.add_argument(
+        "--videos", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="with --stores: of the files (default: --size)"
+    )
     parser.add_argument("--film", type=Path, metavar="VIDEO", help="footage that films are made of; nothing else runs")
     parser.add_argument("--containers", nargs="+", choices=FILMS, default=list(FILMS), help="of films")
     parser.add_argument("--mib", type=float, default=110, help="of each film")
+    parser.add_argument("--rate", default="4M", help="bits per second of films (default: 4M)")
     parser.add_argument("--peer", type=Path, metavar="CHECKOUT", help="of another version, compared with --film")
     arguments = parser.parse_args()
     if arguments.film:
         checkouts = {"peer": arguments.peer} if arguments.peer else {}
         checkouts["icve"] = Path(__file__).parents[1]
-        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers)
+        compare_films(arguments.film, checkouts, arguments.mib, arguments.containers, arguments.rate)
+        return
+
+    if arguments.stores:
+        with tempfile.TemporaryDirectory() as scratch, object_store():
+            compare_stores(Path(scratch), arguments)
         return
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -241,7 +358,7 @@ def main() -> None:
             speeds: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(arguments.rounds):
                 for name, (module, use) in ways.items():
-                    speeds[name].append(samples_per_second(module, arguments.batches, use))
+                    speeds[name].append(measure(module, arguments.batches, use)[0])
             decode, encode, cache = (statistics.median(speeds[name]) for name in ("decode", "encode", "cache"))
             figures = f"{decode:.1f} | {encode:.1f} | {cache:.1f} | {cache / decode:.1f} | {cache / encode:.1f}"
             print(f"| {workers} | {figures} |", flush=True)

@@ -2,12 +2,13 @@
 
     python tools/bench_manifest.py --rows 1000000
     python tools/bench_manifest.py --rows 1000000 --peer ../other_checkout      # its code on the same files, in turns
-    python tools/bench_manifest.py --rows 10000000 --formats parquet
+    python tools/bench_manifest.py --rows 10000000
 
 Synthetic rows that state size, length and rate; no video is opened. `first` is the process that finds no index beside
 the manifest, `next` one that comes after it, as every further rank of a machine does. CPU seconds (user and system) are
 those of setting the data module up and of drawing the first batch, after imports. Memory is private (USS) and
-proportional (PSS), what setting up added, and its peak (growth of the resident set's peak, shared pages included).
+proportional (PSS), what setting up added, of which `own` is of no file, so that the processes of a machine do not share
+it, and its peak (growth of the resident set's peak, shared pages included).
 Linux only.
 """
 
@@ -35,7 +36,7 @@ manifest, buckets = sys.argv[1], json.loads(sys.argv[2])
 def memory():
     lines = [line.split() for line in open("/proc/self/smaps_rollup")]
     kilobytes = {words[0]: int(words[1]) for words in lines if words[-1] == "kB"}
-    return kilobytes["Private_Clean:"] + kilobytes["Private_Dirty:"], kilobytes["Pss:"]
+    return kilobytes["Private_Clean:"] + kilobytes["Private_Dirty:"], kilobytes["Pss:"], kilobytes["Anonymous:"]
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -50,7 +51,7 @@ after = memory()
 pairs = [loader.dataset.selection.pairs[draw.row].id for draw in draws]
 print(json.dumps({
     "seconds": seconds, "uss": (after[0] - before[0]) / 1024, "pss": (after[1] - before[1]) / 1024,
-    "peak": (peak() - peak_before) / 1024, "whole": after[0] / 1024, "ids": pairs,
+    "own": (after[2] - before[2]) / 1024, "peak": (peak() - peak_before) / 1024, "whole": after[0] / 1024, "ids": pairs,
 }))
 """
 
@@ -109,8 +110,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     own = Path(__file__).resolve().parents[1]
-    print(f"{arguments.rows} rows\n| manifest | code | process | CPU s | ratio | USS MB | PSS MB | peak MB |")
-    print("|---|---|---|---:|---:|---:|---:|---:|")
+    print(f"{arguments.rows} rows\n| manifest | code | process | CPU s | ratio | USS MB | PSS MB | own MB | peak MB |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as scratch:
         for suffix in arguments.formats:
             manifest = Path(scratch, f"rows.{suffix}")
@@ -126,7 +127,7 @@ def main() -> None:
                     raise SystemExit(f"Other pairs were drawn: {figures['ids']}, not {drawn}.")
                 peer = figures["seconds"] if name == "peer" else peer
                 ratio = f"{figures['seconds'] / peer:.3f}" if peer else ""
-                memory = " | ".join(f"{figures[key]:.0f}" for key in ("uss", "pss", "peak"))
+                memory = " | ".join(f"{figures[key]:.0f}" for key in ("uss", "pss", "own", "peak"))
                 print(f"| {suffix} | {name} | {process} | {figures['seconds']:.2f} | {ratio} | {memory} |", flush=True)
 
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from icve.curation.stage import Rejected, Row
 from icve.data.identity import file_digest, json_digest
-from icve.data.manifest import ManifestError, RejectedRow, parquet_parts, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, parquet_parts, read_manifest, resolve_path
+from icve.data.manifest_table import RejectedRow
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.video_folders import (
     VIDEO_SUFFIXES,

@@ -120,11 +120,12 @@ class StepSizes:
         groups: groups of processes that share a sample's tokens; processes where nothing is shared.
         micro_steps: passes per step, the same for all buckets, as the trainer counts (`accumulate_grad_batches`). A
             batch that needs fewer leaves the others empty; the last is never empty.
-        tokens_per_batch: source and target tokens of a step's batch instead of `batch_size`: a bucket of small samples
+        tokens_per_batch: tokens of a step's batch (:meth:`tokens`) instead of `batch_size`: a bucket of small samples
             then has more of them.
-        grid: strides and patches, which tokens are counted with.
         tokens_per_micro_batch: a group computes as many samples at once as have no more tokens, at least one; None
             spreads the batch over all micro-steps.
+        grid: strides and patches, which tokens are counted with.
+        references: samples may have a picture, whose tokens count too.
 
     Raises:
         ValueError: a size below 1.
@@ -137,10 +138,13 @@ class StepSizes:
     tokens_per_batch: int | None = None
     tokens_per_micro_batch: int | None = None
     grid: LatentGrid = field(default_factory=LatentGrid)
+    references: bool = False
 
     def tokens(self, bucket: int) -> int:
-        """Of a sample's source and target together."""
-        return 2 * self.grid.tokens(*self.buckets[bucket])
+        """Of a sample's source and target together, and of its reference picture, which some samples may lack."""
+        shape = self.buckets[bucket]
+        picture = self.grid.tokens(shape.height, shape.width, 1) if self.references else 0
+        return 2 * self.grid.tokens(*shape) + picture
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "tokens_per_batch", "tokens_per_micro_batch"):

@@ -58,6 +58,26 @@ def records_batch(records: Sequence[dict[str, Any]], names: Sequence[str]) -> tu
     return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields)), odd
 
 
+def line_types(first: Mapping[str, Any], columns: Mapping[str, str], keeps: Callable[[str], bool]) -> pa.Schema | None:
+    """Types in which the values of a first record's columns are exact, of those that are kept; None if one has none.
+
+    Args:
+        first: names in the file → values.
+        columns: names in the file → names used here.
+        keeps: whether a name used here is that of a column to keep.
+    """
+    fields = []
+    for name, value in first.items():
+        ours = columns.get(name, name)
+        forms = _FORMS.get(ours, (_TEXT,) if keeps(ours) else ())
+        kinds = [kind for allowed, kind in forms if value is None or type(value) in allowed]
+        if forms and not kinds:
+            return None
+        if kinds:
+            fields.append((name, kinds[-1 if value is None else 0]))
+    return pa.schema(fields)
+
+
 def check_batch(batch: pa.RecordBatch, folders: Callable[[], Sequence[str]]) -> tuple[dict[str, pa.Array], np.ndarray]:
     """Check a batch.
 

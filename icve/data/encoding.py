@@ -24,7 +24,8 @@ from icve.data.manifest import ManifestError
 from icve.data.media import stored_index
 from icve.data.media.video import VideoError, probe, read_frames
 from icve.data.mixture import DataSet
-from icve.data.pairs import PairsDataModule, Reader, load_pair
+from icve.data.pair_reading import Reader, load_pair
+from icve.data.pairs import PairsDataModule
 from icve.data.selection import Pair, select
 from icve.data.text_condition import TextCondition
 from icve.runtime.storage.remote_path import RemoteError

@@ -3,12 +3,11 @@
 Columns this project knows: ``id, source_path, source_start, source_frames, target_path, target_start, target_frames,
 width, height, fps, instruction, edit_type, mask_path``; any other column is carried along. Paths are POSIX and relative
 to the manifest's *root*: recorded in Parquet metadata, otherwise the manifest's own folder. Tables are read in
-:mod:`icve.data.tables`; here their records become rows, or are rejected one by one.
+:mod:`icve.data.tables`; :mod:`icve.data.manifest_reading` makes their records rows, or rejects them one by one.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shlex
@@ -18,25 +17,22 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from icve.data.bulk_checks import TYPES, check_batch, records_batch
-from icve.data.cells import json_value, table_rows, to_table
-from icve.data.manifest_table import Manifest, RejectedRow
+from icve.data.bulk_checks import TYPES
+from icve.data.cells import json_value, to_table
+from icve.data.manifest_reading import Reading
+from icve.data.manifest_table import Manifest
 from icve.data.rows import (
     FILES,
     INTEGERS,
     Row,
     check_paths,
     content_id,
-    id_of_rejected,
-    names_of_root,
     path_checker,
-    row_checker,
 )
-from icve.data.tables import SUFFIXES, Malformed, ManifestError, Record, read_blocks
+from icve.data.tables import SUFFIXES, ManifestError
 from icve.runtime.atomic import whole_file
 from icve.runtime.printable import json_line
 from icve.runtime.storage.files import local_copy
@@ -99,7 +95,7 @@ def read_manifest(
     recorded = _recorded_in(parts, path) if parts[0].suffix.lower() == ".parquet" else None
     own = absolute_root(_joined(_own_folder(path), recorded) if root is None else root)
     batches: list[pa.RecordBatch] = []
-    reading = _Reading(path, own, columns, None if only is None else {*TYPES, *only}, store or batches.append)
+    reading = Reading(path, own, columns, None if only is None else {*TYPES, *only}, store or batches.append)
     wanted = {*REQUIRED, *required, *FILES, *INTEGERS, *columns}
     for part in parts:
         reading.read(part, wanted)
@@ -139,119 +135,6 @@ def manifest_files(path: Path) -> list[Path]:
             "files."
         )
     return parts
-
-
-class _Reading:
-    """What was read of a manifest so far.
-
-    ``present`` are its columns by its own names, ``names`` by those used here, both in order. Unless one
-    is ``readable``, ``malformed`` says what is wrong with the first record.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        root: Path,
-        columns: Mapping[str, str],
-        kept: Collection[str] | None,
-        store: Callable[[pa.RecordBatch], object],
-    ) -> None:
-        self.path, self.root, self.columns, self.kept, self.store = path, root, columns, kept, store
-        self.folders = functools.cache(lambda: names_of_root(root))
-        self.empty = "" if path.suffix.lower() in (".csv", ".tsv") else None  # cell
-        self.present: dict[str, None] = {}
-        self.names: dict[str, None] = {}
-        self.rejected: list[RejectedRow] = []
-        self.records = 0
-        self.malformed = ""
-        self.readable = False
-
-    def keeps(self, name: str) -> bool:
-        return self.kept is None or name in self.kept
-
-    def read(self, part: Path, wanted: Collection[str]) -> None:
-        only = None
-        if part.suffix.lower() == ".parquet":
-            theirs = pq.read_schema(part).names
-            self._note(theirs)
-            if self.kept is not None:
-                only = [name for name in theirs if self.keeps(self.columns.get(name, name))]
-        for block in read_blocks(part, wanted, only):
-            numbers = np.arange(self.records + 1, self.records + len(block) + 1)
-            self.records += len(block)
-            if isinstance(block, pa.RecordBatch):
-                self._add_batch(block, numbers)
-            else:
-                self._add_records(block, numbers)
-
-    def _note(self, theirs: Iterable[str]) -> None:
-        self.present |= dict.fromkeys(theirs)
-        self.names = dict.fromkeys(self.columns.get(name, name) for name in self.present)
-
-    def _add_batch(self, batch: pa.RecordBatch, numbers: np.ndarray) -> None:
-        place = {self.columns.get(name, name): at for at, name in enumerate(batch.schema.names)}
-        fields = [batch.schema.field(at).with_name(name) for name, at in place.items()]
-        batch = pa.RecordBatch.from_arrays([batch.column(at) for at in place.values()], schema=pa.schema(fields))
-        self.readable = True
-        odd = np.zeros(len(batch), dtype=bool)
-        self._check(batch, odd, numbers, lambda at: table_rows(batch.slice(at, 1))[0])
-
-    def _add_records(self, block: Sequence[Record | Malformed], numbers: np.ndarray) -> None:
-        records: list[Record] = []
-        places: list[int] = []
-        for at, record in enumerate(block):
-            if isinstance(record, Malformed):
-                why = _sentence(record, int(numbers[at]), self.path)
-                self.malformed = self.malformed or why
-                self.rejected.append(RejectedRow(int(numbers[at]), id_of_rejected(record), why, {}))
-            else:
-                records.append(record)
-                places.append(at)
-        if records:
-            self.readable = True
-            self._note(name for names in dict.fromkeys(map(tuple, records)) for name in names)
-            if self.columns or self.empty is not None:
-                ours = {name: self.columns.get(name, name) for name in self.present}
-                records = [
-                    {ours[name]: None if cell == self.empty else cell for name, cell in record.items()}
-                    for record in records
-                ]
-            batch, odd = records_batch(records, list(self.names))
-            self._check(batch, odd, numbers[places], records.__getitem__)
-
-    def _check(
-        self, batch: pa.RecordBatch, odd: np.ndarray, numbers: np.ndarray, record_at: Callable[[int], Record]
-    ) -> None:
-        """Add a batch, whose odd rows are checked one by one."""
-        columns, more = check_batch(batch, self.folders)
-        odd = odd | more
-        check = row_checker(list(self.names), self.path, self.root)
-        places, rows, bad = [], [], []
-        for at in np.flatnonzero(odd).tolist():
-            cells, number = record_at(at), int(numbers[at])
-            try:
-                rows.append(check(cells, number))
-                places.append(at)
-            except ManifestError as error:
-                bad.append(at)
-                self.rejected.append(RejectedRow(number, id_of_rejected(cells), str(error), cells))
-        own = {name: batch.column(at) for at, name in enumerate(batch.schema.names) if self.keeps(name)} | columns
-        if rows:
-            order = np.arange(len(batch))
-            order[places] = len(batch) + np.arange(len(rows))
-            for name, column in columns.items():
-                values = pa.array([row[name] for row in rows], column.type)
-                own[name] = pa.concat_arrays([column, values]).take(pa.array(order))
-        fields = [
-            batch.schema.field(name) if name in batch.schema.names and name not in TYPES else (name, column.type)
-            for name, column in own.items()
-        ]
-        checked = pa.RecordBatch.from_arrays(list(own.values()), schema=pa.schema(fields))
-        if bad:
-            good = np.ones(len(batch), dtype=bool)
-            good[bad] = False
-            checked = checked.filter(pa.array(good))
-        self.store(checked)
 
 
 def absolute_root(root: str | os.PathLike) -> Path:
@@ -439,10 +322,6 @@ def _recorded_in(parts: Sequence[Path], path: Path) -> str | None:
         )
     recorded = roots.pop()
     return recorded.decode() if recorded else None
-
-
-def _sentence(record: Malformed, number: int, path: Path) -> str:
-    return f"{f'Row {number}' if record.line is None else f'Line {record.line}'} of {path} {record.why}."
 
 
 def _check_columns(columns: Mapping[str, str], present: Collection[str], path: Path) -> None:

@@ -1,8 +1,8 @@
 """Manifests that the processes of a machine share: checked once, kept as an Arrow file, and mapped into memory.
 
-The file is named after the manifest's files (names, sizes, times of change) and after what was asked of them, so that
-another manifest has another one. It stands in a hidden folder beside the manifest, or in the user's cache folder where
-there can be none.
+The file is named after the manifest's files (names, sizes, times of change of content and of state) and after what was
+asked of them, so that another manifest has another one. It stands in a hidden folder beside the manifest, or in the
+user's cache folder where there can be none.
 """
 
 from __future__ import annotations
@@ -54,8 +54,11 @@ def mapped_manifest(
     def read(**options: Any) -> Manifest:
         return read_manifest(path, root, columns, required, partial=True, only=FREE, **options)
 
-    stats = [(file.name, stat.st_size, stat.st_mtime_ns) for file in manifest_files(path) for stat in [file.stat()]]
-    if sum(size for _, size, _ in stats) < _SMALL:
+    # The time of the last change of any kind: that of the content can be set back.
+    stats = [
+        (file.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for file in manifest_files(path) for s in [file.stat()]
+    ]
+    if sum(size for _, size, *_ in stats) < _SMALL:
         return read()
     place = os.path.abspath(path)
     asked = [_FORMAT, place, root and str(absolute_root(root)), sorted((columns or {}).items()), list(required)]
@@ -92,7 +95,10 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
     own = batch.schema.field(place)
     if field.name in TYPES or own.metadata == field.metadata:
         return batch.column(place)
-    return json_column(column_values(batch.column(place)))[0]
+    if not pa.types.is_string(own.type):
+        return json_column(column_values(batch.column(place)))[0]
+    few = batch.column(place).dictionary_encode()  # names that repeat
+    return json_column(few.dictionary.to_pylist())[0].take(few.indices)
 
 
 class _Mapped(Manifest):

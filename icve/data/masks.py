@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from icve.data.media.still_picture import read_picture
 from icve.data.media.video import VideoError, probe, read_frames
-from icve.data.reference_picture import read_picture
 from icve.runtime.atomic import whole_file
 from icve.runtime.storage.files import open_file
 from icve.runtime.storage.remote_path import RemoteError, as_path

@@ -121,7 +121,7 @@ class MixedPairs(Dataset[dict[str, Any]]):
 
     Args:
         sets: what they are.
-        pairs: of each, a data set of :class:`icve.data.pairs.PairDataset`'s kind.
+        pairs: of each, a data set of :class:`icve.data.pair_dataset.PairDataset`'s kind.
     """
 
     def __init__(self, sets: Sequence[DataSet], pairs: Sequence[Any]) -> None:

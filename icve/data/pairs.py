@@ -3,213 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from torch import nn
 from torch.utils.data import Dataset
 
-from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSampler, StepSizes, replacement
+from icve.data.buckets import Bucket, BucketBatchSampler, Draw, StepSampler, StepSizes
 from icve.data.cache.cached_rows import CachedRows, collate_cached
-from icve.data.cache.latents import LatentCache, LatentsError
+from icve.data.cache.latents import LatentCache
 from icve.data.cache.record_index import RecordIndex
-from icve.data.frame_choice import FrameChoice, SlowClips, TemporalCrop, average_rate
+from icve.data.frame_choice import FrameChoice, SlowClips, TemporalCrop
 from icve.data.latent_grid import LatentGrid
 from icve.data.loader import PairLoader, collate, collate_any
-from icve.data.manifest import REQUIRED, Manifest, ManifestError, resolve_path
+from icve.data.manifest import REQUIRED, Manifest
 from icve.data.manifest_index import mapped_manifest
-from icve.data.masks import read_mask
 from icve.data.media import stored_index
-from icve.data.media.video import VideoError, read_frames, resize_crop, sample_indices, timestamps
 from icve.data.mixture import DataSet, MixedPairs, as_data_sets, continued_sampler
 from icve.data.mixture_sampler import MixtureSampler
-from icve.data.reference_picture import PictureError, read_reference
-from icve.data.selection import Pair, Selection, select
+from icve.data.pair_dataset import PairDataset
+from icve.data.pair_reading import Reader
+from icve.data.selection import Selection, select
 from icve.data.share import batches_done, data_share, sample_group
 from icve.data.text_condition import TextCondition
-from icve.data.transforms import SourceTransform, given_texts, on_latents, transformed
+from icve.data.transforms import SourceTransform, given_texts, on_latents
 from icve.data.validation_batches import validation_batches
-from icve.runtime.storage.remote_path import RemoteError
 from icve.runtime.transfers import reads_pinned
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 32  # samples tried in one place before training stops: by then the data, not a file, is broken
 _REPORTED = 20  # dropped rows of one manifest that are logged one by one; all are in the data module's `dropped`
-
-# `read_frames` with path, indices, size and perhaps shape given, or a cache in front of it.
-Decoder = Callable[..., np.ndarray]
-
-# (source file, target file, pair, bucket, choice of frames, decoder) → source and target (F, H, W, 3) uint8 in the
-# bucket's shape, and the frames (F,) of the source clip, counted from its start, that they show. Raises VideoError.
-Reader = Callable[[Path, Path, Pair, Bucket, FrameChoice, Decoder], tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def clip_indices(
-    path: Path, start: int, frames: int | None, count: int, choice: FrameChoice, place: float = 0.0
-) -> np.ndarray:
-    """``count`` frames of a clip, each once, in a window that lies at ``place`` (0 is its start, 1 its end).
-
-    Returns:
-        (count,) int64 frame numbers of the file, ascending.
-
-    Raises:
-        VideoError: the file cannot be read, or the clip is shorter, or slow where that is refused.
-    """
-    seconds, fps = timestamps(path)[: None if frames is None else start + frames], choice.fps
-    if fps is not None and len(seconds) > start + 1 and choice.refuses(average_rate(seconds[start:])):
-        raise VideoError(path, choice.refusal)
-    most = None if place else count
-    indices = np.arange(start, len(seconds))[:most] if fps is None else sample_indices(seconds, fps, start, most)
-    if len(indices) < count:
-        rate = "" if fps is None else f" at {fps:g} fps"
-        raise VideoError(path, f"its clip from frame {start} gives {len(indices)} frames{rate}, fewer than {count}.")
-    first = int(place * (len(indices) - count + 1))
-    return indices[first : first + count]
-
-
-class FrameCache:
-    """`read_frames` that decodes each file once and keeps all its frames at the size asked for.
-
-    Clips of one raw video share it: cutting them out one by one would decode from a key frame on, for every clip.
-    """
-
-    def __init__(self) -> None:
-        self._files: dict[tuple, np.ndarray] = {}
-
-    def __call__(
-        self, path: Path, indices: np.ndarray, size: tuple[int, int], shape: tuple[int, int] | None = None
-    ) -> np.ndarray:
-        key = (path, size, shape)
-        if key not in self._files:
-            self._files[key] = read_frames(path, size=size, shape=shape)
-        frames = self._files[key]
-        if np.min(indices) < 0 or np.max(indices) >= len(frames):
-            return read_frames(path, indices, size=size, shape=shape)  # says which frame is missing
-        first, last = int(indices[0]), int(indices[-1])
-        if np.array_equal(indices, np.arange(first, last + 1)):
-            return frames[first : last + 1]  # a view: clips that overlap share their frames
-        return frames[indices]
-
-
-def load_pair(
-    pair: Pair, root: Path, bucket: Bucket, read: Reader, choice: FrameChoice, decode: Decoder = read_frames
-) -> dict[str, Any]:
-    """Decode one pair.
-
-    Returns:
-        ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, and if the pair has them ``mask`` bool
-        (1, F, H, W) and ``reference`` uint8 (3, 1, H, W).
-
-    Raises:
-        VideoError, ManifestError: a file cannot be read or leaves the root.
-    """
-    source_file, target_file = resolve_path(root, pair.source), resolve_path(root, pair.target)
-    source_FHWC, target_FHWC, shown = read(source_file, target_file, pair, bucket, choice, decode)
-    sample: dict[str, Any] = {
-        "source": _channels_first(source_FHWC),
-        "target": _channels_first(target_FHWC),
-        "instruction": pair.instruction,
-        "id": pair.id,
-    }
-    if pair.mask is not None:
-        sample["mask"] = torch.from_numpy(_read_mask(resolve_path(root, pair.mask), shown, bucket))[None]
-    if pair.reference is not None:
-        path = resolve_path(root, pair.reference)
-        try:
-            sample["reference"] = _channels_first(read_reference(path, (bucket.height, bucket.width)))
-        except PictureError as error:
-            raise VideoError(path, str(error)) from error
-    return sample
-
-
-class PairDataset(Dataset[dict[str, Any]]):
-    """Loads the pair at a :class:`Draw`; an unreadable one is replaced by another of its bucket and reported.
-
-    Samples hold ``source`` and ``target`` uint8 (3, F, H, W), ``instruction``, ``id``, ``dropped`` (list of
-    (id, reason) of pairs found unreadable on the way), ``counted`` (whether it is the pair that was asked for, to be
-    counted in a validation), and ``mask`` bool (1, F, H, W) when the manifest has masks (all
-    True for a row without one: its edit may be anywhere), ``reference`` uint8 (3, 1, H, W) and ``referenced`` when it
-    has references (all 0 and False for a row without one). With ``cached`` rows they hold what
-    :meth:`icve.data.cache.cached_rows.CachedRows.load` returns instead of pixels. ``transforms`` change what was read,
-    see :func:`icve.data.transforms.transformed`; what is kept in memory is unchanged.
-    """
-
-    def __init__(
-        self,
-        selection: Selection,
-        buckets: Sequence[Bucket],
-        read: Reader,
-        choice: FrameChoice = FrameChoice(),  # noqa: B008 (frozen)
-        seed: int = 0,
-        cache_in_memory: bool = False,
-        cached: CachedRows | None = None,
-        transforms: Sequence[SourceTransform] = (),
-        temporal_crop: TemporalCrop = "start",
-    ) -> None:
-        self.cached, self.transforms = cached, transforms
-        self.selection, self.buckets, self.read, self.choice, self.seed = selection, list(buckets), read, choice, seed
-        self.temporal_crop, self._indices = temporal_crop, stored_index.in_use()
-        self.members = selection.members(len(self.buckets))
-        self._decoder: Decoder = FrameCache() if cache_in_memory else read_frames
-        # Of a random window the frames of its files are kept, but not the sample.
-        keeps = cache_in_memory and temporal_crop == "start"
-        self._samples: dict[int, dict[str, Any]] | None = {} if keeps else None
-        self._unreadable: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.selection.pairs)
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        # Which row replaces which must not depend on what this process has met before: known-bad rows are skipped
-        # without being opened again, but they use up their attempt.
-        dropped: list[tuple[str, str]] = []
-        index = draw.row
-        members = self.members[self.selection.buckets[index]]
-        for attempt in range(1, _ATTEMPTS + 1):
-            if index not in self._unreadable or self.temporal_crop == "random":  # where another window may be read
-                try:
-                    sample = self._load(index, draw)
-                except (VideoError, ManifestError, LatentsError) as error:
-                    self._unreadable[index] = str(error)
-                    dropped.append((self.selection.pairs[index].id, str(error)))
-                else:
-                    counted = draw.counted and index == draw.row
-                    sample = transformed(sample, self.transforms, self.seed, draw)
-                    return {**sample, "dropped": dropped, "counted": counted}
-            index = replacement(members, self.seed, draw, attempt)
-        raise ValueError(
-            f"{_ATTEMPTS} pairs in a row cannot be read; check the manifest and its root. The first: "
-            f"{self._unreadable[draw.row]}"
-        )
-
-    def _load(self, index: int, draw: Draw | None = None) -> dict[str, Any]:
-        if self._samples is not None and index in self._samples:
-            return self._samples[index]
-        pair, root = self.selection.pairs[index], self.selection.root
-        bucket = self.buckets[pair.bucket]
-        if self.cached is not None:
-            sample = self.cached.load(index)
-        else:
-            for folder, below in self._indices:  # known already unless this process was spawned
-                stored_index.use(folder, below)
-            choice = self.choice
-            if self.temporal_crop == "random" and draw is not None:
-                choice = choice.drawn(self.seed, draw)
-            sample = load_pair(pair, root, bucket, self.read, choice, self._decoder)
-            if self.selection.has_masks and "mask" not in sample:
-                sample["mask"] = torch.ones(1, *bucket[2:], *bucket[:2], dtype=torch.bool)
-            if self.selection.has_references:
-                sample["referenced"] = "reference" in sample
-                sample.setdefault("reference", torch.zeros(3, 1, *bucket[:2], dtype=torch.uint8))
-        if self._samples is not None:
-            self._samples[index] = sample
-        return sample
 
 
 class PairsDataModule(LightningDataModule):
@@ -250,9 +75,10 @@ class PairsDataModule(LightningDataModule):
             memory. Every worker keeps its own, so it goes best with ``num_workers=0``.
         worker_timeout: seconds after which a worker that delivers nothing stops training with an error.
         latents: folder of a latent cache of both manifests, made by `icve encode`; None decodes the videos.
-        tokens_per_batch: source and target tokens of the global batch of a step: every bucket has as many samples as
-            give them, instead of ``batch_size * accumulate_grad_batches``.
-        tokens_per_micro_batch: the most source and target tokens that one process, or a group of processes that share
+        tokens_per_batch: source and target tokens of the global batch of a step, with ``references`` a picture's a
+            sample too: every bucket has as many samples as give them, instead of ``batch_size *
+            accumulate_grad_batches``.
+        tokens_per_micro_batch: the most such tokens that one process, or a group of processes that share
             them, computes at once (one sample at least): a step of small samples then needs fewer passes than
             accumulate_grad_batches, and skips the others. None makes all passes, with as few samples each as that
             gives.
@@ -400,7 +226,14 @@ class PairsDataModule(LightningDataModule):
         """How so many groups of processes share a step's batch in so many passes; no manifest is read for it."""
         batch = self.batch_size * passes
         return StepSizes(
-            self.buckets, batch, groups, passes, self.tokens_per_batch, self.tokens_per_micro_batch, self.grid
+            self.buckets,
+            batch,
+            groups,
+            passes,
+            self.tokens_per_batch,
+            self.tokens_per_micro_batch,
+            self.grid,
+            self.references,
         )
 
     def train_dataloader(self) -> PairLoader:
@@ -530,19 +363,3 @@ def _log_dropped(dropped: Sequence[tuple[str, str]], prefix: str = "") -> None:
         log.warning("Dropped %s%s: %s", prefix, name, reason)
     if len(dropped) > _REPORTED:
         log.warning("Dropped %d more.", len(dropped) - _REPORTED)
-
-
-def _channels_first(frames_FHWC: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(frames_FHWC).permute(3, 0, 1, 2)
-
-
-def _read_mask(path: Path, shown: np.ndarray, bucket: Bucket) -> np.ndarray:
-    """Edit mask (F, H, W) of the frames shown, brought to the bucket like them: half covered counts as inside."""
-    try:
-        mask_FHW = read_mask(path, shown)
-    except (VideoError, RemoteError):
-        raise
-    except (ValueError, OSError) as error:
-        raise VideoError(path, str(error)) from error
-    grey_FHWC = mask_FHW[..., None].astype(np.uint8) * 255
-    return resize_crop(grey_FHWC, (bucket.height, bucket.width))[..., 0] >= 128

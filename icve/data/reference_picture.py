@@ -6,40 +6,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from icve.runtime.storage.files import open_file
-from icve.runtime.storage.remote_path import RemoteError
+from icve.data.media.still_picture import read_picture
 
 GREY = 128  # around the picture, and behind what of it is transparent
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used, in one sentence."""
-
-
-def read_picture(path: str | Path, behind: int = GREY, cropped: bool = False) -> np.ndarray:
-    """A still picture (H, W, 3) uint8 RGB, upright, what is transparent over this level of grey.
-
-    Args:
-        cropped: to what is not fully transparent, unless all of it is.
-
-    Raises:
-        PictureError: there is none, or it cannot be read.
-    """
-    try:
-        with open_file(path) as file, Image.open(file) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGBA")
-    except FileNotFoundError:
-        raise PictureError(f"There is no picture {path}: give a PNG or JPEG file that exists.") from None
-    except RemoteError:
-        raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path} cannot be read as a picture: give a PNG or JPEG file.") from error
-    if cropped:
-        picture = picture.crop(picture.getchannel("A").getbbox())
-    ground = Image.new("RGBA", picture.size, (behind, behind, behind, 255))
-    return np.asarray(Image.alpha_composite(ground, picture).convert("RGB"))
 
 
 def letterbox(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -60,6 +30,6 @@ def read_reference(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     A transparent margin is cut off, so that what is shown fills the picture wherever it lay in it.
 
     Raises:
-        PictureError: as `read_picture`.
+        VideoError: it cannot be read.
     """
-    return letterbox(read_picture(path, cropped=True), size)[None]
+    return letterbox(read_picture(path, behind=GREY, cropped=True), size)[None]

@@ -7,17 +7,19 @@ import csv
 import json
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from icve.data.cells import table_rows
+from icve.data.json_lines import Types, typed_batch
 
 Record = dict[str, Any]
 
@@ -25,8 +27,10 @@ SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
 
 _CHUNK = 1 << 20  # characters read at a time
 _BLOCK, _BATCH = 8192, 1 << 16  # records at a time, of text and of Parquet
+_LINES = 1 << 22  # bytes of lines that become columns at a time
 _CELL = (1 << 31) - 1  # characters of a CSV cell: the most that a C long holds everywhere
 _BETWEEN = re.compile(r"[\s,\[\]\ufeff]*")  # what stands between the records of a JSON file
+_decode = json.JSONDecoder().raw_decode
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -79,19 +83,33 @@ def read_records(
             yield from _json(path)
 
 
+class Columns(NamedTuple):
+    """Records as columns, in any types, and what gives one of them by its place."""
+
+    batch: pa.RecordBatch
+    record: Callable[[int], Record]
+
+
 def read_blocks(
-    path: Path, wanted: Collection[str] = (), only: Collection[str] | None = None
-) -> Iterator[list[Record | Malformed] | pa.RecordBatch]:
+    path: Path, wanted: Collection[str] = (), only: Collection[str] | None = None, types: Types | None = None
+) -> Iterator[list[Record | Malformed] | Columns]:
     """The records of a table as :func:`read_records`, some thousands at a time, and those of Parquet as columns.
 
     Args:
         path, wanted: as there.
-        only: names of the columns that are read, where that spares work; None reads all.
+        only: names of the columns of Parquet that are read; None reads all.
+        types: reads plain JSON lines as columns too, of which only those with a type here keep their values exactly.
 
     Raises:
         ManifestError: as there.
     """
-    if path.suffix.lower() != ".parquet":
+    suffix = path.suffix.lower()
+    if types is not None and suffix in (".json", ".jsonl", ".ndjson"):
+        with _readable(path):
+            if _encoding(path).startswith("utf-8") and _holds_lines(path):
+                yield from _line_blocks(path, types)
+                return
+    if suffix != ".parquet":
         records = read_records(path, wanted=wanted)
         while block := list(islice(records, _BLOCK)):
             yield block
@@ -102,7 +120,11 @@ def read_blocks(
                 batch.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise ManifestError(f"{path} is damaged ({str(error).splitlines()[0]}).") from error
-            yield batch
+            yield Columns(batch, partial(_row_of, batch))
+
+
+def _row_of(batch: pa.RecordBatch, place: int) -> Record:
+    return table_rows(batch.slice(place, 1))[0]
 
 
 @contextmanager
@@ -120,19 +142,23 @@ def _readable(path: Path) -> Iterator[None]:
         raise ManifestError(f"{path} cannot be read ({error.strerror or error}).") from error
 
 
-def _open(path: Path, newline: str = "\n") -> TextIO:
-    """A file as text. Bytes that are none become lone surrogates, for `_not_text` to find."""
+def _encoding(path: Path) -> str:
     with path.open("rb") as file:
         start = file.read(4)
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        encoding = "utf-32"
-    elif start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = "utf-16"
-    elif b"\0" in start[:2]:  # a table begins with an ASCII character
-        encoding = "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
-    else:
-        return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-    return path.open(encoding=encoding, errors="surrogatepass", newline=newline)
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start[:2]:  # a table begins with an ASCII character
+        return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _open(path: Path, newline: str = "\n") -> TextIO:
+    """A file as text. Bytes that are none become lone surrogates, for `_not_text` to find."""
+    encoding = _encoding(path)
+    errors = "surrogateescape" if encoding == "utf-8-sig" else "surrogatepass"
+    return path.open(encoding=encoding, errors=errors, newline=newline)
 
 
 def _not_text(path: Path, text: str) -> str | None:
@@ -168,24 +194,48 @@ def _holds_lines(path: Path) -> bool:
 
 
 def _lines(path: Path) -> Iterator[Record | Malformed]:
-    decode = json.JSONDecoder().raw_decode
     with _open(path) as file:
-        for number, line in enumerate(file, 1):
-            text = line.strip("\ufeff \t\r\n").rstrip(", \t")
-            if not text:
-                continue
-            if not text.isascii() and (why := _not_text(path, text)):
-                yield Malformed(text, why, number)
-                continue
-            try:
-                value, end = decode(text)
-                value = value if end == len(text) else json.loads(text)  # which says what is wrong
-            except json.JSONDecodeError as error:
-                yield Malformed(text, f"is not JSON ({error.msg} at column {error.colno})", number)
-            except (ValueError, RecursionError) as error:
-                yield Malformed(text, f"is not JSON that can be read ({error})", number)
+        yield from _records(path, file, 1)
+
+
+def _line_blocks(path: Path, types: Types) -> Iterator[list[Record | Malformed] | Columns]:
+    number = 1
+    with path.open("rb") as file:
+        while block := file.read(_LINES) + file.readline():
+            if (batch := typed_batch(block, types)) is None:
+                text = block.decode("utf-8", "surrogateescape")
+                yield list(_records(path, text.removesuffix("\n").split("\n"), number))
             else:
-                yield value if isinstance(value, dict) else Malformed(value, "is not a JSON object", number)
+                yield _line_columns(batch, block)
+            number += block.count(b"\n")
+
+
+def _line_columns(batch: pa.RecordBatch, block: bytes) -> Columns:
+    lines = cache(partial(block.split, b"\n"))
+    return Columns(batch, lambda place: json.loads(lines()[place]))
+
+
+def _records(path: Path, lines: Iterable[str], number: int) -> Iterator[Record | Malformed]:
+    """The records of lines of JSON, of which the first has this number; empty ones are passed over."""
+    for place, line in enumerate(lines, number):
+        if (record := _record(path, line, place)) is not None:
+            yield record
+
+
+def _record(path: Path, line: str, number: int) -> Record | Malformed | None:
+    text = line.strip("\ufeff \t\r\n").rstrip(", \t")
+    if not text:
+        return None
+    if not text.isascii() and (why := _not_text(path, text)):
+        return Malformed(text, why, number)
+    try:
+        value, end = _decode(text)
+        value = value if end == len(text) else json.loads(text)  # which says what is wrong
+    except json.JSONDecodeError as error:
+        return Malformed(text, f"is not JSON ({error.msg} at column {error.colno})", number)
+    except (ValueError, RecursionError) as error:
+        return Malformed(text, f"is not JSON that can be read ({error})", number)
+    return value if isinstance(value, dict) else Malformed(value, "is not a JSON object", number)
 
 
 def _json(path: Path) -> Iterator[Record | Malformed]:

@@ -9,7 +9,9 @@ import numpy as np
 from icve.data.buckets import Bucket
 from icve.data.frame_choice import FrameChoice
 from icve.data.media.video import read_frames
-from icve.data.pairs import Decoder, Pair, PairsDataModule, clip_indices
+from icve.data.pair_reading import Decoder, clip_indices
+from icve.data.pairs import PairsDataModule
+from icve.data.selection import Pair
 
 
 def read_clips(

@@ -34,11 +34,13 @@ _TOKENS_PER_BATCH = 16_384
 _MOST_PER_BATCH = 16
 
 
-def batch_size_for(shape: tuple[int, int, int], settings: Settings) -> int:
-    """Windows of a shape that are edited together: the setting, or what fits a budget of tokens."""
+def batch_size_for(shape: tuple[int, int, int], settings: Settings, reference: bool = False) -> int:
+    """Windows of a shape, with a reference picture or without, that are edited together: the setting, or what fits a
+    budget of tokens."""
     if settings.batch_size is not None:
         return settings.batch_size
-    return max(1, min(_MOST_PER_BATCH, _TOKENS_PER_BATCH // (2 * settings.grid.tokens(*shape))))
+    tokens = 2 * settings.grid.tokens(*shape) + (settings.grid.tokens(*shape[:2], 1) if reference else 0)
+    return max(1, min(_MOST_PER_BATCH, _TOKENS_PER_BATCH // tokens))
 
 
 def edit_items(
@@ -67,9 +69,8 @@ def edit_items(
         pending: list[_Job] = []
         kind: tuple | None = None  # what the pending ones have in common: a batch is of one shape
         for (clip, items), decoded in zip(work, decoding, strict=True):
-            size = batch_size_for(clip.shape, settings)
             try:
-                latents, seconds = _encode(pipeline, decoded, size, progress)
+                latents, seconds = _encode(pipeline, decoded, batch_size_for(clip.shape, settings), progress)
             except (VideoError, RuntimeError) as error:
                 reason = error.reason if isinstance(error, VideoError) else first_sentence(error)
                 yield from (Outcome(item, clip, f"It cannot be decoded: {reason}") for item in items)
@@ -86,6 +87,7 @@ def edit_items(
                     _edit(pipeline, pending, settings, progress, writing, on_window)
                     pending = []
                 kind = (clip.shape, item.reference is None)
+                size = batch_size_for(clip.shape, settings, item.reference is not None)
                 entry = writing.start(Outcome(item, clip, seconds=seconds / len(items)), clip)
                 for latent, region in zip(latents, given.regions, strict=True):
                     pending.append(_Job(entry, latent, region, given.reference))

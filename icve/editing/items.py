@@ -12,7 +12,8 @@ from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from icve.data.manifest import ManifestError, RejectedRow, Row, parquet_parts, read_manifest, resolve_path
+from icve.data.manifest import ManifestError, Row, parquet_parts, read_manifest, resolve_path
+from icve.data.manifest_table import RejectedRow
 from icve.data.media.media_paths import foreign_path
 from icve.data.media.still_picture import is_picture
 from icve.data.media.video_folders import broken_link, find_videos, left_out_text, named_videos

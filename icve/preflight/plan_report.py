@@ -24,6 +24,7 @@ class Result:
         remedies: what helps where none fits.
         shown: the chosen option, or the one that needs least memory.
         gpus: that are used: some stay idle where the batch cannot be divided among all.
+        samples_per_second: that the data must deliver.
         days: of the run.
     """
 
@@ -36,6 +37,7 @@ class Result:
         self.remedies = [] if self.chosen else remedies(run, machine, strategies)
         self.shown = self.chosen or min(self.options, key=lambda option: option.most)
         self.gpus = self.shown.layout.gpus
+        self.samples_per_second = run.batch / self.shown.step_seconds
         self.days = run.steps * self.shown.step_seconds / DAY
 
     @property
@@ -68,6 +70,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 def tables(result: Result) -> str:
     """The whole plan."""
     run, machine, option = result.run, result.machine, result.shown
+    nodes = max(1.0, result.gpus / machine.node)
     billions = f"{run.model.parameters / 1e9:.2f} B parameters{' of an adapter' if run.model.adapted else ''}"
     parts = [
         f"Stage {run.stage}: {billions}, {run.steps} steps of {run.batch} samples, on "
@@ -82,6 +85,7 @@ def tables(result: Result) -> str:
         _buckets(result),
         f"The run: {result.days:.1f} days, {result.days * result.gpus:.0f} GPU-days, "
         f"{result.shown.step_seconds:.1f} s per step on average.",
+        f"Data: {_rate(result.samples_per_second)}, {_rate(result.samples_per_second / nodes)} on each node.",
         f"Settings: {result.settings}",
     ]
     return "\n\n".join(parts)
@@ -139,6 +143,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "remedies": result.remedies,
         "verdict": verdict(result),
         "settings": result.settings,
+        "samples_per_second": result.samples_per_second,
         "days": result.days,
         "gpu_days": result.days * result.gpus,
     }
@@ -208,6 +213,10 @@ def _buckets(result: Result) -> str:
         "same GPUs' work, and can only fill the time in which they would wait. Its memory, beside the activations, is "
         "not counted."
     )
+
+
+def _rate(samples: float) -> str:
+    return f"{samples:.3g} samples per second"
 
 
 def _count(number: int, what: str, plural: str = "s") -> str:

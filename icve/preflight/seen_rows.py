@@ -17,10 +17,13 @@ from tqdm import tqdm
 from icve.data.buckets import Bucket
 from icve.data.frame_choice import is_slow
 from icve.data.manifest import ManifestError, resolve_path
+from icve.data.masks import PICTURES
 from icve.data.media import stored_index
 from icve.data.media.video import VideoError, cover_size, probe, read_frames, timestamps
 from icve.data.mixture import DataSet
+from icve.data.pair_reading import clip_mask
 from icve.data.pairs import PairsDataModule
+from icve.data.reference_picture import read_reference
 from icve.data.selection import Pair, Selection, select
 
 
@@ -116,8 +119,8 @@ def inspect_rows(
     Raises:
         ValueError: the manifest cannot be read.
     """
-    slow_clips = module.choice.slow_clips
-    selection = select(module.rows(of or module.data_sets[0]), module.buckets, module.fps, slow_clips=slow_clips)
+    rows, slow_clips = module.rows(of or module.data_sets[0]), module.choice.slow_clips
+    selection = select(rows, module.buckets, module.fps, references=True, slow_clips=slow_clips)
     pairs: Sequence[Pair] = selection.pairs
     if limit is not None and limit < len(pairs):
         pairs = [pairs[int(k)] for k in np.linspace(0, len(pairs) - 1, limit)]
@@ -132,8 +135,9 @@ def inspect_rows(
                 return read_frames(path, indices, **shapes)
             return np.broadcast_to(np.uint8(0), (len(indices), *shapes["size"], 3))  # takes no memory
 
-        problem = _read(module, selection, pair, note)
-        if isinstance(problem, str):
+        read = _read(module, selection, pair, note)
+        problem = read if isinstance(read, str) else _problem_beside(module, selection, pair, read[2], decode)
+        if problem is not None:
             inspection.dropped.append((pair.id, problem))
         else:
             inspection.rows.append(Seen(pair, module.buckets[pair.bucket], *noted))
@@ -175,6 +179,25 @@ def _read(
         return module.read(*files, pair, bucket, module.choice, decode)
     except (VideoError, ManifestError) as error:
         return str(error)
+
+
+def _problem_beside(
+    module: PairsDataModule, selection: Selection, pair: Pair, shown: np.ndarray, decode: bool
+) -> str | None:
+    """Why training cannot read the pair's mask, or its reference picture if it is to; None if it can."""
+    root, bucket = selection.root, module.buckets[pair.bucket]
+    try:
+        if pair.mask is not None:
+            path = resolve_path(root, pair.mask)
+            if decode or path.suffix.lower() in (".npz", *PICTURES):
+                clip_mask(path, shown, bucket)
+            else:
+                probe(path)
+        if pair.reference is not None and module.references:
+            read_reference(resolve_path(root, pair.reference), (bucket.height, bucket.width))
+    except (VideoError, ManifestError) as error:
+        return str(error)
+    return None
 
 
 def _clip(path: Path, indices: np.ndarray, size: tuple[int, int], shape: tuple[int, int] | None = None) -> Clip:

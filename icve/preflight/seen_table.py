@@ -26,6 +26,12 @@ def summary(inspection: Inspection) -> str:
     rate = "their files' own frames" if module.fps is None else f"{module.fps:g} fps"
     left_out = f"{len(inspection.dropped)} of {inspection.selection.rows} are left out."
     parts.append(f"{len(inspection.rows)} rows can be used, at {rate}; {left_out}")
+    masks, references = (
+        sum(getattr(row.pair, name) is not None for row in inspection.rows) for name in ("mask", "reference")
+    )
+    if masks or references:
+        left = "" if module.references or not references else " (not read: data.init_args.references is off)"
+        parts.append(f"{masks} of them have a mask, {references} a reference picture{left}.")
     if inspection.selection.slow:
         parts.append(module.choice.describe(inspection.selection.slow))
     if inspection.dropped:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from icve.data.manifest import write_manifest
-from icve.data.masks import save_mask
-from icve.data.media.video import write_video
 from icve.runtime.process_pools import run_jobs
 from icve.synthetic.condition_pairs import KINDS, make_condition_pair, write_picture
-from icve.synthetic.pair_files import CRF, Job, make_jobs
+from icve.synthetic.pair_files import Job, make_jobs, write_files
 
 
 def synthesize_conditions(
@@ -42,21 +40,7 @@ def _write(job: Job) -> dict[str, Any]:
     videos = {f"sources/{name}.mp4": pair.source, f"targets/{name}.mp4": pair.target}
     clips = pair.distractors if job.split == "test" else ()
     wrong = {f"distractors/{name}-{n}.mp4": clip for n, clip in enumerate(clips)}
-    for path, clip in {**videos, **wrong}.items():
-        if not (out / path).exists():
-            write_video(out / path, clip, job.fps, crf=CRF)
-    mask = f"masks/{name}.npz"
-    if not (out / mask).exists():
-        save_mask(out / mask, pair.mask)
-    row: dict[str, Any] = {}
-    for role, path in zip(("source", "target"), videos, strict=True):
-        row |= {f"{role}_path": path, f"{role}_start": 0, f"{role}_frames": job.frames}
-    row |= {
-        **{"width": job.width, "height": job.height, "fps": float(job.fps)},
-        "instruction": pair.instruction,
-        "edit_type": pair.edit.edit_type,
-        "mask_path": mask,
-        "split": job.split,
+    row = write_files(job, videos, wrong, pair.mask, pair.instruction, pair.edit.edit_type) | {
         "condition": pair.kind,
         "distractor_paths": list(wrong) or None,
         "reference_path": None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from icve.data.manifest import write_manifest
 from icve.data.masks import save_mask
@@ -117,34 +119,56 @@ def synthesize_pairs(
     return write_manifest(rows, Path(output, "manifest.parquet"))
 
 
+def write_files(
+    job: Job,
+    videos: Mapping[str, np.ndarray],
+    wrong: Mapping[str, np.ndarray],
+    mask: np.ndarray,
+    instruction: str,
+    edit_type: str,
+) -> dict[str, Any]:
+    """Write what is missing of a pair's files, and return the first columns of its row.
+
+    Args:
+        job: the pair.
+        videos, wrong: source and target, and targets of wrong instructions, uint8 (F, H, W, 3) by path; PNG or MP4.
+        mask: bool (F, H, W).
+        instruction, edit_type: of the row.
+    """
+    for path, frames in {**videos, **wrong}.items():
+        if (job.output / path).exists():
+            continue
+        if path.endswith(".png"):
+            with PictureWriter(job.output / path) as writer:
+                writer.write(frames)
+        else:
+            write_video(job.output / path, frames, job.fps, crf=CRF)
+    mask_path = f"masks/{job.name}.npz"
+    if not (job.output / mask_path).exists():
+        save_mask(job.output / mask_path, mask)
+    row: dict[str, Any] = {}
+    for role, path in zip(("source", "target"), videos, strict=True):
+        row |= {f"{role}_path": path, f"{role}_start": 0, f"{role}_frames": job.frames}
+    return row | {
+        "width": job.width,
+        "height": job.height,
+        "fps": None if path.endswith(".png") else float(job.fps),
+        "instruction": instruction,
+        "edit_type": edit_type,
+        "mask_path": mask_path,
+        "split": job.split,
+    }
+
+
 def _write_pair(job: Job) -> dict[str, Any]:
     make = make_pair if job.split in SPLITS else make_hard_pair
     pair = make(job.split, job.seed, job.index, job.height, job.width, job.frames)
     name = f"{job.name}.png" if job.frames == 1 else f"{job.name}.mp4"
     videos = {f"sources/{name}": pair.source, f"targets/{name}": pair.target}
     wrong = {f"distractors/{job.name}-{n}{name[-4:]}": frames for n, frames in enumerate(pair.distractors)}
-    for path, frames in {**videos, **wrong}.items():
-        if not (job.output / path).exists():
-            if job.frames > 1:
-                write_video(job.output / path, frames, job.fps, crf=CRF)
-            else:
-                with PictureWriter(job.output / path) as writer:
-                    writer.write(frames)
-    mask_path = f"masks/{job.name}.npz"
-    if not (job.output / mask_path).exists():
-        save_mask(job.output / mask_path, pair.mask)
-    edit = asdict(pair.edit) | {"edit_type": pair.edit_type}
-    row: dict[str, Any] = {}
-    for role, path in zip(("source", "target"), videos, strict=True):
-        row |= {f"{role}_path": path, f"{role}_start": 0, f"{role}_frames": job.frames}
-    row |= {
-        "width": job.width,
-        "height": job.height,
-        "fps": float(job.fps) if job.frames > 1 else None,
-        "instruction": pair.instruction,
-        "edit_type": edit.pop("edit_type"),
-        "mask_path": mask_path,
-        "split": job.split,
+    edit = asdict(pair.edit)
+    edit.pop("edit_type")
+    row = write_files(job, videos, wrong, pair.mask, pair.instruction, pair.edit_type) | {
         "scene_seed": pair.scene_seed,
         "template": pair.template,
         "held_out_template": "/test/" in pair.template,

@@ -116,6 +116,7 @@ class InContextEditingModule(EditingModule):
         self.start = start
 
         self._data: dict[str, Any] = {}  # what it is trained on
+        self.references = False  # whether that has reference pictures, which the editor takes then
         self.samples = 0  # of this micro-batch on this process
         self._drawing_step, self._next_position = -1, 0
         self._figures: dict[str, Tensor] = {}  # of this micro-batch, on the device
@@ -282,6 +283,7 @@ class InContextEditingModule(EditingModule):
             folders.write_model = self.write_model
             # An adapter is small: it is a part of every editor.
             folders.write_weights = write_weights if self.lora is None else None
+        self.references = bool(getattr(parts_of(self.trainer).datamodule, "references", False))
         own = getattr(parts_of(self.trainer).datamodule, "grid", self.grid)
         if own != self.grid:
             raise ValueError(
@@ -299,7 +301,6 @@ class InContextEditingModule(EditingModule):
         defaults = asdict(self.sampling)
         if self.sampling.shift_tokens is None:
             defaults["shift_tokens"] = self.objective.shift_tokens
-        data = None if self._trainer is None else parts_of(self.trainer).datamodule
         return EditPipeline(
             self.codec,
             self.text_encoder,
@@ -307,7 +308,7 @@ class InContextEditingModule(EditingModule):
             self.transformer,
             prediction=self.objective.predicts,
             defaults=defaults,
-            references=bool(getattr(data, "references", False)),
+            references=self.references,
         )
 
     def write_model(self, shapes: Mapping[str, Sequence[int]], folder: Path, files: StateFiles) -> None:

@@ -1,9 +1,11 @@
 """`icve inspect-data` shows exactly what training reads."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from PIL import Image
 
 from icve.cli.main import main
 from icve.data.manifest import read_manifest, write_manifest
+from icve.data.masks import save_mask
 from icve.data.media.video import write_video
 from icve.data.media.video_index import forget
+from icve.data.pair_dataset import PairDataset
 from icve.data.paired_edits import PairedEditsDataModule
-from icve.data.pairs import PairDataset
 from icve.data.unpaired_clips import UnpairedClipsDataModule
 from icve.preflight.seen_rows import choose, inspect_rows
 from icve.preflight.seen_table import summary
@@ -103,6 +106,30 @@ def test_slow_clips_are_counted_and_shown(folder):
     assert not dropped.rows
     assert dropped.selection.slow == len(dropped.dropped) == 6
     assert "6 rows are slower than 16 fps, and left out (slow_clips: drop)." in summary(dropped)
+
+
+def test_masks_and_reference_pictures_are_counted_and_missing_ones_named(folder, tmp_path):
+    rows = [dict(row) for row in read_manifest(folder / "manifest.jsonl")]
+    save_mask(tmp_path / "m.npz", np.ones((12, 48, 64), dtype=bool))
+    Image.new("RGB", (8, 8)).save(tmp_path / "r.png")
+    for name in ("mask_path", "reference_path"):
+        for row in rows[:3]:
+            row[name] = str(tmp_path / ("m.npz" if name == "mask_path" else "r.png"))
+    rows[1]["mask_path"], rows[2]["reference_path"] = (str(tmp_path / name) for name in ("none.npz", "none.png"))
+    for row in rows:
+        row |= {f"{role}_path": str(folder / row[f"{role}_path"]) for role in ("source", "target")}
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"root": str(Path(os.path.commonpath([folder, tmp_path])))}
+    inspection = inspect_rows(module(tmp_path, **options))
+    assert list(dict(inspection.dropped)) == ["row1"]
+    assert "There is no mask file" in inspection.dropped[0][1]
+    assert "2 of them have a mask, 2 a reference picture (not read: data.init_args.references is off)." in summary(
+        inspection
+    )
+    inspection = inspect_rows(module(tmp_path, references=True, **options))
+    assert list(dict(inspection.dropped)) == ["row1", "row2"]
+    assert "there is no such picture" in inspection.dropped[1][1]
+    assert "1 of them have a mask, 1 a reference picture." in summary(inspection)
 
 
 def test_rows_left_out_have_reasons_and_counts_add_up(broken):

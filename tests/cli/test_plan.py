@@ -51,6 +51,7 @@ def test_json_has_every_layout_and_its_parts(plan):
     assert told["chosen"]["checkpointing"]["mode"] == "none"  # computing again is slower
     assert told["gpu_days"] == pytest.approx(4 * told["days"])
     assert told["days"] == pytest.approx(4 * told["chosen"]["step_seconds"] / 86400)
+    assert told["samples_per_second"] == pytest.approx(8 / told["chosen"]["step_seconds"])
 
 
 def test_tables_say_what_fits_and_how_to_run_it(plan):
@@ -59,6 +60,7 @@ def test_tables_say_what_fits_and_how_to_run_it(plan):
     assert "Stage tiny" in out
     assert "| 32x32x5 |" in out
     assert "is the fastest that fits" in out
+    assert re.search(r"Data: [\d.e+]+ samples per second, [\d.e+]+ samples per second on each node\.", out)
     (settings,) = [line for line in out.splitlines() if line.startswith("Settings: ")]
     assert "--data.init_args.batch_size 8 --trainer.accumulate_grad_batches 1" in settings
     assert "--trainer.strategy.init_args.sequence_parallel_size 1" in settings

@@ -17,7 +17,7 @@ from icve.data.buckets import Bucket
 from icve.data.frame_choice import FrameChoice
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.media.video import VideoWriter, sample_indices, timestamps, write_video
-from icve.data.pairs import clip_indices, load_pair
+from icve.data.pair_reading import clip_indices, load_pair
 from icve.data.selection import select
 from icve.data.unpaired_clips import read_clips
 from tests.curation.running import run_stages

@@ -147,6 +147,12 @@ def test_tokens_are_those_of_source_and_target():
     assert {bucket: StepSizes([Bucket(*bucket)], 1).tokens(0) for bucket in known} == known
 
 
+def test_reference_pictures_count():
+    sizes = StepSizes([Bucket(480, 768, 77)], 1, tokens_per_batch=59_040, references=True)
+    assert sizes.tokens(0) == 57_600 + 1_440
+    assert sizes.samples(0) == 1
+
+
 def test_another_grid_counts_other_tokens():
     sizes = StepSizes([Bucket(480, 768, 77)], 1, grid=LatentGrid(spatial=16, patch=(1, 2, 2)))
     assert sizes.tokens(0) == 57_600 // 4

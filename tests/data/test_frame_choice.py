@@ -4,7 +4,7 @@ import pytest
 from icve.data.buckets import Draw
 from icve.data.frame_choice import FrameChoice, average_rate, is_slow, sampled_frames
 from icve.data.media.video import sample_indices, write_video
-from icve.data.pairs import clip_indices
+from icve.data.pair_reading import clip_indices
 
 
 def test_slow_is_more_than_one_percent_below():

@@ -70,6 +70,17 @@ def test_what_changed_is_read_again_and_the_old_index_goes(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_an_edit_in_place_that_keeps_size_and_time_is_seen(tmp_path):
+    path = write(tmp_path / "set" / "m.jsonl")
+    before = path.stat()
+    assert mapped_manifest(path)[20]["instruction"] == "make it red"
+    with path.open("r+b") as file:
+        file.write(path.read_bytes().replace(b"red", b"tan"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert mapped_manifest(path)[20]["instruction"] == "make it tan"
+
+
 @pytest.mark.parametrize("harm", ["", "cut", "zeros"])
 def test_a_damaged_index_is_made_anew(tmp_path, harm):
     path = write(tmp_path / "set" / "m.jsonl")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from icve.data import pairs
+from icve.data import pair_reading
 from icve.data.frame_choice import FrameChoice
 from icve.data.manifest import read_manifest, write_manifest
 from icve.data.masks import save_mask
@@ -237,8 +237,8 @@ def test_files_are_probed_only_where_columns_are_missing(broken_folder, monkeypa
 def test_cached_clips_are_decoded_once(pairs_folder, monkeypatch):
     plain = take(data_module(pairs_folder, cache_in_memory=False), 10)
     opened = []
-    read = pairs.read_frames
-    monkeypatch.setattr(pairs, "read_frames", lambda path, **kw: (opened.append(path), read(path, **kw))[1])
+    read = pair_reading.read_frames
+    monkeypatch.setattr(pair_reading, "read_frames", lambda path, **kw: (opened.append(path), read(path, **kw))[1])
     assert same(take(data_module(pairs_folder, cache_in_memory=True), 10), plain)
     assert len(opened) == len(set(opened)) == 20  # source and target of ten edits
 

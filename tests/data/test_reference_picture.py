@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from icve.data.reference_picture import GREY, PictureError, letterbox, read_picture, read_reference
+from icve.data.media.video import VideoError
+from icve.data.reference_picture import GREY, letterbox, read_reference
 
 
 def test_transparent_parts_lie_over_grey_and_turned_pictures_are_upright(tmp_path):
@@ -11,13 +12,13 @@ def test_transparent_parts_lie_over_grey_and_turned_pictures_are_upright(tmp_pat
     rgba[..., 0] = 255
     rgba[0, :, 3] = 255
     Image.fromarray(rgba).save(tmp_path / "half.png")
-    picture = read_picture(tmp_path / "half.png")
+    (picture,) = read_reference(tmp_path / "half.png", (2, 3))
     assert (picture[0] == (255, 0, 0)).all()
     assert (picture[1] == GREY).all()
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter to the right
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_picture(tmp_path / "turned.jpg").shape == (8, 4, 3)
+    assert (read_reference(tmp_path / "turned.jpg", (8, 4)) == 0).all()  # no grey beside it
 
 
 def test_nothing_is_cut_off(tmp_path):
@@ -41,8 +42,8 @@ def test_a_reference_fills_the_picture_wherever_it_lay_in_its_transparent_margin
 
 
 def test_what_is_no_picture_is_named(tmp_path):
-    with pytest.raises(PictureError, match=r"no picture .*none\.png"):
-        read_picture(tmp_path / "none.png")
+    with pytest.raises(VideoError, match=r"none\.png: there is no such picture"):
+        read_reference(tmp_path / "none.png", (8, 8))
     (tmp_path / "text.png").write_text("words")
-    with pytest.raises(PictureError, match=r"text\.png cannot be read as a picture"):
-        read_picture(tmp_path / "text.png")
+    with pytest.raises(VideoError, match=r"text\.png: it is no PNG"):
+        read_reference(tmp_path / "text.png", (8, 8))

@@ -58,7 +58,7 @@ def test_a_picture_that_cannot_be_read_drops_its_row(referenced, pairs_folder):
     data = module(referenced)
     found = [name for batch in islice(data.train_dataloader(), 4) for name in batch["id"]]
     assert "edit0" not in found
-    assert "cannot be read as a picture" in data.dropped["edit0"]
+    assert "it is no PNG" in data.dropped["edit0"]
 
 
 def test_no_reference_at_all_is_an_error(pairs_folder):

@@ -122,10 +122,10 @@ def test_a_group_loads_what_one_process_loads(pairs_folder, tmp_path, size, batc
 
 
 def test_each_clip_is_decoded_once(pairs_folder, monkeypatch):
-    from icve.data import pairs
+    from icve.data import pair_dataset
 
-    opened, load = [], pairs.load_pair
-    monkeypatch.setattr(pairs, "load_pair", lambda pair, *rest: opened.append(pair.id) or load(pair, *rest))
+    opened, load = [], pair_dataset.load_pair
+    monkeypatch.setattr(pair_dataset, "load_pair", lambda pair, *rest: opened.append(pair.id) or load(pair, *rest))
     train, val, _ = loaded(pairs_folder)(None)
     alone = sorted(opened)
     opened.clear()

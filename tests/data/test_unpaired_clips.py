@@ -69,7 +69,7 @@ def test_clip_pairs_across_a_real_video(shared_data):
     }
     from icve.data.buckets import Bucket
     from icve.data.manifest import Manifest
-    from icve.data.pairs import PairDataset
+    from icve.data.pair_dataset import PairDataset
     from icve.data.selection import select
 
     buckets = [Bucket(64, 96, 9)]

@@ -208,3 +208,5 @@ def test_batches_fit_a_budget_of_tokens():
     assert batch_size_for((64, 64, 9), settings()) == 16
     assert batch_size_for((240, 384, 77), settings()) == 1
     assert batch_size_for((240, 384, 77), settings(batch_size=3)) == 3
+    assert batch_size_for((256, 256, 13), settings()) == 8
+    assert batch_size_for((256, 256, 13), settings(), reference=True) == 7

@@ -94,9 +94,9 @@ def test_they_come_with_the_folder(model):
         ({"mask": np.ones((16, 32), bool)}, "The mask is 32x16 and its video 32x32: give a mask of the video's size"),
         ({"mask": np.ones((3, 32, 32), bool)}, r"A mask must be bool or uint8, \(H, W\) or \(5, H, W\)"),
         ({"mask": [np.ones((32, 32), bool)] * 2}, "Got 1 videos and 2 masks"),
-        ({"mask": "none.png"}, r"no picture none\.png"),
+        ({"mask": "none.png"}, r"none\.png: there is no such picture"),
         ({"reference": np.ones((4, 4), np.uint8)}, r"A reference must be uint8 \(H, W, 3\) or a path"),
-        ({"reference": "none.png"}, r"no picture none\.png"),
+        ({"reference": "none.png"}, r"none\.png: there is no such picture"),
     ],
 )
 def test_what_cannot_be_used_is_named(editor, given, message):
@@ -189,7 +189,7 @@ def test_the_columns_of_a_manifest(model, tiny_model, make_clip, left, tmp_path,
     assert {name: row["status"] for name, row in found.items()} == dict.fromkeys(("none", "mask", "look"), "ok") | {
         "lost": "failed"
     }
-    assert "There is no picture" in found["lost"]["error"]
+    assert "there is no such picture" in found["lost"]["error"]
     assert seen == [{"mask"}, {"reference"}]  # without a mask is as with one of everything; references are apart
     assert not np.array_equal(read_frames(out / "mask.mp4"), read_frames(out / "none.mp4"))
     # One that was trained without does without, and says so.

@@ -2,7 +2,7 @@ import numpy as np
 
 from icve.data.manifest import read_manifest, resolve_path
 from icve.data.masks import load_mask
-from icve.data.reference_picture import read_picture
+from icve.data.media.still_picture import read_picture
 from icve.synthetic.condition_files import synthesize_conditions
 from icve.synthetic.condition_pairs import make_condition_pair
 

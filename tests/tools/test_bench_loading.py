@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -7,6 +8,20 @@ from tests.conftest import REPOSITORY
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
 import bench_loading
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_samples_from_all_stores_are_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    words = ["--stores", "--pairs", "4", "--batch-size", "2", "--batches", "1", "--rounds", "1", "--workers", "0"]
+    monkeypatch.setattr(sys, "argv", ["bench_loading.py", *words, "--device", "cpu"])
+    bench_loading.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[3:]]
+    names = ["local files", "tar files", "object store", "object store, blocks kept", "latent cache"]
+    assert [row[0] for row in rows] == [f"| {name}" for name in names]
+    assert all(float(cell) > 0 for row in rows for cell in row[1:3])
 
 
 @pytest.mark.multiprocess

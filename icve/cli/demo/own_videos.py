@@ -23,8 +23,8 @@ from icve.data.manifest import Row, read_manifest, relative_path, write_manifest
 from icve.data.masks import save_mask
 from icve.data.media.video import VideoError, read_frames, write_video
 from icve.data.media.video_folders import left_out_text
+from icve.data.pair_reading import load_pair
 from icve.data.paired_edits import read_edit
-from icve.data.pairs import load_pair
 from icve.data.selection import select
 from icve.data.unpaired_clips import read_clips
 from icve.evaluation.report import Example

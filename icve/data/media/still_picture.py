@@ -1,7 +1,8 @@
 """Pictures that are files of their own (PNG, JPEG, WebP): videos of one frame, to everything that reads videos.
 
 Pictures are turned as their EXIF data says, brought to sRGB where they have another RGB profile, and to 8 bits a
-channel; what is transparent lies on white. CMYK is refused: its colours depend on the printer that they were made for.
+channel; what is transparent lies on white, or another grey. CMYK is refused: its colours depend on the printer that
+they were made for.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from icve.runtime.storage.remote_path import RemoteError
 
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp"))
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_OTHERS = ("BMP", "TIFF", "GIF")  # of masks and references, which are never taken for videos
 _MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "I;16N"))
 _ORIENTATION, _LIES = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that swap width and height
 
@@ -47,9 +49,13 @@ def picture_size(path: str | os.PathLike) -> tuple[int, int]:
         return (image.height, image.width) if turned else (image.width, image.height)
 
 
-def read_picture(path: str | os.PathLike) -> np.ndarray:
-    """The picture as shown, (H, W, 3) uint8 RGB. Raises VideoError where it cannot be read."""
-    with _opened(path) as image:
+def read_picture(path: str | os.PathLike, behind: int = 255, cropped: bool = False) -> np.ndarray:
+    """The picture as shown, (H, W, 3) uint8 RGB, what is transparent over this level of grey; ``cropped`` to what is
+    not fully transparent, unless all of it is.
+
+    Raises VideoError where it cannot be read.
+    """
+    with _opened(path, (*_FORMATS, *_OTHERS)) as image:
         image.load()
         profile = image.info.get("icc_profile")
         image = ImageOps.exif_transpose(image)
@@ -57,7 +63,9 @@ def read_picture(path: str | os.PathLike) -> np.ndarray:
             grey_HW = np.asarray(image).astype(np.int64) // 257
             return np.repeat(grey_HW.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
         if image.has_transparency_data:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert("RGBA")
+            image = image.crop(image.getchannel("A").getbbox() if cropped else None)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (behind,) * 3), image)
         return np.array(_srgb(image.convert("RGB"), profile))
 
 
@@ -90,10 +98,10 @@ class PictureWriter:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
+def _opened(path: str | os.PathLike, formats: tuple[str, ...] = _FORMATS) -> Iterator[Image.Image]:
     """An open picture; what goes wrong with it inside, too, becomes a VideoError."""
     try:
-        with open_file(path) as file, Image.open(file, formats=_FORMATS) as image:
+        with open_file(path) as file, Image.open(file, formats=formats) as image:
             if getattr(image, "is_animated", False):
                 raise VideoError(path, "it is an animation in a format for pictures: save it as a video.")
             if image.mode not in _MODES:
@@ -101,6 +109,8 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
             yield image
     except (VideoError, RemoteError):
         raise
+    except FileNotFoundError as error:
+        raise VideoError(path, "there is no such picture: give a PNG or JPEG file that exists.") from error
     except Image.UnidentifiedImageError as error:
         raise VideoError(path, "it is no PNG, JPEG or WebP picture, whatever its name says.") from error
     except Image.DecompressionBombError as error:

@@ -225,7 +225,7 @@ def _read_from(path: str | os.PathLike, index: PacketIndex, wanted: np.ndarray, 
     chunk: list[np.ndarray] = []
     done, reached, damaged = 0, key == 0, False
     try:
-        with open_media(path) as container:
+        with open_media(path, indexed=key > 0) as container:
             stream = video_stream(container, path)
             if key and index.stamps is not None:  # without stamps, reading begins at the file's start
                 place = -1 if index.places is None else int(index.places[np.searchsorted(index.keys, key)])

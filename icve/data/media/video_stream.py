@@ -25,14 +25,24 @@ class VideoError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
-def open_media(path: str | os.PathLike) -> av.container.InputContainer:
+# FFmpeg reads on to find out the rate of a stream, and in a transport stream from the end, how long it is.
+_RATE_AND_LENGTH_KNOWN = {"fpsprobesize": "0", "skip_estimate_duration_from_pts": "1"}
+
+
+def open_media(path: str | os.PathLike, indexed: bool = False) -> av.container.InputContainer:
     """Open a file whose titles and comments may be in any encoding; remote ones are read by ranges, tars' members too.
+
+    Args:
+        path: the file.
+        indexed: its rate and length are known: less of it is read, and streams may then state none.
 
     Raises:
         av.error.FFmpegError: it is none that can be read; an OSError too.
         OSError: it cannot be opened; RemoteError, also later when it is read, where its server does not give it.
     """
-    return av.open(media_path(path) if is_plain(path) else open_file(path), "r", metadata_errors="replace")
+    options = _RATE_AND_LENGTH_KNOWN if indexed else {}
+    file = media_path(path) if is_plain(path) else open_file(path)
+    return av.open(file, "r", metadata_errors="replace", options=options)
 
 
 def clock_may_jump(container: av.container.InputContainer) -> bool:
