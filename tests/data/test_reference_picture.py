@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from icve.data.media.still_picture import read_picture
 from icve.data.media.video import VideoError
 from icve.data.reference_picture import GREY, letterbox, read_reference
 
