@@ -31,6 +31,13 @@ def make_tiny_weights(tiny_weights_tool):
 
 
 @pytest.fixture(scope="session")
+def tiny_wan(tmp_path_factory, make_tiny_weights):
+    """A tiny random Wan 2.1 and a 2.2."""
+    folder = tmp_path_factory.mktemp("wan")
+    return [make_tiny_weights(folder / version, family=version) for version in ("wan", "wan2.2")]
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real videos and golden tensors, which are not part of the repository.
 

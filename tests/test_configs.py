@@ -60,13 +60,6 @@ def tiny_pairs(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_wan(tmp_path_factory, make_tiny_weights):
-    """A tiny random Wan 2.1 and a 2.2."""
-    folder = tmp_path_factory.mktemp("wan")
-    return [make_tiny_weights(folder / version, family=version) for version in ("wan", "wan2.2")]
-
-
-@pytest.fixture(scope="session")
 def tiny_pictures(tmp_path_factory):
     """The pictures that the debug configuration says how to make."""
     folder = tmp_path_factory.mktemp("pictures") / "data"

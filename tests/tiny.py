@@ -1,10 +1,15 @@
-"""The smallest complete editor, with random weights."""
+"""The smallest complete editors, with random weights."""
+
+from pathlib import Path
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from icve.editing.pipeline import EditPipeline
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.loading import load_transformer
+from icve.models.wan.codec import WanCodec
+from icve.models.wan.text import WanTextEncoder
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 
@@ -25,8 +30,18 @@ def tiny_editor(heads: int = 1, **defaults) -> EditPipeline:
     with torch.no_grad():  # zero-initialised outputs would make every comparison pass
         for parameter in transformer.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
+    return _editor(DCTCodec(), HashedTextEncoder(32, 32), transformer, defaults)
+
+
+def tiny_wan_editor(weights: Path, **defaults) -> EditPipeline:
+    """Of a tiny Wan's own parts, as tools/make_tiny_weights.py writes them."""
+    codec, texts = WanCodec(str(weights / "vae")), WanTextEncoder(str(weights / "text_encoder"), dtype="float32")
+    return _editor(codec, texts, load_transformer(weights / "transformer").eval(), defaults)
+
+
+def _editor(codec, texts, transformer, defaults) -> EditPipeline:
     defaults = {"steps": 2, "guidance_scale": 1.0, "shift": 5.0, "num_frames": 5, "height": 32, "width": 32} | defaults
     scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
-    editor = EditPipeline(DCTCodec(), HashedTextEncoder(32, 32), scheduler, transformer, defaults=defaults)
+    editor = EditPipeline(codec, texts, scheduler, transformer, defaults=defaults)
     editor.set_progress_bar_config(disable=True)
     return editor

@@ -6,6 +6,8 @@ import torch
 from icve.data.text_condition import TextCondition
 from icve.models.hunyuan_video.codec import HunyuanVideoCodec
 from icve.models.hunyuan_video.text import HunyuanTextEncoder
+from icve.models.wan.codec import WanCodec
+from icve.models.wan.text import WanTextEncoder
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from icve.runtime.transfers import to_device
@@ -17,21 +19,27 @@ TEXTS = ["make the red circle blue", "remove it", ""]
 
 
 @pytest.fixture
-def codec(request, tmp_path):
+def codec(request, tmp_path, tiny_wan):
     if request.param == "DCT":
         return DCTCodec()
+    if request.param == "Wan":
+        return WanCodec(str(tiny_wan[0] / "vae"), tile_size=32, tile_stride=24)
+    if request.param == "Wan 2.2":
+        return WanCodec(str(tiny_wan[1] / "vae"), clips=2)
     return HunyuanVideoCodec(str(save_tiny_vae(tmp_path)), dtype="float32", tile_size=32, tile_stride=24)
 
 
 @pytest.fixture
-def encoder(request, tmp_path):
+def encoder(request, tmp_path, tiny_wan):
     if request.param == "hashed":
         return HashedTextEncoder(16, 12)
+    if request.param == "Wan":
+        return WanTextEncoder(str(tiny_wan[0] / "text_encoder"), dtype="float32")
     llama, clip = save_tiny_llama(tmp_path / "llama"), save_tiny_clip(tmp_path / "clip")
     return HunyuanTextEncoder(str(llama), str(clip), dtype="float32")
 
 
-@pytest.mark.parametrize("codec", ["DCT", "HunyuanVideo"], indirect=True)
+@pytest.mark.parametrize("codec", ["DCT", "HunyuanVideo", "Wan", "Wan 2.2"], indirect=True)
 def test_a_codec_gives_what_it_gives_on_the_cpu_and_never_waits(codec, device):
     latents = codec.encode(VIDEO)
     video = codec.decode(latents)
@@ -48,7 +56,7 @@ def test_a_codec_gives_what_it_gives_on_the_cpu_and_never_waits(codec, device):
     torch.testing.assert_close(codec.channel_rms.cpu(), rms)
 
 
-@pytest.mark.parametrize("encoder", ["hashed", "HunyuanVideo"], indirect=True)
+@pytest.mark.parametrize("encoder", ["hashed", "HunyuanVideo", "Wan"], indirect=True)
 def test_a_text_encoder_gives_what_it_gives_on_the_cpu_and_never_waits(encoder, device):
     expected = encoder.encode(TEXTS)
     encoder.to(device)
@@ -57,10 +65,12 @@ def test_a_text_encoder_gives_what_it_gives_on_the_cpu_and_never_waits(encoder, 
         found = encoder.encode(TEXTS)
     assert not waits(seen.events), table(seen.waits())
     assert found.mask.device.type == "cpu"
-    assert found.embeddings.device == found.extras["pooled"].device == device
+    assert {tensor.device for tensor in (found.embeddings, *found.extras.values())} == {device}
     assert torch.equal(found.mask, expected.mask)
     torch.testing.assert_close(found.embeddings.cpu(), expected.embeddings, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.extras["pooled"].cpu(), expected.extras["pooled"], rtol=0, atol=1e-5)
+    assert found.extras.keys() == expected.extras.keys()
+    for name, extra in found.extras.items():
+        torch.testing.assert_close(extra.cpu(), expected.extras[name], rtol=0, atol=1e-5)
 
 
 def test_texts_are_picked_and_moved_without_waiting(device):

@@ -14,7 +14,7 @@ from icve.training.callbacks.nonfinite import SkipNonFinite
 from icve.training.callbacks.stop_signal import StopOnSignal
 from icve.training.optimization.optimizers import MuonAdamW
 from tests.accelerator.device import table, waits, watch
-from tests.training.conftest import tiny_transformer
+from tests.training.conftest import tiny_transformer, whole_wan
 
 
 class Parts(Callback):
@@ -67,18 +67,22 @@ CASES = {
     "static context": {"static": True},
     "validation": {"data": {"validation": 2}, "val_check_interval": 2},
     "a batch that is not finite": {"data": {"poison": (1,)}},
+    "Wan": {"wan": True},
+    "Wan with mask and weights": {"wan": True, "data": {"mask": True}, "module": {"edit_weight": 3.0}},
     "encoding ahead": {"ahead": True, "data": {"mask": True, "validation": 2}, "val_check_interval": 2},
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_gives_what_the_cpu_gives(make_module, make_trainer, make_data, make_losses, case):
+def test_training_gives_what_the_cpu_gives(make_module, make_trainer, make_data, make_losses, tiny_wan, case):
     options = dict(CASES[case])
     data, config, own = (options.pop(name, {}) for name in ("data", "config", "module"))
     static, ahead = options.pop("static", False), options.pop("ahead", False)
+    wan = options.pop("wan", False)
     results = []
     for on in ("cpu", "simacc"):
-        module = make_module(transformer=tiny_transformer(0, **config), **own)
+        parts = whole_wan(tiny_wan[0]) if wan else {"transformer": tiny_transformer(0, **config)}
+        module = make_module(**parts, **own)
         if static:
             module.transformer.rule = "static_context"
         callbacks = [EncodeAhead()] if ahead and on == "simacc" else []
@@ -106,9 +110,16 @@ def test_training_in_16_bits_is_near_the_cpus(make_module, make_trainer, make_da
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "ahead"), [(MuonAdamW, []), (torch.optim.AdamW, []), (torch.optim.AdamW, [EncodeAhead])]
+    ("optimizer", "ahead", "wan"),
+    [
+        (MuonAdamW, [], False),
+        (torch.optim.AdamW, [], False),
+        (torch.optim.AdamW, [EncodeAhead], False),
+        (MuonAdamW, [], True),
+        (torch.optim.AdamW, [EncodeAhead], True),
+    ],
 )
-def test_a_step_waits_for_the_device_once(make_module, make_trainer, make_data, optimizer, ahead):
+def test_a_step_waits_for_the_device_once(make_module, make_trainer, make_data, tiny_wan, optimizer, ahead, wan):
     """Never between forward and backward; every third step reports."""
     with watch() as seen:
         parts = Parts(seen)
@@ -121,7 +132,8 @@ def test_a_step_waits_for_the_device_once(make_module, make_trainer, make_data, 
             StopOnSignal(),
             StepProgressBar(),
         ]
-        module = make_module(optimizer=partial(optimizer, lr=1e-2))
+        whole = whole_wan(tiny_wan[0]) if wan else {}
+        module = make_module(**whole, optimizer=partial(optimizer, lr=1e-2))
         trainer = make_trainer(
             9, callbacks, accumulate_grad_batches=2, log_every_n_steps=3, enable_progress_bar=True, precision="32"
         )

@@ -158,6 +158,20 @@ def test_training_from_a_float32_cache_gives_the_same_losses(encode, tiny_yaml, 
     assert (tmp_path / "pixels" / weights).read_bytes() == (tmp_path / "cached" / weights).read_bytes()
 
 
+@pytest.mark.slow
+def test_a_wan_trains_from_a_cache_of_its_own_latents(encode, tiny_yaml, tmp_path, own_data, tiny_wan):
+    """2.2, of 48 channels. A text that was encoded alone is, to rounding, as one of a batch."""
+    training.as_wan(tiny_yaml, tiny_wan[1])
+    data = with_data(own_data)
+    assert encode("--dtype", "float32", *data)[0] == 0
+    pixels = fit(tiny_yaml, tmp_path / "pixels", *data)
+    cached = fit(tiny_yaml, tmp_path / "cached", *data, "--data.init_args.latents", encode.output)
+    for ours, theirs in zip(cached[0], pixels[0], strict=True):
+        assert ours["ids"] == theirs["ids"]
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert cached[1]["val/loss"] == [pytest.approx(point, rel=1e-5) for point in pixels[1]["val/loss"]]
+
+
 def with_transforms(folder, *transforms):
     """Words that add a configuration with these transforms (name, settings)."""
     listed = [{"class_path": f"icve.data.transforms.{name}", "init_args": settings} for name, settings in transforms]

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.wan.transformer import WanInContextTransformer3DModel
 from tests.models.adapters.adapter_cases import LAYERS, RANK, D, changes, weights
 from tests.tiny import tiny_editor
 
@@ -16,6 +17,7 @@ TINY = {
     "rope_axes_dim": (4, 6, 6),
     "guidance_embeds": False,
 }
+TINY_WAN = {"num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 128, "num_layers": 2, "text_dim": 12}
 
 
 @pytest.fixture
@@ -65,6 +67,14 @@ def apply(tmp_path):
     return by
 
 
+def tiny_model(family, layers=1):
+    """Of each kind of block so many, random."""
+    if family == "wan":
+        return randomised(WanInContextTransformer3DModel(**TINY_WAN | {"num_layers": layers}))
+    depths = {"num_layers": layers, "num_single_layers": layers}
+    return randomised(HunyuanVideoInContextTransformer3DModel(**TINY | depths))
+
+
 def randomised(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,17 +84,17 @@ def randomised(model, seed=0):
     return model.eval()
 
 
-def batch(seed=0, size=2, source=(2, 4, 6), target=(2, 4, 6), text=7, lengths=(7, 3)):
+def batch(seed=0, size=2, source=(2, 4, 6), target=(2, 4, 6), text=7, lengths=(7, 3), family="hunyuan_video"):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
         return torch.randn(shape, generator=generator)
 
-    return {
+    inputs = {
         "hidden_states": normal(size, 16, *target),
         "source_hidden_states": normal(size, 16, *source),
         "timestep": torch.linspace(200, 900, size),
         "encoder_hidden_states": normal(size, text, 12),
         "encoder_attention_mask": torch.arange(text) < torch.tensor(lengths)[:, None],
-        "pooled_projections": normal(size, 10),
     }
+    return inputs if family == "wan" else inputs | {"pooled_projections": normal(size, 10)}

@@ -12,6 +12,7 @@ from icve.models.counting import LiveBytes, Sample, _inputs, block_depths, build
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel as Model
 from icve.models.lora import LoRA
 from icve.models.recompute import MODES
+from icve.models.wan.transformer import WanInContextTransformer3DModel as Wan
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import closed_forms as formulas
 from tests.toy_family import ToyTransformer
@@ -19,6 +20,7 @@ from tests.toy_family import ToyTransformer
 TINY = {"num_attention_heads": 4, "attention_head_dim": 16, "rope_axes_dim": (4, 6, 6), "num_layers": 2}
 TINY |= {"num_single_layers": 3, "text_embed_dim": 32, "pooled_projection_dim": 32}
 WIDE = TINY | {"num_attention_heads": 8, "attention_head_dim": 64, "rope_axes_dim": (8, 28, 28), "num_layers": 3}
+TINY_WAN = {"num_attention_heads": 4, "attention_head_dim": 16, "ffn_dim": 256, "num_layers": 4, "text_dim": 32}
 SMALL = Sample(5, 16, 24, 20)
 
 
@@ -67,10 +69,27 @@ def test_a_block_keeps_two_units_selectively_and_one_fully(shape):
         assert 18 < kept["none"] < 25
 
 
-def real(config, mode, every=1):
+@pytest.mark.parametrize("shape", ["tiny", "1.3B"])
+def test_a_block_of_wan_keeps_a_unit_for_each_of_its_attentions(shape):
+    config = TINY_WAN if shape == "tiny" else {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
+    sample = SMALL if shape == "tiny" else Sample(5, 30, 52, 64)
+    measured = count(Wan, config, sample, torch.bfloat16)
+    width = config.get("attention_head_dim", 128)
+    unit = 2 * sample.frames * sample.height * sample.width // 4 * width * config["num_attention_heads"] * 2
+    one, two = measured.one["num_layers"], measured.two["num_layers"]
+    kept = {mode: (two[mode].saved - one[mode].saved) / unit for mode in MODES}
+    # Without the text's keys and values, which are computed again.
+    assert kept["full"] == pytest.approx(1, rel=1e-3)
+    assert kept["selective"] == pytest.approx(3 + 2 * 4 / (2 * width), rel=1e-3)
+    assert 20 < kept["none"] < 35
+    flops = two["selective"].recompute - one["selective"].recompute
+    assert 0 < flops < 0.95 * (two["full"].recompute - one["full"].recompute)
+
+
+def real(config, mode, every=1, kind=Model):
     """The same model and inputs with memory, on the CPU."""
     torch.manual_seed(0)
-    model = build_on_meta(Model, config).to_empty(device="cpu")
+    model = build_on_meta(kind, config).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     Checkpointing(mode, every).apply(model)
@@ -79,11 +98,14 @@ def real(config, mode, every=1):
 
 
 @pytest.mark.parametrize(
-    ("mode", "every"), [("none", 1), ("full", 1), ("selective", 1), ("full", 2), ("selective", 2), ("selective", 3)]
+    ("kind", "mode", "every"),
+    [(Model, *case) for case in (("none", 1), ("full", 1), ("selective", 1), ("full", 2), ("selective", 2))]
+    + [(Model, "selective", 3), (Wan, "none", 1), (Wan, "full", 1), (Wan, "selective", 2)],
 )
-def test_real_training_keeps_computes_and_needs_what_was_counted(mode, every):
-    counted = count(Model, TINY, SMALL, torch.float32).counts(mode, every)
-    model, inputs = real(TINY, mode, every)
+def test_real_training_keeps_computes_and_needs_what_was_counted(kind, mode, every):
+    config = TINY if kind is Model else TINY_WAN
+    counted = count(kind, config, SMALL, torch.float32).counts(mode, every)
+    model, inputs = real(config, mode, every, kind)
     known = {x.untyped_storage()._cdata for x in (*model.parameters(), *filter(torch.is_tensor, inputs.values()))}
     # The counter knows the plain attention of the CPU, not its fused one.
     with FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH), torch.no_grad():

@@ -1,6 +1,7 @@
 """LoRA: what is trained, how it is saved, loaded, merged and converted."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from icve.models.hunyuan_video.key_names import to_original
 from icve.models.loading import load_transformer
 from icve.models.lora import LORA_FILE, LoRA, add_lora, save_lora, to_comfyui
 from tests.models.adapters.adapter_cases import convert
-from tests.tiny import tiny_editor
+from tests.tiny import tiny_editor, tiny_wan_editor
 
 pytest.importorskip("peft", reason="peft is not installed: pip install 'icve[test]'")
 
 
-def trained(rank: int = 3, alpha: float | None = None):
+def trained(rank: int = 3, alpha: float | None = None, make=tiny_editor):
     """A tiny editor with an adapter that changes every layer."""
-    editor = tiny_editor()
+    editor = make()
     add_lora(editor.transformer, LoRA(rank, alpha))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -25,6 +26,11 @@ def trained(rank: int = 3, alpha: float | None = None):
             if "lora_" in name:
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     return editor
+
+
+@pytest.fixture(params=["HunyuanVideo", "Wan"])
+def make_editor(request, tiny_wan):
+    return tiny_editor if request.param == "HunyuanVideo" else partial(tiny_wan_editor, tiny_wan[0])
 
 
 def edit(editor) -> torch.Tensor:
@@ -46,12 +52,12 @@ def test_only_the_adapter_learns_and_it_starts_as_no_change():
     assert torch.equal(edit(editor), edit(plain))
 
 
-def test_a_saved_adapter_loads_into_a_pipeline_and_can_be_removed(tmp_path):
-    editor = trained(alpha=6.0)
+def test_a_saved_adapter_loads_into_a_pipeline_and_can_be_removed(tmp_path, make_editor):
+    editor = trained(alpha=6.0, make=make_editor)
     file = save_lora(editor.transformer, tmp_path)
     assert file == tmp_path / LORA_FILE
     assert all(key.startswith("transformer.") for key in load_file(file))
-    fresh = tiny_editor()
+    fresh = make_editor()
     plain = edit(fresh)
     fresh.load_lora_weights(tmp_path)
     assert (edit(fresh) - plain).abs().max() > 1e-3
@@ -60,14 +66,15 @@ def test_a_saved_adapter_loads_into_a_pipeline_and_can_be_removed(tmp_path):
     assert torch.equal(edit(fresh), plain)
 
 
-@pytest.mark.parametrize("layout", ["diffusers", "icve"])
-def test_merged_weights_edit_like_the_adapter(layout, tmp_path):
-    editor = trained(alpha=6.0)
+@pytest.mark.parametrize("layout", ["diffusers", "its own"])
+def test_merged_weights_edit_like_the_adapter(layout, tmp_path, make_editor):
+    editor = trained(alpha=6.0, make=make_editor)
     save_lora(editor.transformer, tmp_path / "lora")
-    tiny_editor().save_pretrained(tmp_path / "model")
+    make_editor().save_pretrained(tmp_path / "model")
+    own = "icve" if make_editor is tiny_editor else "wan"
     paths = ["--model", tmp_path / "model", "--lora", tmp_path / "lora", "--output", tmp_path / "merged"]
-    convert("merge", *paths, "--format", layout)
-    fresh = tiny_editor()
+    convert("merge", *paths, "--format", "diffusers" if layout == "diffusers" else own)
+    fresh = make_editor()
     fresh.transformer.load_state_dict(load_transformer(tmp_path / "merged").state_dict())
     torch.testing.assert_close(edit(fresh), edit(editor), atol=1e-4, rtol=0)
 

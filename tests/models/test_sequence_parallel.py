@@ -9,46 +9,47 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from icve.models import sequence_parallel
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.sequence_parallel import Shards, shards_of, split_sizes
+from icve.models.wan.transformer import WanInContextTransformer3DModel
 
 HEADS, HEAD_DIM = 6, 8
+FAMILIES = ("hunyuan_video", "wan")
 
 
-def model(seed: int = 0, layers: int = 2) -> HunyuanVideoInContextTransformer3DModel:
+def model(seed: int = 0, layers: int = 2, family: str = "hunyuan_video"):
     torch.manual_seed(seed)
-    transformer = HunyuanVideoInContextTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=HEADS,
-        attention_head_dim=HEAD_DIM,
-        num_layers=layers,
-        num_single_layers=layers,
-        num_refiner_layers=1,
-        rope_axes_dim=(2, 2, 4),
-        text_embed_dim=12,
-        pooled_projection_dim=10,
-        guidance_embeds=True,
-        masks=True,
-    ).double()
+    common = {"in_channels": 4, "out_channels": 4, "num_attention_heads": HEADS, "attention_head_dim": HEAD_DIM}
+    common |= {"num_layers": layers, "masks": True}
+    if family == "wan":
+        transformer = WanInContextTransformer3DModel(**common, text_dim=12, ffn_dim=40, freq_dim=16).double()
+    else:
+        transformer = HunyuanVideoInContextTransformer3DModel(
+            **common,
+            num_single_layers=layers,
+            num_refiner_layers=1,
+            rope_axes_dim=(2, 2, 4),
+            text_embed_dim=12,
+            pooled_projection_dim=10,
+            guidance_embeds=True,
+        ).double()
     for parameter in transformer.parameters():  # modulations and the output start at zero, where nothing would differ
         nn.init.normal_(parameter, std=0.1)
     return transformer
 
 
-def inputs(target=(3, 6, 10), source=(3, 6, 10), lengths=(3, 7), referenced=None) -> dict:
+def inputs(target=(3, 6, 10), source=(3, 6, 10), lengths=(3, 7), referenced=None, family="hunyuan_video") -> dict:
     random = torch.Generator().manual_seed(1)
 
     def draw(*shape):
         return torch.randn(shape, generator=random, dtype=torch.float64)
 
     batch = len(lengths)
-    return {
+    own = {"pooled_projections": draw(batch, 10), "guidance": torch.full((batch,), 1000.0, dtype=torch.float64)}
+    return ({} if family == "wan" else own) | {
         "hidden_states": draw(batch, 4, *target),
         "source_hidden_states": None if source is None else draw(batch, 4, *source),
         "timestep": torch.linspace(100, 900, batch, dtype=torch.float64),
         "encoder_hidden_states": draw(batch, 8, 12),
         "encoder_attention_mask": torch.arange(8) < torch.tensor(lengths)[:, None],
-        "pooled_projections": draw(batch, 10),
-        "guidance": torch.full((batch,), 1000.0, dtype=torch.float64),
         **({} if referenced is None else {"reference_hidden_states": draw(batch, 4, 1, *target[1:])}),
         **({} if referenced is None else {"mask": draw(batch, 1, *source).sign().clamp(min=0)}),
         "referenced": None if referenced is None else torch.tensor(referenced),
@@ -75,22 +76,26 @@ def loss_and_gradients(transformer, batch) -> tuple[torch.Tensor, list[torch.Ten
 
 def compare(rank: int, size: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    transformer = model()
-    for name, shapes in CASES.items():
-        batch = inputs(**shapes)
-        expected, gradients = loss_and_gradients(transformer, batch)
-        for checkpointing in (False, True):
-            transformer.gradient_checkpointing = False
-            if checkpointing:
-                transformer.enable_gradient_checkpointing()
-            with sequence_parallel.sequence_parallel(dist.group.WORLD):
-                output, mine = loss_and_gradients(transformer, batch)
-            torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-10, msg=name)
-            for (parameter, _), gradient, whole in zip(transformer.named_parameters(), mine, gradients, strict=True):
-                dist.all_reduce(gradient)
-                torch.testing.assert_close(gradient / size, whole, atol=1e-11, rtol=1e-9, msg=f"{name}: {parameter}")
-        transformer.gradient_checkpointing = False
+    for family in FAMILIES:
+        transformer = model(family=family)
+        for name, shapes in CASES.items():
+            compare_case(transformer, inputs(**shapes, family=family), size, f"{family}, {name}")
     dist.destroy_process_group()
+
+
+def compare_case(transformer, batch, size: int, name: str) -> None:
+    expected, gradients = loss_and_gradients(transformer, batch)
+    for checkpointing in (False, True):
+        transformer.gradient_checkpointing = False
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        with sequence_parallel.sequence_parallel(dist.group.WORLD):
+            output, mine = loss_and_gradients(transformer, batch)
+        torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-10, msg=name)
+        for (parameter, _), gradient, whole in zip(transformer.named_parameters(), mine, gradients, strict=True):
+            dist.all_reduce(gradient)
+            torch.testing.assert_close(gradient / size, whole, atol=1e-11, rtol=1e-9, msg=f"{name}: {parameter}")
+    transformer.gradient_checkpointing = False
 
 
 @pytest.mark.multiprocess

@@ -8,10 +8,14 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from icve.data.media.video import write_video
 from icve.data.share import batches_done
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
+from icve.models.wan.codec import WanCodec
+from icve.models.wan.text import WanTextEncoder
+from icve.models.wan.transformer import WanInContextTransformer3DModel
 from icve.models.weightless.dct import DCTCodec
 from icve.models.weightless.hashed import HashedTextEncoder
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
@@ -84,11 +88,26 @@ class _Stream(torch.utils.data.IterableDataset):
         return self.make()
 
 
-def tiny_transformer(seed=0, **changes):
+# Of each family: its class and the smallest configuration that fits the weightless parts.
+TRANSFORMERS = {
+    "hunyuan_video": (
+        HunyuanVideoInContextTransformer3DModel,
+        {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_single_layers": 1}
+        | {"num_refiner_layers": 1, "rope_axes_dim": (2, 4, 2), "text_embed_dim": 12, "pooled_projection_dim": 10}
+        | {"guidance_embeds": False},
+    ),
+    "wan": (
+        WanInContextTransformer3DModel,
+        {"num_attention_heads": 4, "attention_head_dim": 8, "ffn_dim": 24, "num_layers": 2, "text_dim": 12}
+        | {"freq_dim": 16},
+    ),
+}
+
+
+def tiny_transformer(seed=0, family="hunyuan_video", **changes):
     torch.manual_seed(seed)
-    config = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_single_layers": 1}
-    config |= {"num_refiner_layers": 1, "rope_axes_dim": (2, 4, 2), "text_embed_dim": 12, "pooled_projection_dim": 10}
-    model = HunyuanVideoInContextTransformer3DModel(**{**config, "guidance_embeds": False, **changes})
+    kind, config = TRANSFORMERS[family]
+    model = kind(**{**config, **changes})
     with torch.no_grad():  # a fresh model predicts zero everywhere and has few gradients
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
@@ -96,18 +115,29 @@ def tiny_transformer(seed=0, **changes):
 
 
 def weightless():
-    """The frozen parts that go with the tiny transformer."""
+    """The frozen parts that go with the tiny transformers."""
     return {"codec": DCTCodec(), "text_encoder": HashedTextEncoder(text_dim=12, pooled_dim=10)}
+
+
+def whole_wan(weights):
+    """What `make_module` trains a tiny Wan of, with the codec and the text encoder of these weights (`tiny_wan`)."""
+    codec, texts = WanCodec(str(weights / "vae")), WanTextEncoder(str(weights / "text_encoder"), dtype="float32")
+    channels = codec.latent_channels
+    sizes = {"text_dim": texts.text_width, "in_channels": channels, "out_channels": channels}
+    return {
+        "transformer": tiny_transformer(family="wan", **sizes),
+        "frozen": {"codec": codec, "text_encoder": texts},
+    }
 
 
 @pytest.fixture
 def make_module():
-    def make(stage="tiny", seed=0, transformer=None, **options):
+    def make(stage="tiny", seed=0, transformer=None, frozen=None, **options):
         for_objective = inspect.signature(InContext).parameters
         settings = {name: options.pop(name) for name in for_objective if name in options}
         return InContextEditingModule(
             transformer or tiny_transformer(seed),
-            weightless(),
+            frozen or weightless(),
             options.pop("objective", None) or InContext(**settings),
             stage=stage,
             seed=seed,
@@ -225,6 +255,27 @@ data:
     batch_size: 2
     seed: ${{seed_everything}}
 """
+
+
+def as_wan(config, weights):
+    """Change a configuration file to train the tiny Wan of these weights, with its codec and its text encoder."""
+    values = yaml.safe_load(config.read_text())
+    written = json.loads((weights / "transformer" / "config.json").read_text())
+    names = ("num_attention_heads", "attention_head_dim", "ffn_dim", "num_layers", "text_dim", "in_channels")
+    sizes = {name: written[name] for name in (*names, "out_channels")}
+    values["model"]["transformer"] = {
+        "class_path": "icve.models.wan.transformer.WanInContextTransformer3DModel",
+        "init_args": sizes,
+    }
+    values["model"]["frozen"] = {
+        name: {"class_path": f"icve.models.wan.{kind}", "init_args": {"pretrained": str(weights / folder)}}
+        for name, kind, folder in (
+            ("codec", "codec.WanCodec", "vae"),
+            ("text_encoder", "text.WanTextEncoder", "text_encoder"),
+        )
+    }
+    values["data"]["init_args"]["grid"] = {"spatial": 16 if written["in_channels"] == 48 else 8}
+    config.write_text(yaml.safe_dump(values))
 
 
 def write_pairs(folder, count, frames, size):

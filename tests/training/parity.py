@@ -27,6 +27,7 @@ from tests.training.conftest import tiny_transformer, weightless
 STEPS = 20
 BUCKET = [48, 48, 9]  # 27 tokens each of source and target: nothing divides them
 GLOO = {"sequence_parallel_size": 2, "process_group_backend": "gloo"}
+WAN = {"family": "wan"}
 
 # Processes → name → (strategy, precision, options); the options are also those of the run in one process.
 CASES = {
@@ -44,12 +45,20 @@ CASES = {
         "fsdp fused": (FSDPUlyssesStrategy, "64-true", {"fused": True}),
         "fsdp lora full checkpointing": (FSDPUlyssesStrategy, "64-true", {"lora": True, "mode": "full"}),
         "fsdp bf16": (FSDPUlyssesStrategy, "bf16-mixed", {}),
+        "wan zero2 accumulation selective": (
+            partial(DeepSpeedUlyssesStrategy, stage=2),
+            "32-true",
+            WAN | {"mode": "selective", "accumulate": 2},
+        ),
+        "wan zero3 bf16": (partial(DeepSpeedUlyssesStrategy, stage=3), "bf16-mixed", WAN),
+        "wan fsdp lora full checkpointing": (FSDPUlyssesStrategy, "64-true", WAN | {"lora": True, "mode": "full"}),
     },
     # Compiled; the run in one process is not.
     "2 compiled": {
         "fsdp": (FSDPUlyssesStrategy, "64-true", {"mode": "selective", "compiled": True}),
         "zero2": (partial(DeepSpeedUlyssesStrategy, stage=2), "32-true", {"mode": "full", "compiled": True}),
         "zero3": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"compiled": True}),
+        "wan fsdp": (FSDPUlyssesStrategy, "64-true", WAN | {"mode": "selective", "compiled": True}),
     },
     4: {
         "ddp selective": (DDPUlyssesStrategy, "32-true", {"mode": "selective"}),
@@ -57,6 +66,9 @@ CASES = {
         "zero2 full checkpointing": (partial(DeepSpeedUlyssesStrategy, stage=2), "32-true", {"mode": "full"}),
         "zero3 accumulation": (partial(DeepSpeedUlyssesStrategy, stage=3), "32-true", {"accumulate": 2}),
         "hsdp accumulation": (partial(FSDPUlyssesStrategy, replicas=2), "64-true", {"accumulate": 2}),
+        "wan ddp": (partial(DDPUlyssesStrategy, sequence_parallel_size=1), "32-true", WAN),
+        "wan zero3": (partial(DeepSpeedUlyssesStrategy, stage=3, sequence_parallel_size=4), "32-true", WAN),
+        "wan fsdp accumulation": (FSDPUlyssesStrategy, "64-true", WAN | {"accumulate": 2}),
     },
 }
 if find_spec("torchao"):
@@ -101,10 +113,11 @@ def train(
     compiled=False,
     fused=None,
     float8=False,
+    family="hunyuan_video",
 ):
     """Train; returns losses {(batch, ids): loss} and gradients [(name, start, numbers)] of this process."""
     L.seed_everything(0, verbose=False)
-    transformer = tiny_transformer()
+    transformer = tiny_transformer(family=family)
     module = InContextEditingModule(
         transformer,
         weightless(),
@@ -147,7 +160,8 @@ def main(manifest, folder, compiled=""):
     # Traced as for kernels, which would take minutes to make.
     torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     for name, (strategy, precision, options) in CASES[f"{world} {compiled}" if compiled else world].items():
-        seen = train(manifest, folder, strategy(**GLOO), precision, world, **options)
+        strategy = strategy(**GLOO | getattr(strategy, "keywords", {}))
+        seen = train(manifest, folder, strategy, precision, world, **options)
         everybody = [None] * world
         dist.all_gather_object(everybody, seen)
         results[name] = everybody

@@ -7,13 +7,15 @@ from icve.data.share import batches_done
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.ema import EMA
 from icve.training.optimization.schedule import Schedule
+from tests.training.conftest import tiny_transformer
 
 STEPS, STOP = 8, 5
 
 
 def run(make_module, make_trainer, make_data, losses, folder, steps, ckpt_path=None, stop=None, **options):
+    transformer = tiny_transformer(4, options.pop("family", "hunyuan_video"))
     module, data = (
-        make_module(schedule=Schedule(warmup_steps=6), seed=4, instruction_dropout=0.5),
+        make_module(schedule=Schedule(warmup_steps=6), seed=4, transformer=transformer, instruction_dropout=0.5),
         make_data(validation=1),
     )
     ema = EMA(decay=0.9)
@@ -29,19 +31,20 @@ def run(make_module, make_trainer, make_data, losses, folder, steps, ckpt_path=N
 
 
 @pytest.mark.parametrize(
-    ("how", "accumulate", "interval"),
+    ("how", "accumulate", "interval", "family"),
     [
-        ("checkpoint in passing", 2, 2),
-        ("checkpoint in passing", 1, STOP),
-        ("length of the stage", 2, STOP),
-        ("stopped early", 2, 2),
-        ("stopped early", 1, STOP),
+        ("checkpoint in passing", 2, 2, "hunyuan_video"),
+        ("checkpoint in passing", 1, STOP, "hunyuan_video"),
+        ("length of the stage", 2, STOP, "hunyuan_video"),
+        ("stopped early", 2, 2, "hunyuan_video"),
+        ("stopped early", 1, STOP, "hunyuan_video"),
+        ("stopped early", 2, 2, "wan"),
     ],
 )
 def test_resumed_equals_uninterrupted(
-    make_module, make_trainer, make_data, make_losses, tmp_path, how, accumulate, interval
+    make_module, make_trainer, make_data, make_losses, tmp_path, how, accumulate, interval, family
 ):
-    options = {"accumulate_grad_batches": accumulate, "val_check_interval": interval * accumulate}
+    options = {"family": family, "accumulate_grad_batches": accumulate, "val_check_interval": interval * accumulate}
     parts = make_module, make_trainer, make_data
     whole = make_losses()
     module, ema, trainer = run(*parts, whole, tmp_path / "whole", STEPS, **options)

@@ -140,9 +140,13 @@ class WanTextEncoder(FrozenComponent, ModelMixin):
         length = max(map(len, rows))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device="cpu")
         mask = torch.tensor([[True] * len(row) + [False] * (length - len(row)) for row in rows], device="cpu")
+        padding = to_device(~mask, device)
+        # Added to the logits: of a mask of two dimensions transformers reads on the host whether it masks anything.
+        dtype = self.encoder.dtype
+        bias = torch.zeros(padding.shape, dtype=dtype, device=device).masked_fill_(padding, torch.finfo(dtype).min)
         with torch.autocast(device.type, enabled=False):
-            hidden = self.encoder(to_device(ids, device), to_device(mask, device)).last_hidden_state
-        return TextCondition(hidden.masked_fill(to_device(~mask, device)[..., None], 0), mask)
+            hidden = self.encoder(to_device(ids, device), bias[:, None, None]).last_hidden_state
+        return TextCondition(hidden.masked_fill(padding[..., None], 0), mask)
 
 
 def _empty_model(arguments: Mapping[str, Any]) -> UMT5EncoderModel:

@@ -1,17 +1,14 @@
-"""Wan's transformer: reference tensors, its exact short way with padded text, frames that come before, and processes
-that share its tokens."""
+"""Wan's transformer: reference tensors, its exact short way with padded text, and frames that come before."""
 
 import json
 
 import pytest
 import torch
-import torch.distributed as dist
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import nn
 
 from icve.data.text_condition import TextCondition
-from icve.models import sequence_parallel
 from icve.models.counting import Sample, count
 from icve.models.denoiser import Denoiser
 from icve.models.wan.key_names import to_diffusers
@@ -223,42 +220,6 @@ def test_every_further_block_is_counted_once():
     )
     four = count(WanInContextTransformer3DModel, TINY | {"num_layers": 4}, Sample(3, 4, 6, 9), torch.float32).counts()
     assert large.forward - four.forward == (four.forward - small.forward) / 2 > 0
-
-
-CASES = {
-    "odd counts, texts of several lengths": {},
-    "as many tokens as divide": {"frames": 2, "size": (4, 12)},
-    "one text": {"lengths": (5,)},
-}
-
-
-def compare(rank: int, size: int, store: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    model = random_model().double()
-    for name, shapes in CASES.items():
-        batch = {k: v.double() if v.is_floating_point() else v for k, v in sample(**shapes).items()}
-        batch["source_hidden_states"] = batch["hidden_states"].flip(2)
-
-        def run(batch=batch):
-            model.zero_grad()
-            output = model(**batch)
-            (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)).sum().backward()
-            return output.detach(), {key: parameter.grad.clone() for key, parameter in model.named_parameters()}
-
-        expected, gradients = run()
-        with sequence_parallel.sequence_parallel(dist.group.WORLD):
-            output, mine = run()
-        torch.testing.assert_close(output, expected, atol=1e-12, rtol=1e-10, msg=name)
-        for key, gradient in mine.items():
-            dist.all_reduce(gradient)
-            torch.testing.assert_close(gradient / size, gradients[key], atol=1e-11, rtol=1e-9, msg=f"{name}: {key}")
-    dist.destroy_process_group()
-
-
-@pytest.mark.multiprocess
-@pytest.mark.timeout(120)
-def test_processes_that_share_tokens_compute_what_one_does(tmp_path):
-    torch.multiprocessing.spawn(compare, args=(2, str(tmp_path / "store")), nprocs=2)
 
 
 @torch.no_grad()

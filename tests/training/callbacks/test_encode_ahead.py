@@ -9,7 +9,7 @@ from icve.models.weightless.dct import DCTCodec
 from icve.training.callbacks.checkpoints import Checkpoints
 from icve.training.callbacks.encode_ahead import EncodeAhead
 from icve.training.callbacks.nonfinite import SkipNonFinite
-from tests.training.conftest import TinyPairs
+from tests.training.conftest import TinyPairs, whole_wan
 
 MAIN = threading.main_thread().name
 
@@ -43,7 +43,8 @@ class Run:
     """What a run has trained."""
 
     def __init__(self, make_module, make_trainer, make_losses, data, steps=4, ahead=True, callbacks=(), **options):
-        self.module, self.losses = make_module(instruction_dropout=0.4), make_losses()
+        parts = options.pop("parts", {})
+        self.module, self.losses = make_module(**parts, instruction_dropout=0.4), make_losses()
         self.codec, self.texts = Calls(self.module.codec), Calls(self.module.text_encoder)
         path = options.pop("ckpt_path", None)
         callbacks = [SkipNonFinite(), *([EncodeAhead()] if ahead else []), *callbacks, self.losses]
@@ -95,6 +96,13 @@ def test_losses_and_weights_are_the_same_bit_for_bit(run, data, options):
     assert not any(plain.codec.ahead())
     assert sum(ahead.codec.ahead()) >= 2
     assert "" in {words for _, texts in ahead.texts.calls for words in texts}  # some were dropped
+
+
+def test_wans_parts_encode_ahead_too(run, tiny_wan):
+    ahead, plain = (run(TinyPairs(), parts=whole_wan(tiny_wan[0]), ahead=ahead) for ahead in (True, False))
+    ahead.same_as(plain)
+    assert ahead.codec.ahead() == [False] * 2 + [True] * 6
+    assert ahead.texts.ahead() == [False] + [True] * 3
 
 
 def test_all_but_the_first_batch_are_encoded_ahead_and_none_beyond_the_last(run, make_data):

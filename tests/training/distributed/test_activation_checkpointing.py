@@ -9,13 +9,12 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from icve.models.counting import LiveBytes
-from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel
 from icve.models.lora import LoRA, add_lora
 from icve.models.recompute import KEPT
-from icve.models.sequence_parallel import sequence_parallel
+from icve.models.sequence_parallel import sequence_parallel, split_sizes
 from icve.training.distributed.activation_checkpointing import Checkpointing
 from tests.models import test_sequence_parallel as parallel
-from tests.models.conftest import TINY, batch, randomised
+from tests.models.conftest import TINY, batch, tiny_model
 
 NONE = Checkpointing()
 MODES = {
@@ -25,11 +24,12 @@ MODES = {
     "every second, selective": Checkpointing("selective", every=2),
 }
 BLOCKS = 4
+FAMILIES = parallel.FAMILIES
 EXCHANGE = torch.ops._c10d_functional.all_to_all_single.default
 
 
-def tiny():
-    return randomised(HunyuanVideoInContextTransformer3DModel(**TINY | {"num_layers": 2, "num_single_layers": 2}))
+def tiny(family="hunyuan_video"):
+    return tiny_model(family, BLOCKS if family == "wan" else BLOCKS // 2)
 
 
 def gradients(model, inputs):
@@ -54,9 +54,13 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast", "adapter"])
-def test_outputs_and_gradients_are_the_same_bit_for_bit(mode, precision):
-    model, inputs = tiny().train(), batch()
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [("hunyuan_video", precision) for precision in ("float32", "bfloat16", "autocast", "adapter")]
+    + [("wan", precision) for precision in ("float32", "autocast", "adapter")],
+)
+def test_outputs_and_gradients_are_the_same_bit_for_bit(mode, family, precision):
+    model, inputs = tiny(family).train(), batch(family=family)
     if precision == "adapter":
         pytest.importorskip("peft")
         add_lora(model, LoRA(rank=2, dropout=0.5, weights_dtype="float32"))
@@ -78,9 +82,9 @@ def live_bytes(model, inputs):
     return LiveBytes({tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *inputs.values())})
 
 
-def kept_bytes(checkpointing):
+def kept_bytes(checkpointing, family):
     """Bytes that wait for the backward pass; and those left after it."""
-    model, inputs = tiny(), batch()
+    model, inputs = tiny(family), batch(family=family)
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
     checkpointing.apply(model)
@@ -93,30 +97,36 @@ def kept_bytes(checkpointing):
     return kept, memory.live
 
 
-def test_each_mode_keeps_less_than_the_one_above_it():
-    kept = {name: kept_bytes(mode)[0] for name, mode in {"none": NONE, **MODES}.items()}
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_mode_keeps_less_than_the_one_above_it(family):
+    kept = {name: kept_bytes(mode, family)[0] for name, mode in {"none": NONE, **MODES}.items()}
     assert kept["full"] < kept["selective"] < kept["every second, selective"] < kept["none"]
     assert kept["full"] < kept["every second"] < kept["every second, selective"]
-    samples, tokens, heads, width = 2, 12 + 12 + 7, TINY["num_attention_heads"], TINY["attention_head_dim"]
+    samples, heads, width = 2, TINY["num_attention_heads"], TINY["attention_head_dim"]
+    # Wan's tokens attend twice: to each other, and to the text, which is not among them.
+    tokens = 2 * (12 + 12) if family == "wan" else 12 + 12 + 7
     # A result of attention, and the logarithm of its sum for each head.
     attention = samples * tokens * heads * (width + 1) * torch.float32.itemsize
     assert kept["selective"] - kept["full"] == BLOCKS * attention
     assert kept["every second, selective"] - kept["every second"] == BLOCKS // 2 * attention
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_kept_after_the_backward_pass(mode):
-    assert kept_bytes(MODES[mode])[1] <= kept_bytes(NONE)[1]
+def test_nothing_is_kept_after_the_backward_pass(mode, family):
+    assert kept_bytes(MODES[mode], family)[1] <= kept_bytes(NONE, family)[1]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("mode", "times"), [(NONE, 1), (Checkpointing("full"), 2), (Checkpointing("selective"), 1)])
-def test_selective_attends_once(mode, times):
-    model, inputs = tiny(), batch()
+def test_selective_attends_once(mode, times, family):
+    model, inputs = tiny(family), batch(family=family)
     mode.apply(model)
     with Operations() as operations:
         gradients(model, inputs)
-    refiner = TINY["num_refiner_layers"]  # never checkpointed: its tokens are few
-    assert operations.counts.total() == BLOCKS * times + refiner
+    # HunyuanVideo's refiner is never checkpointed: its tokens are few.
+    expected = 2 * BLOCKS * times if family == "wan" else BLOCKS * times + TINY["num_refiner_layers"]
+    assert operations.counts.total() == expected
 
 
 def test_without_gradients_nothing_is_kept():
@@ -132,28 +142,39 @@ def test_without_gradients_nothing_is_kept():
 def test_compiled_blocks_give_the_same(mode):
     model, inputs = tiny(), batch()
     expected = gradients(model, inputs)
-    for block in (*model.transformer_blocks, *model.single_transformer_blocks):
+    for block in blocks_of(model):
         block.compile(backend="aot_eager")
     MODES[mode].apply(model)
     for a, b in zip(expected, gradients(model, inputs), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
+def blocks_of(transformer):
+    return [module for module in transformer.modules() if type(module).__name__ in transformer._repeated_blocks]
+
+
 def share_tokens(rank: int, size: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    transformer, inputs = parallel.model(), parallel.inputs()
-    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    # A block exchanges queries, keys and values, what attention gave, and HunyuanVideo's what it gave the text.
+    for family, exchanges in {"hunyuan_video": 3, "wan": 2}.items():
+        share_tokens_of(family, exchanges, rank, size)
+    dist.destroy_process_group()
+
+
+def share_tokens_of(family: str, exchanges: int, rank: int, size: int) -> None:
+    transformer, inputs = parallel.model(family=family), parallel.inputs(family=family)
+    blocks = len(blocks_of(transformer))
     with sequence_parallel(dist.group.WORLD):
         output, plain = parallel.loss_and_gradients(transformer, inputs)
-        # Three exchanges forward, three back, and three in blocks that are computed again; around them one and one.
-        for name, exchanges in {"full": 9, "selective": 9, "every second": 7.5}.items():
+        # As many back as forward, and as many in blocks that are computed again; around them one and one.
+        for name, passes in {"full": 3, "selective": 3, "every second": 2.5}.items():
             MODES[name].apply(transformer)
             with Operations() as operations:
                 found, gradients = parallel.loss_and_gradients(transformer, inputs)
-            assert operations.counts[EXCHANGE] == exchanges * blocks + 2, name
-            assert torch.equal(found, output), name
+            assert operations.counts[EXCHANGE] == passes * exchanges * blocks + 2, (family, name)
+            assert torch.equal(found, output), (family, name)
             for a, b in zip(plain, gradients, strict=True):
-                assert torch.equal(a, b), name
+                assert torch.equal(a, b), (family, name)
         kept = {}
         for name in ("full", "selective"):
             MODES[name].apply(transformer)
@@ -165,9 +186,11 @@ def share_tokens(rank: int, size: int, store: str) -> None:
                 output.sum().backward()
     # Attention's result for this process's heads and all tokens, and a logarithm each: the one unit of its tokens that
     # `selective` keeps more, though the text's tokens are on every process. What was exchanged is not kept.
-    samples, tokens, heads = 2, 2 * 3 * 3 * 5 + 7, parallel.HEADS // size
-    assert kept["selective"] - kept["full"] == blocks * samples * tokens * heads * (parallel.HEAD_DIM + 1) * 8
-    dist.destroy_process_group()
+    samples, tokens, heads = 2, 2 * 3 * 3 * 5, parallel.HEADS // size
+    results = heads * (tokens + 7)
+    if family == "wan":  # what the text gave this process's tokens, of all heads
+        results = heads * tokens + parallel.HEADS * 2 * split_sizes(tokens // 2, size)[rank]
+    assert kept["selective"] - kept["full"] == blocks * samples * results * (parallel.HEAD_DIM + 1) * 8, family
 
 
 @pytest.mark.multiprocess

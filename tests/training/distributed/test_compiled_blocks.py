@@ -11,16 +11,15 @@ from icve.models.sequence_parallel import sequence_parallel
 from icve.training.distributed.activation_checkpointing import Checkpointing, compiled_blocks
 from icve.training.run.configuration import parse_configuration
 from tests.models import test_sequence_parallel as parallel
-from tests.models.conftest import TINY, batch, randomised
+from tests.models.conftest import TINY, batch, tiny_model
 
 # Traced and differentiated as for kernels, which are left out: they take a C++ compiler and minutes.
 TRACED = {"backend": "aot_eager", "fullgraph": True}
-KINDS = 2  # of blocks: a graph each, however many blocks there are
+KINDS = {"hunyuan_video": 2, "wan": 1}  # of blocks: a graph each, however many blocks there are
 
 
 def tiny(layers=1):
-    depths = {"num_layers": layers, "num_single_layers": layers}
-    return randomised(HunyuanVideoInContextTransformer3DModel(**TINY | depths))
+    return tiny_model("hunyuan_video", layers)
 
 
 def gradients(model, inputs):
@@ -46,7 +45,7 @@ def nothing_compiled():
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
 def test_sizes_become_symbols_after_one_recompilation_each(mode):
-    model, plain = tiny(layers=2), tiny(layers=2)
+    model, plain, kinds = tiny(2), tiny(2), KINDS["hunyuan_video"]
     plain.load_state_dict(model.state_dict())
     Checkpointing(mode).apply(model, compile=True, **TRACED)
 
@@ -57,11 +56,11 @@ def test_sizes_become_symbols_after_one_recompilation_each(mode):
         return graphs()
 
     first = agree(lengths=(7, 3))
-    assert first == KINDS
+    assert first == kinds
     for lengths in ((6, 3), (5, 4), (4, 2)):
-        assert agree(lengths=lengths) <= 2 * KINDS, lengths
+        assert agree(lengths=lengths) <= 2 * kinds, lengths
     for grid in ((2, 4, 8), (2, 6, 8), (3, 4, 4)):
-        assert agree(source=grid, target=grid) <= 3 * KINDS, grid
+        assert agree(source=grid, target=grid) <= 3 * kinds, grid
 
 
 def saved_bytes(model, inputs):
@@ -92,7 +91,7 @@ def test_the_compiler_keeps_what_the_mode_says():
         model = tiny()
         torch._dynamo.reset()
         Checkpointing(mode).apply(model, compile=True, **TRACED)
-        kept[mode] = saved_bytes(model, inputs) / unit / KINDS
+        kept[mode] = saved_bytes(model, inputs) / unit / KINDS["hunyuan_video"]
     # Attention's result, and a logarithm per head.
     assert kept["selective"] - kept["full"] == pytest.approx(1 + 1 / TINY["attention_head_dim"])
     assert kept["none"] - kept["selective"] > 8
@@ -124,14 +123,22 @@ def test_names_and_the_inner_calls_stay(tmp_path):
 def share_tokens(rank: int, size: int, store: str, mode: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
-    transformer = parallel.model(layers=1)
+    for family in KINDS:
+        torch._dynamo.reset()
+        counters.clear()
+        share_tokens_of(family, mode)
+    dist.destroy_process_group()
+
+
+def share_tokens_of(family: str, mode: str) -> None:
+    transformer = parallel.model(layers=1, family=family)
     # Graphs of a kind of block so far -> inputs: other texts are one more, other buckets too, and the third is none.
     # Tokens that the processes can share evenly, and that they cannot.
     grids = ((2, 4, 12), (3, 6, 10), (2, 6, 8))
     cases = [(1, {"lengths": (3, 7)}), (2, {"lengths": (2, 5)}), (2, {"lengths": (4, 6)})]
     cases += [(3, {"target": grid, "source": grid}) for grid in grids]
     cases += [(3, {"target": grids[0], "source": grids[0], "lengths": (1, 4)})]
-    cases = [(allowed, parallel.inputs(**sizes)) for allowed, sizes in cases]
+    cases = [(allowed, parallel.inputs(**sizes, family=family)) for allowed, sizes in cases]
     with sequence_parallel(dist.group.WORLD):
         expected = [parallel.loss_and_gradients(transformer, case) for _, case in cases]
         Checkpointing(mode).apply(transformer, compile=True, **TRACED)
@@ -140,8 +147,7 @@ def share_tokens(rank: int, size: int, store: str, mode: str) -> None:
             torch.testing.assert_close(found, output, atol=1e-12, rtol=1e-10)
             for a, b in zip(plain, gradients, strict=True):
                 torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-9)
-            assert graphs() <= allowed * KINDS
-    dist.destroy_process_group()
+            assert graphs() <= allowed * KINDS[family], family
 
 
 @pytest.mark.slow
