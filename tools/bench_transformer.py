@@ -107,8 +107,8 @@ def build_wan(args, dtype, valid: int) -> dict[str, Run]:
     }
     classes = WanInContextTransformer3DModel, WanTransformer3DModel
     runs = pair(args, dtype, classes, config, 4096, valid, text_len=args.text)
-    runs["diffusers"].inputs["encoder_hidden_states"] = runs["icve"].inputs["encoder_hidden_states"].masked_fill(
-        ~text_mask(args, valid)[..., None].to(args.device), 0
+    runs["diffusers"].inputs["encoder_hidden_states"] = (
+        runs["icve"].inputs["encoder_hidden_states"].masked_fill(~text_mask(args, valid)[..., None].to(args.device), 0)
     )
     return runs
 

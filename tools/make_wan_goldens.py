@@ -2,10 +2,10 @@
 
     python tools/make_wan_goldens.py runs/goldens
 
-`golden_wan22_transformer`: WanTransformer3DModel with 48 channels and a timestep per token, as 2.2 is given an image and
-as an in-context source is. `golden_wan22_vae`: AutoencoderKLWan with 2.2's residual blocks, patches of 2x2 pixels and 48
-channels, latents normalised, whole and in tiles. Keys of the safetensors: `state_dict.*`, `input.*`, `mid.*`, `output*`;
-the .json beside each says the configuration and what was done.
+`golden_wan22_transformer`: WanTransformer3DModel with 48 channels and a timestep per token, as 2.2 is given an image
+and as an in-context source is. `golden_wan22_vae`: AutoencoderKLWan with 2.2's residual blocks, patches of 2x2 pixels
+and 48 channels, latents normalised, whole and in tiles. Keys of the safetensors: `state_dict.*`, `input.*`, `mid.*`,
+`output*`; the .json beside each says the configuration and what was done.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import sys
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
@@ -88,7 +89,8 @@ def transformer() -> tuple[dict[str, Tensor], dict]:
     run("output_image", latents, torch.cat([torch.zeros(2, frame), time.expand(2, clip - frame)], 1))
     rope = model.rope.forward
     model.rope.forward = lambda x: tuple(torch.cat([turns, turns], 1) for turns in rope(x[:, :, : x.shape[2] // 2]))
-    run("output_in_context", torch.cat([source, latents], 2), torch.cat([torch.zeros(2, clip), time.expand(2, clip)], 1))
+    times = torch.cat([torch.zeros(2, clip), time.expand(2, clip)], 1)
+    run("output_in_context", torch.cat([source, latents], 2), times)
     found["output_in_context"] = found["output_in_context"][:, :, 3:]
     tensors = {f"input.{key}": value for key, value in inputs.items()} | found
     notes = {
@@ -141,8 +143,6 @@ def make_goldens(folder: Path, seed: int = 22) -> Path:
     Raises:
         FileExistsError: `folder` holds something.
     """
-    import diffusers
-
     with new_folder(folder) as partial:
         for name, make, kind in (
             ("golden_wan22_transformer", transformer, "WanTransformer3DModel"),
@@ -155,8 +155,8 @@ def make_goldens(folder: Path, seed: int = 22) -> Path:
                 for key, value in tensors.items()
                 if key.startswith("output")
             }
-            described = {"name": name, "model": f"diffusers {diffusers.__version__} {kind}", "weight_seed": seed, **notes}
-            described |= {"outputs": outputs, "torch": torch.__version__, "suggested_tolerance": {"atol": 2e-5}}
+            described = {"name": name, "model": f"diffusers {diffusers.__version__} {kind}", "weight_seed": seed}
+            described |= notes | {"outputs": outputs, "torch": torch.__version__, "suggested_tolerance": {"atol": 2e-5}}
             save_file(tensors, partial / f"{name}.safetensors")
             (partial / f"{name}.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return folder

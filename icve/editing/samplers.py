@@ -35,7 +35,7 @@ class SamplerSettings:
         guidance_scale: of classifier-free guidance; used where there is a negative text.
         guidance_until: noise level, in [0, 1), down to which steps are guided.
         embedded_guidance: what guidance-distilled models embed, times 1000 already.
-        solver: "euler", or "unipc", which uses the predictions of the two steps before as well.
+        solver: "euler", or "unipc", which also uses what was predicted in the step before.
 
     Raises:
         ValueError: an unknown solver.

@@ -25,7 +25,7 @@ class Sampling:
         negative_prompt: instruction of the negative branch.
         num_frames, height, width: clip size in pixels the model was trained on.
         fps: frame rate it was trained on; None keeps the input's.
-        solver: "euler", or "unipc", which uses the predictions of the two steps before as well.
+        solver: "euler", or "unipc", which also uses what was predicted in the step before.
 
     Raises:
         ValueError: shift_tokens below 1.

@@ -8,6 +8,7 @@ more to join the runs, forward and backward. The compiler fuses the plain compos
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +22,22 @@ def modulated_norm(x_BND: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, runs: Ru
     if torch.compiler.is_compiling():
         normed = F.layer_norm(x_BND, x_BND.shape[-1:], eps=eps)
         parts = _runs(runs, [normed], [shift_BTD, 1 + scale_BTD])
-        return torch.cat([torch.addcmul(shift, piece, factor) for piece, shift, factor in parts], dim=1)
+        return torch.cat([torch.addcmul(shift, piece, factor) for _, piece, shift, factor in parts], dim=1)
     return _ModulatedNorm.apply(x_BND, shift_BTD, 1 + scale_BTD, runs, eps)
 
 
 def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_BTD: Tensor, runs: Runs) -> Tensor:
     """x + gate·update, with the gate of each token's time."""
     if torch.compiler.is_compiling():
-        return torch.cat([torch.addcmul(*part) for part in _runs(runs, [x_BND, update_BND], [gate_BTD])], dim=1)
+        return torch.cat([torch.addcmul(*part) for _, *part in _runs(runs, [x_BND, update_BND], [gate_BTD])], dim=1)
     return _GatedResidual.apply(x_BND, update_BND, gate_BTD, runs)
 
 
-def _runs(runs: Runs, tokens: list[Tensor], vectors: list[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Of every run: its part (B, n, D) of each tensor of tokens, and each vector (B, 1, D) of its time."""
+def _runs(runs: Runs, tokens: list[Tensor], vectors: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+    """Of every run: its time, its part (B, n, D) of each tensor of tokens, and each vector (B, 1, D) of its time."""
     lengths = [count for _, count in runs.lengths]
     for (time, _), *pieces in zip(runs.lengths, *(x.split(lengths, dim=1) for x in tokens), strict=True):
-        yield (*pieces, *(vector[:, time, None] for vector in vectors))
+        yield (time, *pieces, *(vector[:, time, None] for vector in vectors))
 
 
 class _ModulatedNorm(torch.autograd.Function):
@@ -48,7 +49,7 @@ class _ModulatedNorm(torch.autograd.Function):
         ctx.save_for_backward(x, factor)
         ctx.runs, ctx.eps, ctx.dtype = runs, eps, normed.dtype
         out = normed.to(torch.promote_types(normed.dtype, factor.dtype))
-        for piece, vector, multiple in _runs(runs, [out], [shift, factor]):
+        for _, piece, vector, multiple in _runs(runs, [out], [shift, factor]):
             torch.addcmul(vector, piece, multiple, out=piece)
         return out
 
@@ -59,7 +60,7 @@ class _ModulatedNorm(torch.autograd.Function):
         normed, mean, rstd = torch.native_layer_norm(wide, x.shape[-1:], None, None, ctx.eps)
         scratch = normed.to(grad.dtype)
         of_shift, of_factor = (torch.zeros_like(factor) if needed else None for needed in ctx.needs_input_grad[1:3])
-        for (time, _), (g, n, multiple) in zip(ctx.runs.lengths, _runs(ctx.runs, [grad, scratch], [factor]), strict=True):
+        for time, g, n, multiple in _runs(ctx.runs, [grad, scratch], [factor]):
             if of_shift is not None:
                 of_shift[:, time] += g.sum(1)
             if of_factor is not None:
@@ -85,7 +86,7 @@ class _GatedResidual(torch.autograd.Function):
         ctx.runs, ctx.dtypes = runs, (x.dtype, update.dtype)
         dtype = torch.promote_types(torch.promote_types(x.dtype, update.dtype), gate.dtype)
         out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        for piece, *part in _runs(runs, [out, x, update], [gate]):
+        for _, piece, *part in _runs(runs, [out, x, update], [gate]):
             torch.addcmul(*part, out=piece)
         return out
 
@@ -96,9 +97,9 @@ class _GatedResidual(torch.autograd.Function):
         of_gate = None
         if update is not None:
             of_gate = torch.zeros_like(gate)
-            for (time, _), (g, u) in zip(ctx.runs.lengths, _runs(ctx.runs, [grad, update], []), strict=True):
+            for time, g, u in _runs(ctx.runs, [grad, update], []):
                 of_gate[:, time] += (g * u).sum(1)
         scaled = torch.empty_like(grad)
-        for piece, g, multiple in _runs(ctx.runs, [scaled, grad], [gate]):
+        for _, piece, g, multiple in _runs(ctx.runs, [scaled, grad], [gate]):
             torch.mul(g, multiple, out=piece)
         return grad.to(of_x), scaled.to(of_update), of_gate, None

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from icve.models.wan.codec import WanCodec
 from icve.models.wan.transformer import WanInContextTransformer3DModel
 
+pytestmark = pytest.mark.slow
 TOLERANCE = {"atol": 2e-5, "rtol": 1e-4}
 
 
