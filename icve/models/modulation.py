@@ -7,7 +7,6 @@ Each is one step to autograd, which would keep the normed tokens besides what th
 more to join the runs, forward and backward. The compiler fuses the plain composition itself.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,15 +28,18 @@ def modulated_norm(x_BND: Tensor, shift_BTD: Tensor, scale_BTD: Tensor, runs: Ru
 def gated_residual(x_BND: Tensor, update_BND: Tensor, gate_BTD: Tensor, runs: Runs) -> Tensor:
     """x + gate·update, with the gate of each token's time."""
     if torch.compiler.is_compiling():
-        return torch.cat([torch.addcmul(*part) for _, *part in _runs(runs, [x_BND, update_BND], [gate_BTD])], dim=1)
+        return torch.cat([torch.addcmul(*part[1:]) for part in _runs(runs, [x_BND, update_BND], [gate_BTD])], dim=1)
     return _GatedResidual.apply(x_BND, update_BND, gate_BTD, runs)
 
 
-def _runs(runs: Runs, tokens: list[Tensor], vectors: list[Tensor]) -> Iterator[tuple[Any, ...]]:
+def _runs(runs: Runs, tokens: list[Tensor], vectors: list[Tensor]) -> list[tuple[Any, ...]]:
     """Of every run: its time, its part (B, n, D) of each tensor of tokens, and each vector (B, 1, D) of its time."""
     lengths = [count for _, count in runs.lengths]
-    for (time, _), *pieces in zip(runs.lengths, *(x.split(lengths, dim=1) for x in tokens), strict=True):
-        yield (time, *pieces, *(vector[:, time, None] for vector in vectors))
+    pieces = [x.split(lengths, dim=1) for x in tokens]
+    return [
+        (time, *[of_one[number] for of_one in pieces], *[vector[:, time, None] for vector in vectors])
+        for number, (time, _) in enumerate(runs.lengths)
+    ]
 
 
 class _ModulatedNorm(torch.autograd.Function):
