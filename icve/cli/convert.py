@@ -74,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", default="bfloat16", choices=DTYPES, help="of the transformer (bfloat16)")
     for name, type_ in (("steps", int), ("guidance-scale", float), ("guidance-until", float), ("shift", float)):
         add(f"--{name}", type=type_, help="sampling setting of the editor (default: the run's)")
+    add("--solver", choices=("euler", "unipc"), help="of the editor's steps (default: the run's)")
     return parser
 
 
@@ -160,7 +161,7 @@ def _editor(arguments: argparse.Namespace) -> str:
     editor = load_editor(arguments.input, "cpu")
     # diffusers' own method warns of modules to be kept in float32, though there are none
     torch.nn.Module.to(editor.transformer, getattr(torch, arguments.dtype))
-    names = ("steps", "guidance_scale", "guidance_until", "shift")
+    names = ("steps", "guidance_scale", "guidance_until", "shift", "solver")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     editor.register_to_config(defaults={**editor.config.defaults, **given})
     with new_folder(arguments.output) as folder:

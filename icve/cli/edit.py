@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="sampling steps (default: the model's)")
     add("--guidance", type=float, help="classifier-free guidance, 1 switches it off (default: the model's)")
     add("--shift", type=float, help="shift of the noise schedule (default: the model's, which may depend on the size)")
+    add("--solver", choices=("euler", "unipc"), help="of the steps (default: the model's)")
     add("--negative-prompt", help="what the result should not be (default: the model's)")
     add("--seed", type=int, default=0, help="of the initial noise of items that bring none (default: 0)")
     add("--size", choices=("source", "model"), default="source", help="of the result (default: the source's)")

@@ -117,6 +117,7 @@ def settings_of(arguments: argparse.Namespace, pipeline: EditPipeline) -> Settin
         "guidance_scale": arguments.guidance,
         "guidance_until": None,
         "shift": arguments.shift,
+        "solver": arguments.solver,
         "negative_prompt": arguments.negative_prompt,
     }
     if arguments.window is not None and not pipeline.grid.is_length(arguments.window):

@@ -24,8 +24,8 @@ from icve.data.latent_grid import LatentGrid
 from icve.data.text_condition import TextCondition
 from icve.editing.adapter_mixin import AdapterLoaderMixin
 from icve.editing.edit_result import EditResult
-from icve.editing.samplers import EulerSampler, SamplerSettings
-from icve.editing.sampling import Sampling
+from icve.editing.samplers import FlowSampler, SamplerSettings
+from icve.editing.sampling import Sampling, Solver
 from icve.editing.video_inputs import MaskInput, ReferenceInput, VideoInput, as_mask, as_reference, as_video
 from icve.flow import Prediction, shift_for_tokens
 from icve.models.denoiser import Denoiser, Latents
@@ -63,12 +63,13 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
     Args:
         codec: `encode`/`decode` between pixels and latents, see `icve.models.protocols.Codec`.
         text_encoder: `encode(list[str])`, see `icve.models.protocols.TextEncoder`.
-        scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`.
+        scheduler: Euler sampler of the flow; `shift` comes from the call or from `defaults`, and so does the `solver`
+            that may take its place.
         transformer: in-context DiT of any family, called through `icve.models.denoiser`.
         prediction: what the transformer predicts, "velocity" or "epsilon".
         defaults: sampling settings of this model and the clip size it was trained on, saved with the folder; any of
             steps, guidance_scale, guidance_until, shift, shift_tokens, negative_prompt, num_frames, height, width
-            (pixels), fps.
+            (pixels), fps, solver.
         references: whether it was trained to take looks from a reference picture.
     """
 
@@ -219,6 +220,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         output_type: Literal["pt", "uint8", "latent"] = "pt",
         mask: MaskInput | None = None,
         reference: ReferenceInput | None = None,
+        solver: Solver | None = None,
     ) -> EditResult:
         """Edit B videos of one size.
 
@@ -245,6 +247,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
                 list of B.
             reference: a picture to take looks from, for editors that take one: uint8 array (H, W, 3) or a path; one for
                 all videos or a list of B.
+            solver: "euler" or "unipc", see `Sampling`; None takes the model's default.
 
         Returns:
             an EditResult, whose ``video`` is (B, 3, F, H, W) float32 or uint8, or float32 latents (B, C, T, h, w).
@@ -280,6 +283,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             callback_on_step_end,
             mask=region,
             reference=picture,
+            solver=solver,
         )
         self.maybe_free_model_hooks()
         if output_type == "latent":
@@ -301,6 +305,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         callback_on_step_end: StepCallback | None = None,
         mask: Tensor | None = None,
         reference: Tensor | None = None,
+        solver: Solver | None = None,
     ) -> Tensor:
         """The call without the codec: source latents (B, C, T, h, w) float32 to edited ones; arguments as there.
 
@@ -322,7 +327,9 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
             raise ValueError(f"shift must be positive, got {shift}.")
         if not 0 <= guidance_until < 1:
             raise ValueError(f"guidance_until is a noise level in [0, 1), got {guidance_until}.")
-        settings = SamplerSettings(steps, shift, guidance_scale, guidance_until, 1000.0 * embedded_guidance_scale)
+        solver = self.default("solver") if solver is None else solver
+        embedded = 1000.0 * embedded_guidance_scale
+        settings = SamplerSettings(steps, shift, guidance_scale, guidance_until, embedded, solver)
         context = {"source": source}
         if mask is not None:
             context["mask"] = shown_mask(mask)
@@ -384,7 +391,7 @@ class EditPipeline(DiffusionPipeline, AdapterLoaderMixin):
         """
         device = self._execution_device
         noise = {name: self._shared(to_device(value, device)) for name, value in noise.items()}
-        sampler = EulerSampler(self.scheduler, self.config.prediction)
+        sampler = FlowSampler(self.scheduler, self.config.prediction)
         with self.progress_bar(total=settings.steps) as progress:
 
             def after_step(index: int, timestep: Tensor, latents: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,17 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
 from icve.data.text_condition import TextCondition
+from icve.editing.sampling import Solver
 from icve.flow import Prediction, sampling_sigmas, to_velocity
 from icve.models.denoiser import Denoiser, Latents, on_device
 from icve.runtime.transfers import to_device
 
 # Called after every step with its number, its timestep and the latents by name; what it returns takes their place.
+Scheduler = FlowMatchEulerDiscreteScheduler | UniPCMultistepScheduler
+UNIPC_START = 0.999  # Wan's: at 1 UniPC would divide by nothing
 AfterStep = Callable[[int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -29,6 +35,10 @@ class SamplerSettings:
         guidance_scale: of classifier-free guidance; used where there is a negative text.
         guidance_until: noise level, in [0, 1), down to which steps are guided.
         embedded_guidance: what guidance-distilled models embed, times 1000 already.
+        solver: "euler", or "unipc", which also uses what was predicted in the step before.
+
+    Raises:
+        ValueError: an unknown solver.
     """
 
     steps: int
@@ -36,31 +46,50 @@ class SamplerSettings:
     guidance_scale: float = 1.0
     guidance_until: float = 0.0
     embedded_guidance: float = 1000.0
+    solver: Solver = "euler"
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(Solver):
+            raise ValueError(f"The solver is 'euler' or 'unipc', not {self.solver!r}.")
 
 
-class EulerSampler:
-    """Euler's method along the scheduler's noise levels, in float32 whatever precision the transformer has.
+class FlowSampler:
+    """Integrates along noise levels, in float32 whatever precision the transformer has.
 
     Args:
-        scheduler: gives the noise levels and makes the steps.
+        scheduler: gives the noise levels and makes the steps of Euler's method.
         prediction: what the transformer predicts.
     """
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, prediction: Prediction) -> None:
         self.scheduler, self.prediction = scheduler, prediction
 
-    def timesteps(self, settings: SamplerSettings, device: torch.device) -> tuple[Tensor, list[bool]]:
-        """The scheduler's timesteps (steps,), 1000·sigma, on the device; and which steps are guided, if any is."""
-        scheduler = self.scheduler
-        scheduler.set_shift(settings.shift)
+    def schedule(self, settings: SamplerSettings, device: torch.device) -> tuple[Scheduler, Tensor, list[bool]]:
+        """A scheduler before its first step, the noise levels (steps,), and which steps are guided, if any is.
+
+        The levels and the scheduler's timesteps, 1000 times as much, are on the device; a step of UniPC wants its own
+        copy of the levels on the host.
+        """
         sigmas = sampling_sigmas(settings.steps, settings.shift, self.prediction)
-        scheduler.set_timesteps(sigmas=sigmas, device="cpu")
+        scheduler: Scheduler
+        if settings.solver == "euler":
+            scheduler = self.scheduler
+            scheduler.set_shift(settings.shift)
+            scheduler.set_timesteps(sigmas=sigmas, device="cpu")
+        else:
+            scheduler = UniPCMultistepScheduler(
+                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=settings.shift
+            )
+            # It says a list, and computes with an array.
+            scheduler.set_timesteps(sigmas=np.array(sigmas) * UNIPC_START, device="cpu")  # type: ignore[arg-type]
         levels = torch.as_tensor(scheduler.sigmas)
-        scheduler.sigmas = to_device(levels, device)
-        timesteps = to_device(torch.as_tensor(scheduler.timesteps), device)
-        scheduler.timesteps = timesteps  # type: ignore[assignment]  # it says ndarray, and has tensors
+        on_its_device = to_device(levels, device)
+        if settings.solver == "euler":
+            scheduler.sigmas = on_its_device
+        # It says ndarray, and has tensors.
+        scheduler.timesteps = to_device(torch.as_tensor(scheduler.timesteps), device)  # type: ignore[assignment]
         scheduler.set_begin_index(0)  # else it looks for the first timestep among them, on the device
-        return timesteps, (levels > settings.guidance_until).tolist()
+        return scheduler, on_its_device[:-1], (levels > settings.guidance_until).tolist()
 
     def __call__(
         self,
@@ -84,9 +113,9 @@ class EulerSampler:
         """
         latents = dict(noise)
         device, batch = next(iter(latents.values())).device, len(text)
-        timesteps, guided = self.timesteps(settings, device)
-        # Every kind of latents has its own: a scheduler counts its steps.
-        schedulers = {name: copy.copy(self.scheduler) for name in latents}
+        scheduler, levels, guided = self.schedule(settings, device)
+        # Every kind of latents has its own: a scheduler counts its steps, and may keep what was predicted.
+        schedulers = {name: copy.deepcopy(scheduler) for name in latents}
         # Cast once, not at every step.
         context = on_device(context, device, denoiser.dtype)
         text = text.to(device, denoiser.dtype)
@@ -101,8 +130,7 @@ class EulerSampler:
             return {name: torch.cat([value, value]) for name, value in latents.items()}
 
         denoiser.forget()
-        for index, timestep in enumerate(timesteps):
-            sigma = torch.as_tensor(self.scheduler.sigmas[index], device=device)
+        for index, (timestep, sigma) in enumerate(zip(torch.as_tensor(scheduler.timesteps), levels, strict=True)):
             # Guided and plain steps differ in batch size, so a step cache keeps them apart.
             if both is not None and guided[index]:
                 with denoiser.branch("cond_uncond"):

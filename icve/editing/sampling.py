@@ -1,6 +1,9 @@
 """How an editor samples unless told otherwise."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Solver = Literal["euler", "unipc"]
 
 # The release's negative prompt lists defects of quality; these are the same kinds in other words.
 NEGATIVE_PROMPT = "blurred, noisy, overexposed, flickering, deformed bodies and faces, extra limbs, jerky motion"
@@ -13,7 +16,7 @@ class Sampling:
     Written into every model folder, and used by the previews in training.
 
     Args:
-        steps: Euler steps.
+        steps: of the solver.
         guidance_scale: classifier-free guidance; 1 switches it off and halves the cost.
         shift: of the noise levels towards 1.
         shift_tokens: tokens of a clip (of one window, in longer videos) at which `shift` holds; at others it is that of
@@ -22,6 +25,7 @@ class Sampling:
         negative_prompt: instruction of the negative branch.
         num_frames, height, width: clip size in pixels the model was trained on.
         fps: frame rate it was trained on; None keeps the input's.
+        solver: "euler", or "unipc", which also uses what was predicted in the step before.
 
     Raises:
         ValueError: shift_tokens below 1.
@@ -37,6 +41,7 @@ class Sampling:
     width: int = 384
     fps: float | None = None
     shift_tokens: int | None = None
+    solver: Solver = "euler"
 
     def __post_init__(self) -> None:
         if self.shift_tokens is not None and self.shift_tokens < 1:

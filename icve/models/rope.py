@@ -93,7 +93,10 @@ class _NormRotate(torch.autograd.Function):
         mean = torch.linalg.vector_norm(x32, dim=axes, keepdim=True).square_().div_(weight.numel())
         rstd = torch.rsqrt(mean.add_(eps))
         ctx.save_for_backward(x, weight, frequencies, rstd)
-        return _turned((x32 * rstd).mul_(_wide(weight)), frequencies).to(x.dtype)
+        normed = (x32 * rstd).mul_(_wide(weight))
+        if frequencies is not None:  # turned in its place
+            torch.view_as_complex(normed.unflatten(-1, (-1, 2))).mul_(frequencies[:, None])
+        return normed.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):
@@ -101,16 +104,15 @@ class _NormRotate(torch.autograd.Function):
         grad = _turned(_wide(grad).contiguous(), None if frequencies is None else frequencies.conj())
         normed = _wide(x) * rstd
         product = grad * normed
-        grad_weight = product.flatten(0, -weight.ndim - 1).sum(0)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = product.flatten(0, -weight.ndim - 1).sum(0).to(weight.dtype)
         wide = _wide(weight)
-        if weight.ndim == 1:
-            mean = (product @ wide).unsqueeze_(-1)
-        else:
-            mean = (product * wide).sum(_normed_axes(weight), keepdim=True)
+        mean = (product.flatten(-weight.ndim) @ wide.flatten())[(..., *[None] * weight.ndim)]
         # Without a rotation the gradient is the caller's own, not to be written to.
         scaled = grad * wide if frequencies is None else grad.mul_(wide)
         grad_x = scaled.sub_(normed.mul_(mean.div_(weight.numel()))).mul_(rstd)
-        return grad_x.to(x.dtype), grad_weight.to(weight.dtype), None, None
+        return grad_x.to(x.dtype), grad_weight, None, None
 
 
 def _normed_axes(weight: torch.Tensor) -> list[int]:

@@ -87,6 +87,7 @@ def test_an_editor_is_stored_small_and_loads_as_before(tiny_model, tmp_path, cap
         assert two.dtype == torch.float32
         assert torch.allclose(one, two, rtol=1e-2)
     assert after.config.defaults == before.config.defaults
-    options = ["--output", f"{tmp_path / 'other'}", "--steps", "7"]
+    options = ["--output", f"{tmp_path / 'other'}", "--steps", "7", "--solver", "unipc"]
     assert convert(["editor", "--input", f"{tiny_model}", *options]) == 0
-    assert load_editor(tmp_path / "other", "cpu").config.defaults == before.config.defaults | {"steps": 7}
+    other = load_editor(tmp_path / "other", "cpu").config.defaults
+    assert other == before.config.defaults | {"steps": 7, "solver": "unipc"}

@@ -177,6 +177,18 @@ def test_a_shift_that_depends_on_the_size_is_the_window_s(make_clip, tmp_path, c
     assert results(tmp_path / "out")["clip"]["settings"]["shift"] is None
 
 
+def test_a_solver_is_asked_for_on_the_command_line_or_in_a_file(make_clip, tmp_path, capsys):
+    tiny_editor(steps=3).save_pretrained(tmp_path / "model")
+    clip = make_clip("clip.mp4", frames=12, size=(32, 32))  # several windows, together
+    (tmp_path / "edit.yaml").write_text("solver: unipc\n")
+    made = []
+    for number, options in enumerate(((), ("--solver", "unipc"), ("--config", tmp_path / "edit.yaml"))):
+        assert run(tmp_path / "model", clip, tmp_path / f"{number}", *options) == 0
+        made.append((tmp_path / f"{number}" / "clip.mp4").read_bytes())
+    assert made[0] != made[1] == made[2]
+    assert results(tmp_path / "1")["clip"]["settings"]["solver"] == "unipc"
+
+
 def test_report_page_shows_what_was_edited(tiny_model, make_clip, tmp_path, capsys):
     make_clip("a.mp4", frames=12, size=(47, 81))
     (tmp_path / "b.mp4").write_bytes(b"text")

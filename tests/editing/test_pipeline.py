@@ -94,12 +94,12 @@ def test_scheduler_matches_the_release(shared_data, steps):
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "epsilon"])
-@pytest.mark.parametrize("steps", [1, 7])
-def test_sampling_reaches_the_model_s_target(prediction, steps):
+@pytest.mark.parametrize(("steps", "solver"), [(1, "euler"), (7, "euler"), (1, "unipc"), (7, "unipc")])
+def test_sampling_reaches_the_model_s_target(prediction, steps, solver):
     pipeline = oracle_pipeline(prediction)
     source = pipeline.encode_video(video())
     shift = pipeline.text_encoder.encode(INSTRUCTIONS).extras["pooled"].sum(1).reshape(-1, 1, 1, 1, 1)
-    edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent").video
+    edited = pipeline(video(), INSTRUCTIONS, steps, guidance_scale=1.0, output_type="latent", solver=solver).video
     torch.testing.assert_close(edited, source + shift, atol=2e-3, rtol=1e-3)
 
 
@@ -143,6 +143,23 @@ def test_defaults_rule_what_the_call_leaves_open():
     pipeline.transformer.calls.clear()
     pipeline(video(), INSTRUCTIONS, num_inference_steps=1, shift=7.0, guidance_scale=2.0)
     assert [(call["timestep"][0].item(), call["batch"]) for call in pipeline.transformer.calls] == [(1000.0, 4)]
+
+
+def test_the_solver_is_the_call_s_or_the_editor_s(tmp_path):
+    editor = tiny_editor(steps=4, solver="unipc")
+    editor.save_pretrained(tmp_path)
+
+    def edit(pipeline, videos=2, **options):
+        given = {"generator": generators(*range(videos)), "output_type": "latent"}
+        return pipeline(video()[:videos], INSTRUCTIONS[:videos], **given, **options).video
+
+    unipc, euler = edit(editor), edit(editor, solver="euler")
+    assert torch.equal(edit(quiet(EditPipeline.from_pretrained(tmp_path))), unipc)
+    assert torch.equal(edit(tiny_editor(steps=4)), euler)
+    assert (unipc - euler).abs().max() > 1e-3
+    torch.testing.assert_close(edit(editor, videos=1), unipc[:1], atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="The solver is 'euler' or 'unipc', not 'heun'"):
+        edit(editor, solver="heun")
 
 
 def test_unknown_or_impossible_defaults_are_refused():

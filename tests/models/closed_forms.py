@@ -45,16 +45,16 @@ def attention_flops(config: Mapping[str, Any], sample: Sample) -> float:
 def saved_bytes(config: Mapping[str, Any], sample: Sample, item: int, mode: Mode) -> float:
     """Bytes kept for the backward pass.
 
-    In units of N D numbers a double-stream block keeps its input, two times norm, modulated norm and update (6), q and
-    k as projected (2), q, k, v as attended to (3), the result of attention, the middle of the block (1 each), and the
-    MLP before and after its activation (2r). A single-stream block has one norm and no middle, keeps v only once (5 for
-    q, k, v), and the MLP after its activation together with attention's result (1 + r).
+    In units of N D numbers a double-stream block keeps its input, two times modulated norm and update (4), q and k as
+    projected (2), q, k, v as attended to (3), the result of attention, the middle of the block (1 each), and the MLP
+    before and after its activation (2r). A single-stream block has one norm and no middle, keeps v only once (5 for q,
+    k, v), and the MLP after its activation together with attention's result (1 + r).
     Checkpointed, a block keeps its input (1), and selectively the result of attention as well.
-    Beside the blocks: the rotations, and the last layer's norm, modulated norm (of the target) and input.
+    Beside the blocks: the rotations, and the last layer's modulated norm (of the target) and input.
     """
     D, r, N = _width(config), config["mlp_ratio"], sum(tokens(config, sample))
-    double, single = {"none": (13 + 2 * r, 11 + 2 * r), "selective": (2, 2), "full": (1, 1)}[mode]
-    units = config["num_layers"] * double + config["num_single_layers"] * single + 2
+    double, single = {"none": (11 + 2 * r, 10 + 2 * r), "selective": (2, 2), "full": (1, 1)}[mode]
+    units = config["num_layers"] * double + config["num_single_layers"] * single + 1.5
     # The norms of q and k keep a float32 factor per head, and attention the logarithm of its sum.
     heads = {"none": 3, "selective": 1, "full": 0}[mode] * config["num_attention_heads"] * 4
     blocks = config["num_layers"] + config["num_single_layers"]

@@ -1,4 +1,4 @@
-"""Wan's noise levels and Euler's steps, against the reference."""
+"""Wan's noise levels and the steps of both solvers, against the reference."""
 
 import contextlib
 
@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file
 
 from icve.data.text_condition import TextCondition
-from icve.editing.samplers import EulerSampler, SamplerSettings
+from icve.editing.samplers import FlowSampler, SamplerSettings
 from icve.models.denoiser import Denoiser
 
 
@@ -33,15 +33,33 @@ def golden(shared_data):
     return load_file(shared_data / "golden_wan" / "golden_wan_scheduler.safetensors")
 
 
+def sampler():
+    return FlowSampler(FlowMatchEulerDiscreteScheduler(shift=1.0), "velocity")
+
+
 @pytest.mark.parametrize("steps", [10, 50])
-def test_timesteps_at_shift_5_are_wans(golden, steps):
-    sampler = EulerSampler(FlowMatchEulerDiscreteScheduler(shift=5.0), "velocity")
-    timesteps, _ = sampler.timesteps(SamplerSettings(steps, 5.0), torch.device("cpu"))
-    torch.testing.assert_close(timesteps, golden[f"euler.timesteps_{steps}"], atol=1e-3, rtol=0)
-    torch.testing.assert_close(timesteps / 1000, golden[f"euler.sigmas_{steps}"], atol=2e-5, rtol=0)
+def test_eulers_noise_levels_at_shift_5_are_wans(golden, steps):
+    scheduler, sigmas, _ = sampler().schedule(SamplerSettings(steps, 5.0), torch.device("cpu"))
+    torch.testing.assert_close(scheduler.timesteps, golden[f"euler.timesteps_{steps}"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(sigmas, golden[f"euler.sigmas_{steps}"], atol=2e-5, rtol=0)
 
 
-def test_eulers_steps_are_wans(golden):
+@pytest.mark.parametrize("shift", [3, 5, 8])
+@pytest.mark.parametrize("steps", [10, 50])
+def test_unipcs_noise_levels_are_wans(golden, steps, shift):
+    settings = SamplerSettings(steps, float(shift), solver="unipc")
+    scheduler, sigmas, guided = sampler().schedule(settings, torch.device("cpu"))
+    name = f"shift{shift}_{steps}"
+    torch.testing.assert_close(scheduler.sigmas, golden[f"unipc.sigmas_{name}"], atol=2e-5, rtol=0)
+    torch.testing.assert_close(sigmas, golden[f"unipc.sigmas_{name}"][:-1], atol=2e-5, rtol=0)
+    assert (scheduler.timesteps - golden[f"unipc.timesteps_{name}"]).abs().max() <= 1  # cut off, after other roundings
+    assert guided == [True] * steps + [False]
+
+
+@pytest.mark.parametrize(
+    ("solver", "trajectory"), [("euler", "euler.trajectory_10"), ("unipc", "unipc.trajectory_shift5_10")]
+)
+def test_steps_are_wans(golden, solver, trajectory):
     seen = []
 
     def keep(step, timestep, latents):
@@ -49,13 +67,21 @@ def test_eulers_steps_are_wans(golden):
         return latents
 
     text = TextCondition(torch.zeros(1, 1, 4), torch.ones(1, 1, dtype=torch.bool))
-    EulerSampler(FlowMatchEulerDiscreteScheduler(shift=5.0), "velocity")(
-        Fixed(golden["input.velocities"].clone()),
-        {"video": golden["input.x1"].clone()},
-        {},
-        text,
-        None,
-        SamplerSettings(10, 5.0),
-        keep,
-    )
-    torch.testing.assert_close(torch.stack(seen), golden["euler.trajectory_10"], atol=2e-5, rtol=1e-5)
+    flow = sampler()
+    for _ in range(2):  # nothing stays of one edit for the next
+        seen.clear()
+        flow(
+            Fixed(golden["input.velocities"].clone()),
+            {"video": golden["input.x1"].clone()},
+            {},
+            text,
+            None,
+            SamplerSettings(10, 5.0, solver=solver),
+            keep,
+        )
+    torch.testing.assert_close(torch.stack(seen), golden[trajectory], atol=2e-5, rtol=1e-5)
+
+
+def test_an_unknown_solver_is_refused():
+    with pytest.raises(ValueError, match="The solver is 'euler' or 'unipc', not 'heun'"):
+        SamplerSettings(10, 5.0, solver="heun")

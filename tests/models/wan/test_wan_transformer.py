@@ -185,6 +185,25 @@ def test_gradients_reach_every_parameter_and_checkpointing_keeps_them():
         torch.testing.assert_close(gradient, plain[name], msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["source", "reference"])
+def test_blocks_compile_without_graph_breaks(parts):
+    batch = sample() | {"source_hidden_states": torch.randn(2, 16, 3, 4, 6)}
+    if parts == "reference":
+        batch |= {"reference_hidden_states": torch.randn(2, 16, 1, 4, 6), "referenced": torch.tensor([True, False])}
+    results = []
+    for compiled in (False, True):
+        model = random_model()
+        if compiled:
+            for block in model.blocks:
+                block.compile(backend="aot_eager", fullgraph=True)
+        output = model(**batch)
+        output.square().mean().backward()
+        results.append([output.detach(), *(parameter.grad for parameter in model.parameters())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_the_denoiser_gives_it_what_it_takes():
     model = random_model()

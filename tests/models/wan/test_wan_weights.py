@@ -107,6 +107,28 @@ def test_why_weights_do_not_fit_is_said(repository):
     assert mismatch(whole, whole) is None
 
 
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        (
+            {"in_channels": 48, "out_channels": 48},
+            r"'patch_embedding.weight' is \(32, 16, 1, 2, 2\) .*; likely Wan 2.1's",
+        ),
+        (
+            {"num_layers": 2},
+            r"missing 'blocks\.1\.scale_shift_table' \(27 in all\); likely another depth: num_layers is 2",
+        ),
+        ({"num_attention_heads": 4}, r"'.*' is .* where the model has .*; likely the weights of width 32, where the"),
+    ],
+)
+def test_loading_names_the_first_wrong_key_and_the_likely_cause(tmp_path, configured, message):
+    WanTransformer3DModel(**TRANSFORMER | {"num_layers": 1}).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | configured))
+    with pytest.raises(ValueError, match=message):
+        load_transformer(tmp_path)
+
+
 def test_an_image_to_video_model_is_named_as_one(tmp_path):
     settings = TRANSFORMER | {"in_channels": 36, "out_channels": 16, "num_layers": 1}
     WanTransformer3DModel(**settings).save_pretrained(tmp_path / "wide")
