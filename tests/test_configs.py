@@ -143,13 +143,14 @@ def test_the_demo_stages_differ_where_they_must_and_share_the_model():
 def test_the_demos_backbones_differ_in_nothing_but_the_transformer_and_have_as_many_parameters():
     wan, other = (yaml.safe_load(DEMO[name].read_text())["model"] for name in ("wan", "sft"))
     assert yaml.safe_load(DEMO["wan"].read_text()) == {"model": {"transformer": wan["transformer"]}}
-    encoder = other["frozen"]["text_encoder"]["init_args"]
-    assert wan["transformer"]["init_args"]["text_dim"] == encoder["text_dim"]
-    built = [build_on_meta(located(m["transformer"]["class_path"]), m["transformer"]["init_args"]) for m in (wan, other)]
+    parts = [model["transformer"] for model in (wan, other)]
+    built = [build_on_meta(located(part["class_path"]), part["init_args"]) for part in parts]
     mine, theirs = (sum(parameter.numel() for parameter in model.parameters()) for model in built)
     assert abs(mine / theirs - 1) < 0.01
-    # Every text fits, and none has rows that no text of this encoder reaches.
-    assert built[0].config.text_len == arguments_of(located(other["frozen"]["text_encoder"]["class_path"]))["max_tokens"]
+    encoder = other["frozen"]["text_encoder"]
+    assert built[0].config.text_dim == encoder["init_args"]["text_dim"]
+    # Every text fits, and there is no row that none reaches.
+    assert built[0].config.text_len == arguments_of(located(encoder["class_path"]))["max_tokens"]
 
 
 @pytest.mark.parametrize("size", [None, *WAN])

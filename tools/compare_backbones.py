@@ -1,7 +1,7 @@
 """The demo's transformers of both families beside each other: parameters, time of a step, and what they learned.
 
     python tools/compare_backbones.py                                  # parameters and CPU-seconds of a training step
-    python tools/compare_backbones.py --demos runs/demo runs/wan       # and what finished demos found
+    python tools/compare_backbones.py --demos runs/demo runs/wan       # what finished demos found
 
 A step is forward, backward and update of configs/demo/sft.yaml's batch, with one frame and with nine as the demo mixes
 them. The backbones take turns, so that whatever else the machine does slows both.
@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -35,18 +35,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="of each backbone, of which the median is taken (10)")
     parser.add_argument("--demos", type=Path, nargs="*", default=[], help="output folders of `icve demo`")
     arguments = parser.parse_args()
-    if arguments.steps:
+    if not arguments.demos:
         capability, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
         print(f"{capability}, {threads} threads, torch {torch.__version__}\n")
         print("\n".join(step_table(arguments.steps)))
-    if arguments.demos:
-        print("\n" + "\n".join(learned_table(arguments.demos)))
+    else:
+        print("\n".join(learned_table(arguments.demos)))
 
 
 def model_settings(backbone: str) -> dict[str, Any]:
     """The section `model` of the demo's fine-tuning with a backbone."""
-    read = [yaml.safe_load(file.read_text(encoding="utf-8"))["model"] for file in find_configs("sft", backbone)]
-    return {name: value for section in read for name, value in section.items()}
+    model: dict[str, Any] = {}
+    for file in find_configs("sft", backbone):
+        model |= yaml.safe_load(file.read_text(encoding="utf-8"))["model"]
+    return model
 
 
 def step_table(steps: int, batch: int = 32) -> list[str]:
@@ -73,16 +75,14 @@ def step_table(steps: int, batch: int = 32) -> list[str]:
     first = None
     for name, times in seconds.items():
         short, whole = (median(times[frames][1:]) for frames in (1, 9))
-        mean = share * short + (1 - share) * whole
-        first = first or mean
+        step = share * short + (1 - share) * whole
+        first = first or step
         count = sum(parameter.numel() for parameter in models[name].parameters())
-        rows.append(f"| {name} | {count:,} | {short:.3f} | {whole:.3f} | {mean:.3f} | {mean / first:.2f} |")
+        rows.append(f"| {name} | {count:,} | {short:.3f} | {whole:.3f} | {step:.3f} | {step / first:.2f} |")
     return rows
 
 
-def step_seconds(
-    model: torch.nn.Module, optimizer: MuonAdamW, text: TextCondition, shape: tuple[int, ...]
-) -> float:
+def step_seconds(model: torch.nn.Module, optimizer: MuonAdamW, text: TextCondition, shape: tuple[int, ...]) -> float:
     """CPU-seconds of one optimizer step on latents of a shape."""
     noised, source, sigma = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
     started = time.process_time()
@@ -94,14 +94,15 @@ def step_seconds(
 
 
 def learned_table(demos: Sequence[Path]) -> list[str]:
-    """What finished demos found, a row each."""
-    rows = ["| backbone | seed | success | 95 % interval | after clips | PSNR inside | PSNR outside | val/loss |"]
+    """What finished demos found, a row each; the loss is the mean of those at the noise levels of validation."""
+    rows = ["| backbone | seed | success | 95 % interval | after clips | PSNR inside | PSNR outside | held-out loss |"]
     rows += ["|---|---:|---:|---|---:|---:|---:|---:|"]
     for demo in demos:
         metrics = json.loads((demo / "metrics.json").read_text(encoding="utf-8"))
         settings, edits, clips = (metrics[name] for name in ("settings", "after_sft", "after_pretrain"))
         low, high = edits["success_interval"]
-        loss = read_curves(demo / "sft")["val/loss"][-1][1]
+        curves = read_curves(demo / "sft")
+        loss = mean(curve[-1][1] for name, curve in curves.items() if name.startswith("val/loss_sigma_"))
         rows.append(
             f"| {settings.get('backbone', BACKBONES[0])} | {settings['seed']} | {edits['success_ratio']:.1%} "
             f"| {low:.1%} to {high:.1%} | {clips['success_ratio']:.1%} | {edits['psnr_inside']:.2f} "

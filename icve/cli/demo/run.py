@@ -22,7 +22,7 @@ from icve.cli.demo.resumable import CannotRun, ResumableTasks, digest
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
   icve demo --output runs/seed1 --seed 1  another world and other weights
-  icve demo --output runs/wan --backbone wan      the same with a Wan of as many parameters, a third longer
+  icve demo --output runs/wan --backbone wan      the same with a Wan of as many parameters
   icve demo --videos clips/ --output runs/own     the same, also with your own videos: to learn from and to edit
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
 
@@ -94,8 +94,8 @@ def run_demo(
         output: folder for everything the demo makes.
         size: how much of everything.
         seed: of data, weights, training and sampling.
-        configs: folder with ``pretrain.yaml``, ``sft.yaml`` and, for another backbone than they name, ``BACKBONE.yaml``;
-            None takes those shipped with the package.
+        configs: folder with ``pretrain.yaml``, ``sft.yaml`` and, unless the backbone is theirs, ``BACKBONE.yaml``; None
+            takes those shipped with the package.
         workers: processes that make and cut videos.
         videos: folder of real videos; clip pairs and paired edits made from them are trained on too, and some edits of
             them are shown in the report.
@@ -323,7 +323,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights, training and sampling (0)")
     parser.add_argument("--tiny", action="store_true", help="a minute instead of a quarter of an hour; learns nothing")
     parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0], help=f"what is trained ({BACKBONES[0]})")
-    parser.add_argument("--configs", help="folder with your own pretrain.yaml and sft.yaml")
+    parser.add_argument("--configs", help="folder with your own pretrain.yaml and sft.yaml (and wan.yaml)")
     parser.add_argument("--videos", help="folder of your own videos, to train on and to edit as well")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes that make videos")
     for name, what in (
