@@ -13,7 +13,7 @@ from icve.cli.main import main
 from icve.data.manifest import write_manifest
 from icve.evaluation.suite import load_suite
 from icve.models.counting import build_on_meta
-from icve.models.families import arguments_of, family_of_class
+from icve.models.families import family_of_class
 from icve.models.family import located
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs
@@ -147,10 +147,8 @@ def test_the_demos_backbones_differ_in_nothing_but_the_transformer_and_have_as_m
     built = [build_on_meta(located(part["class_path"]), part["init_args"]) for part in parts]
     mine, theirs = (sum(parameter.numel() for parameter in model.parameters()) for model in built)
     assert abs(mine / theirs - 1) < 0.01
-    encoder = other["frozen"]["text_encoder"]
-    assert built[0].config.text_dim == encoder["init_args"]["text_dim"]
-    # Every text fits, and there is no row that none reaches.
-    assert built[0].config.text_len == arguments_of(located(encoder["class_path"]))["max_tokens"]
+    assert built[0].config.text_dim == other["frozen"]["text_encoder"]["init_args"]["text_dim"]
+    assert built[0].config.text_len is None  # no rows of zeros, among which a few words would drown
 
 
 @pytest.mark.parametrize("size", [None, *WAN])
