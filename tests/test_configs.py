@@ -13,6 +13,7 @@ from icve.cli.main import main
 from icve.data.manifest import write_manifest
 from icve.evaluation.suite import load_suite
 from icve.models.counting import build_on_meta
+from icve.models.families import family_of_class
 from icve.models.family import located
 from icve.models.loading import load_transformer
 from icve.training.run import stage_runs
@@ -26,6 +27,7 @@ SUITES = sorted((FOLDER / "evaluation").glob("*.yaml"))  # of metrics
 FILES = sorted(set(FOLDER.rglob("*.yaml")).difference(SUITES))
 NAMED = {path.relative_to(FOLDER).as_posix().removesuffix(".yaml"): path for path in FILES}
 CURRICULA = [name for name in NAMED if "curriculum" in name]
+ADDED = {"demo/wan": "demo/sft"}  # what another one has otherwise
 CONFIGS = [name for name in NAMED if name not in CURRICULA]  # of one stage
 DEMO = {path.stem: path for name, path in NAMED.items() if name.startswith("demo/")}
 DEBUG = [name for name in CONFIGS if name.startswith("debug/")]
@@ -102,8 +104,9 @@ def test_every_configuration_is_built(name, tmp_path, monkeypatch, variables):
         raise Built(self)
 
     monkeypatch.setattr(TrainingCommand, "_run_subcommand", stop)
+    files = [str(NAMED[one]) for one in (ADDED.get(name), name) if one]
     with pytest.raises(Built) as built:
-        TrainingCommand(["fit", "-c", str(NAMED[name]), "--trainer.default_root_dir", str(tmp_path)])
+        TrainingCommand(["fit", *chain(*(("-c", file) for file in files)), "--trainer.default_root_dir", str(tmp_path)])
     command = built.value.args[0]
     assert command.trainer.max_steps > 0
     assert command.model.stage
@@ -119,7 +122,7 @@ def test_every_configuration_is_built(name, tmp_path, monkeypatch, variables):
 
 
 def test_the_demo_stages_differ_where_they_must_and_share_the_model():
-    assert set(DEMO) == {"pretrain", "sft"}
+    assert set(DEMO) == {"pretrain", "sft", "wan"}
     pretrain, sft = (yaml.safe_load(DEMO[name].read_text()) for name in ("pretrain", "sft"))
     assert pretrain["model"]["stage"] != sft["model"]["stage"]
     assert pretrain["trainer"]["default_root_dir"] != sft["trainer"]["default_root_dir"]
@@ -128,6 +131,17 @@ def test_the_demo_stages_differ_where_they_must_and_share_the_model():
     objectives = [config["model"]["objective"]["init_args"] for config in (pretrain, sft)]
     assert all(one["predicts"] == "velocity" for one in objectives)
     assert objectives[0]["density"] == objectives[1]["density"]
+
+
+def test_the_demos_backbones_differ_in_nothing_but_the_transformer_and_have_as_many_parameters():
+    wan, other = (yaml.safe_load(DEMO[name].read_text())["model"] for name in ("wan", "sft"))
+    assert yaml.safe_load(DEMO["wan"].read_text()) == {"model": {"transformer": wan["transformer"]}}
+    parts = [model["transformer"] for model in (wan, other)]
+    built = [build_on_meta(located(part["class_path"]), part["init_args"]) for part in parts]
+    mine, theirs = (sum(parameter.numel() for parameter in model.parameters()) for model in built)
+    assert abs(mine / theirs - 1) < 0.01
+    assert built[0].config.text_dim == other["frozen"]["text_encoder"]["init_args"]["text_dim"]
+    assert built[0].config.text_len is None  # no rows of zeros, among which a few words would drown
 
 
 @pytest.mark.parametrize("size", [None, *WAN])
@@ -169,10 +183,14 @@ def test_the_papers_values(size):
 def test_wans_configurations_have_the_published_transformers(size, parameters):
     names = [name for name in NAMED if name.startswith("wan/") and name.endswith(f"_{size}")]
     assert len(names) == 5
-    first, *others = (yaml.safe_load(NAMED[name].read_text())["model"]["transformer"] for name in names)
+    models = [yaml.safe_load(NAMED[name].read_text())["model"] for name in names]
+    first, *others = (model["transformer"] for model in models)
     assert all(other == first for other in others)
     model = build_on_meta(located(first["class_path"]), first.get("init_args", {}))
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    family = family_of_class(first["class_path"]).sampling  # as previews sample, and the editor that is saved
+    for sampling in (model["sampling"] for model in models):
+        assert [sampling[name] for name in ("shift", "guidance_scale")] == [family["shift"], family["guidance_scale"]]
 
 
 @pytest.mark.parametrize("curriculum", CURRICULA)

@@ -89,7 +89,7 @@ def world(folder: Path, size: DemoSize, seed: int) -> Path:
 def measure(folder: Path, data: Path, size: DemoSize, seed: int, options: tuple[str, ...]) -> None:
     """Train with a law, edit, and write figures.json: shares in %, PSNR of edits in dB, losses by noise level."""
     settings = replace(size, overrides=(f"--trainer.val_check_interval={size.sft_steps}", *options))
-    train("sft", find_config("sft.yaml"), data, folder / "run", settings, seed, start=None)
+    train("sft", [find_config("sft.yaml")], data, folder / "run", settings, seed, start=None)
     evaluate_run(folder / "run", data / "held_out" / "manifest.parquet", folder / "after", settings, seed)
     edits, _ = load_evaluation(folder / "after")
     curves = read_curves(folder / "run")

@@ -51,12 +51,12 @@ def released_editor(
     if family.open_base is None:
         raise ValueError(f"{family.name} has no published base model: give the editor's folder with --model.")
     codec, text_encoder = located(family.open_base)(base)
-    clip = family.sampling
-    tokens = 2 * LatentGrid().tokens(clip["height"], clip["width"], clip["num_frames"])
+    defaults = DEFAULTS | dict(family.sampling)
+    tokens = 2 * LatentGrid().tokens(defaults["height"], defaults["width"], defaults["num_frames"])
     width = transformer_width(Path(transformer))
     dtype, measured = editing_dtype(precision, torch.device(device).type, processes, tokens, width, torch.bfloat16)
     if measured:
         say(measured)
     dit = load_transformer(transformer, device=device, dtype=dtype)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=DEFAULTS["shift"])
-    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=DEFAULTS | dict(clip)).to(device)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=defaults["shift"])
+    return EditPipeline(codec, text_encoder, scheduler, dit, defaults=defaults).to(device)

@@ -4,15 +4,24 @@ Shapes: B batch, C latent channels, F = r·k + 1 frames for a temporal factor r,
 latent pixels.
 """
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from icve.models.frozen import FrozenComponent
+from icve.models.frozen import FrozenComponent, FrozenConfig
 from icve.models.protocols import Codec
+from icve.models.weight_files import fill, model_files, read_json
+
+
+class FrozenCodecConfig(FrozenConfig):
+    pretrained: str
 
 
 class FrozenCodec(FrozenComponent):
@@ -21,14 +30,47 @@ class FrozenCodec(FrozenComponent):
     Subclasses set the three sizes in their constructor.
 
     Attributes:
+        VAE, FIRST_TENSOR: diffusers' class of the autoencoder, and one of its tensors.
         latent_channels, spatial_factor, temporal_factor: sizes of the latents.
     """
 
+    config: FrozenCodecConfig
+    FOLDERS = ("pretrained",)
+    VAE: ClassVar[Any]
+    FIRST_TENSOR: ClassVar[str]
     latent_channels: int
     spatial_factor: int
     temporal_factor: int
-    vae: nn.Module
+    vae: Any
     _channel_rms: Tensor | None = None
+
+    @classmethod
+    def released(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """What the release that these arguments want has otherwise than diffusers' defaults."""
+        return {}
+
+    @classmethod
+    def empty_vae(cls, arguments: Mapping[str, Any]) -> Any:
+        """The autoencoder that these arguments name, on the meta device; the release's where its folder is missing."""
+        file = Path(arguments["pretrained"]).expanduser() / "config.json"
+        with torch.device("meta"):
+            return cls.VAE.from_config(read_json(file) if file.is_file() else cls.released(arguments))
+
+    @classmethod
+    def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
+        """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
+        return sum(parameter.numel() for parameter in cls.empty_vae(arguments).parameters())
+
+    def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
+        """`vae`."""
+        folder = Path(self.config.pretrained)
+        with init_empty_weights(include_buffers=False):
+            vae = self.VAE.from_config(read_json(folder / "config.json"))
+        fill(vae, folder, self.FIRST_TENSOR, dtype, device)
+        return {"vae": vae}
+
+    def files(self, name: str) -> list[Path]:
+        return model_files(Path(self.config.pretrained))
 
     @abstractmethod
     def to_latents(self, pixels: Tensor) -> Tensor:
@@ -132,3 +174,21 @@ def measure_channel_rms(codec: Codec, device: torch.device, step: float = 0.1) -
         moved[0, channel, 1] += step * signs
         rms.append(((codec.decode(moved) - still) / step).square().sum().div(signs.numel()).sqrt())
     return torch.stack(rms)
+
+
+class _Network(nn.Module):
+    """A function in the place of a network."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.function(*args, **kwargs)
+
+
+def with_network(vae: Any, network: Callable[..., Tensor]) -> Any:
+    """An autoencoder that cuts and blends as another does, but makes a tile's moments by a function of its pixels."""
+    twin = copy.copy(vae)  # shares everything but the table of its parts
+    twin._modules = {**vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
+    return twin

@@ -66,6 +66,20 @@ def test_the_defaults_are_the_release_s(weights):
     assert editor.transformer.config.guidance_embeds
 
 
+def test_wan_s_own_defaults_reach_the_edit_and_the_saved_editor(make_tiny_weights, make_clip, tmp_path):
+    folder = make_tiny_weights(tmp_path / "wan", family="wan")
+    weights = folder / "transformer", folder
+    clip = make_clip("a.mp4", frames=5, size=(32, 32))
+    assert run(weights, clip, tmp_path / "out", "--steps", 1, "--window", 5, "--pixels", 32 * 32) == 0
+    expected = {"guidance_scale": 5.0, "shift": 5.0, "negative_prompt": NEGATIVE_PROMPT}
+    settings = json.loads((tmp_path / "out" / "results.jsonl").read_text())["settings"]
+    assert {name: settings[name] for name in expected} == expected
+    released_editor(*weights, "cpu").save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "model_index.json").read_text())["defaults"]
+    assert {name: saved[name] for name in expected} == expected
+    assert json.loads((tmp_path / "saved" / "scheduler" / "scheduler_config.json").read_text())["shift"] == 5.0
+
+
 def test_the_editor_is_saved_with_its_weights_and_loads(weights, tmp_path):
     from icve.editing.pipeline import EditPipeline
 

@@ -22,6 +22,7 @@ from icve.cli.demo.resumable import CannotRun, ResumableTasks, digest
 EPILOG = """examples:
   icve demo                               everything, into runs/demo: seven to fifteen minutes on two CPU cores
   icve demo --output runs/seed1 --seed 1  another world and other weights
+  icve demo --output runs/wan --backbone wan      the same with a Wan of as many parameters
   icve demo --videos clips/ --output runs/own     the same, also with your own videos: to learn from and to edit
   icve demo --tiny --output runs/tiny     every stage in about a minute, to see that it runs; it learns nothing
 
@@ -30,6 +31,7 @@ A demo that was stopped goes on when it is started again with the same options. 
 
 exit status: 0 done; 1 curation or training failed, or a file could not be written; 2 wrong options; 130 interrupted
 """
+BACKBONES = ("hunyuan_video", "wan")  # what pretrain.yaml and sft.yaml train; what BACKBONE.yaml puts in its place
 TRAINING = {"pretrain": "pretraining on unpaired clips", "sft": "fine-tuning on paired edits"}
 INTERRUPTED = 130
 # Settings in configs/demo were chosen by edits of the test scenes of seed 0, so figures are taken on others.
@@ -84,6 +86,7 @@ def run_demo(
     configs: str | Path | None = None,
     workers: int = 2,
     videos: str | Path | None = None,
+    backbone: str = BACKBONES[0],
 ) -> dict[str, Any]:
     """Run the demo, or what is left of it, and return what ``metrics.json`` holds.
 
@@ -91,10 +94,12 @@ def run_demo(
         output: folder for everything the demo makes.
         size: how much of everything.
         seed: of data, weights, training and sampling.
-        configs: folder with ``pretrain.yaml`` and ``sft.yaml``; None takes those shipped with the package.
+        configs: folder with ``pretrain.yaml``, ``sft.yaml`` and, unless the backbone is theirs, ``BACKBONE.yaml``; None
+            takes those shipped with the package.
         workers: processes that make and cut videos.
         videos: folder of real videos; clip pairs and paired edits made from them are trained on too, and some edits of
             them are shown in the report.
+        backbone: family of the transformer, one of ``BACKBONES``.
 
     Raises:
         CannotRun: a configuration is missing, ``output`` holds something else under a name the demo needs, too few raw
@@ -111,7 +116,7 @@ def run_demo(
     output = Path(output)
     own_videos = None if videos is None else find_own(videos)
     output.mkdir(parents=True, exist_ok=True)
-    yaml = {stage: find_config(f"{stage}.yaml", configs) for stage in TRAINING}
+    yaml = {stage: find_configs(stage, backbone, configs) for stage in TRAINING}
     data, stages = output / "data", ResumableTasks(output)
     world: dict[str, Any] = {"seed": seed, "sizes": size.sizes, "frames": size.frames, "fps": size.fps}
     made, kept_back = world | {"workers": workers}, size.validation_pairs
@@ -158,7 +163,7 @@ def run_demo(
             TRAINING[stage],
             output / stage,
             {
-                "config": digest(yaml[stage]),
+                "config": [digest(file) for file in yaml[stage]],
                 "steps": getattr(size, f"{stage}_steps"),
                 "sizes": size.sizes,
                 "overrides": size.overrides,
@@ -186,7 +191,7 @@ def run_demo(
             lambda folder: edit_own(output / "sft", own, folder, size.fps, seed),
         )
         shown = own_examples(own, output / "after_own")
-    settings = {"seed": seed, **asdict(size), "cpu_cores": os.cpu_count()}
+    settings = {"seed": seed, "backbone": backbone, **asdict(size), "cpu_cores": os.cpu_count()}
     return write_results(output, TRAINING, settings, seconds_by_kind(stages), size.examples_per_type, shown)
 
 
@@ -202,6 +207,11 @@ def find_config(name: str, folder: str | Path | None = None) -> Path:
         if (place / name).is_file():
             return place / name
     raise CannotRun(f"There is no {name} in {folder or shipped[0]}: name the folder it is in with --configs.")
+
+
+def find_configs(stage: str, backbone: str, folder: str | Path | None = None) -> list[Path]:
+    """The configurations of a stage with a backbone, each as `find_config`; a later one has the last word."""
+    return [find_config(f"{name}.yaml", folder) for name in (stage, *({backbone} - {BACKBONES[0]}))]
 
 
 def curate(raw: Path, folder: Path, size: DemoSize, seed: int, workers: int) -> None:
@@ -244,7 +254,9 @@ def hold_back(manifest: Path, folder: Path, count: int) -> None:
         write_manifest(part, folder / f"{name}.parquet", root=rows.root)
 
 
-def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed: int, start: Path | None) -> None:
+def train(
+    stage: str, configs: Sequence[Path], data: Path, run: Path, size: DemoSize, seed: int, start: Path | None
+) -> None:
     """Run ``icve fit`` in this process, so that whatever ends the demo ends the training too.
 
     Resumes from the run's last checkpoint if there is one, else begins with the weights of the run ``start``.
@@ -255,7 +267,8 @@ def train(stage: str, config: Path, data: Path, run: Path, size: DemoSize, seed:
     from icve.cli import main as cli
     from icve.models.run_folders import resolve_checkpoint, saved_checkpoints
 
-    arguments = ["fit", "-c", str(config), f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
+    arguments = ["fit", *(word for config in configs for word in ("-c", str(config)))]
+    arguments += [f"--trainer.default_root_dir={run}", f"--seed_everything={seed}"]
     arguments += [f"--data.init_args.manifest={data / 'train.parquet'}"]
     arguments += [f"--data.init_args.val_manifest={data / 'validation.parquet'}"]
     arguments += [f"--data.init_args.buckets={[[*shape, size.frames] for shape in size.sizes]}", *size.overrides]
@@ -309,7 +322,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", default="runs/demo", help="folder for everything the demo makes (runs/demo)")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights, training and sampling (0)")
     parser.add_argument("--tiny", action="store_true", help="a minute instead of a quarter of an hour; learns nothing")
-    parser.add_argument("--configs", help="folder with your own pretrain.yaml and sft.yaml")
+    parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0], help=f"what is trained ({BACKBONES[0]})")
+    parser.add_argument("--configs", help="folder with your own pretrain.yaml and sft.yaml (and wan.yaml)")
     parser.add_argument("--videos", help="folder of your own videos, to train on and to edit as well")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes that make videos")
     for name, what in (
@@ -340,7 +354,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from icve.curation.work import StageBroken
 
     try:
-        metrics = run_demo(args.output, replace(size, **given), args.seed, args.configs, args.workers, args.videos)
+        options = (args.seed, args.configs, args.workers, args.videos, args.backbone)
+        metrics = run_demo(args.output, replace(size, **given), *options)
     except CannotRun as error:
         print(f"icve demo: {error}", file=sys.stderr)
         return 2

@@ -3,26 +3,21 @@
 Shapes: B batch, C = 16 latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8, w = W/8.
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers.configuration_utils import register_to_config
 from diffusers.models import AutoencoderKLHunyuanVideo
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.models.frozen import FrozenConfig, Precision, check_folder
-from icve.models.frozen_codec import FrozenCodec
-from icve.models.weight_files import fill, model_files, read_json
+from icve.models.frozen import Precision, check_folder
+from icve.models.frozen_codec import FrozenCodec, FrozenCodecConfig, with_network
 
 
-class CodecConfig(FrozenConfig):
-    pretrained: str
+class CodecConfig(FrozenCodecConfig):
     tile_size: int | None
     tile_stride: int
     tile_frames: int
@@ -52,8 +47,8 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
     """
 
     config: CodecConfig
-    vae: Any
-    FOLDERS = ("pretrained",)
+    VAE = AutoencoderKLHunyuanVideo
+    FIRST_TENSOR = "encoder.conv_in.conv.weight"
 
     @register_to_config
     def __init__(
@@ -91,11 +86,6 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
             raise ValueError(f"chunk_frames of HunyuanVideoCodec must be at least 1, got {chunk_frames}.")
 
     @classmethod
-    def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
-        """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
-        return sum(parameter.numel() for parameter in _empty_vae(arguments).parameters())
-
-    @classmethod
     def count_flops(cls, arguments: Mapping[str, Any], video: tuple[int, int, int]) -> list[tuple[int, int]]:
         """Pixels and FLOPs of each tile of a clip of (frames, height, width), counted on the meta device.
 
@@ -103,7 +93,7 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
             arguments: all of the constructor's; the released VAE's configuration is taken where theirs is not there.
             video: what is encoded.
         """
-        vae = _tiled(_empty_vae(arguments), arguments)
+        vae = _tiled(cls.empty_vae(arguments), arguments)
         tiles = _cut(vae, torch.empty(1, 3, *video, device="meta"))
         counts = {}
         for shape in {tile.shape for tile in tiles}:
@@ -114,14 +104,7 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
 
     def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
         """`vae`, tiled as configured."""
-        config, folder = self.config, Path(self.config.pretrained)
-        with init_empty_weights(include_buffers=False):
-            vae = AutoencoderKLHunyuanVideo.from_config(read_json(folder / "config.json"))
-        fill(vae, folder, "encoder.conv_in.conv.weight", dtype, device)
-        return {"vae": _tiled(vae, config)}
-
-    def files(self, name: str) -> list[Path]:
-        return model_files(Path(self.config.pretrained))
+        return {"vae": _tiled(super().read(dtype, device)["vae"], self.config)}
 
     def clips_at_once(self, frames: int) -> int:
         return max(1, self.config.chunk_frames // min(frames, self.config.tile_frames + 1))
@@ -159,26 +142,8 @@ class HunyuanVideoCodec(FrozenCodec, ModelMixin):
             mean = next(means).to(self.vae.dtype)
             return torch.cat([mean, mean], 1)  # of which only the first is looked at
 
-        latents = _encode_with(self.vae, recall, video).latent_dist.mode()
+        latents = with_network(self.vae, recall).encode(video).latent_dist.mode()
         return latents.float() * self.vae.config.scaling_factor
-
-
-class _Network(nn.Module):
-    """A function in the place of a network."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, tile: Tensor) -> Tensor:
-        return self.function(tile)
-
-
-def _encode_with(vae: Any, network: Callable[[Tensor], Tensor], video: Tensor) -> Any:
-    """The library's encoding, which cuts and blends, with a function that makes a tile's moments of its pixels."""
-    twin = copy.copy(vae)  # shares everything but the table of its parts
-    twin._modules = {**vae._modules, "encoder": _Network(network), "quant_conv": nn.Identity()}
-    return twin.encode(video)
 
 
 def _cut(vae: Any, video: Tensor) -> list[Tensor]:
@@ -192,7 +157,7 @@ def _cut(vae: Any, video: Tensor) -> list[Tensor]:
         channels = 2 * vae.config.latent_channels
         return tile.new_zeros(len(tile), channels, (frames - 1) // time + 1, height // space, width // space)
 
-    _encode_with(vae, remember, video)
+    with_network(vae, remember).encode(video)
     return seen
 
 
@@ -208,10 +173,3 @@ def _tiled(vae: Any, config: Mapping[str, Any]) -> Any:
     )
     vae.use_tiling = config["tile_size"] is not None  # of space; time is always tiled
     return vae
-
-
-def _empty_vae(arguments: Mapping[str, Any]) -> Any:
-    """The VAE that a codec's arguments name, on the meta device; the release's where its folder is not there."""
-    file = Path(arguments["pretrained"]).expanduser() / "config.json"
-    with torch.device("meta"):
-        return AutoencoderKLHunyuanVideo.from_config(read_json(file) if file.is_file() else {})

@@ -3,22 +3,18 @@
 Shapes: B batch, C latent channels, F = 4k+1 frames, T = k+1 latent frames, HxW pixels, h = H/8 and w = W/8 (2.2: /16).
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers.configuration_utils import register_to_config
 from diffusers.models import AutoencoderKLWan
 from diffusers.models.modeling_utils import ModelMixin  # diffusers loads a component whose module names it
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from icve.models.frozen import FrozenConfig, Precision, check_folder
-from icve.models.frozen_codec import FrozenCodec
-from icve.models.weight_files import fill, model_files, read_json
+from icve.models.frozen import Precision, check_folder
+from icve.models.frozen_codec import FrozenCodec, FrozenCodecConfig, with_network
 
 _FRAMES = 4  # after the first, so many frames at a time go through the network
 # What 2.2's network has otherwise than diffusers' defaults, which are 2.1's; and its sizes.
@@ -26,8 +22,7 @@ RESIDUAL: dict[str, Any] = {"is_residual": True, "patch_size": 2, "scale_factor_
 RELEASED_22 = RESIDUAL | {"base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "in_channels": 12, "out_channels": 12}
 
 
-class CodecConfig(FrozenConfig):
-    pretrained: str
+class CodecConfig(FrozenCodecConfig):
     tile_size: int | None
     tile_stride: int
     clips: int
@@ -54,8 +49,8 @@ class WanCodec(FrozenCodec, ModelMixin):
     """
 
     config: CodecConfig
-    vae: Any
-    FOLDERS = ("pretrained",)
+    VAE = AutoencoderKLWan
+    FIRST_TENSOR = "encoder.conv_in.weight"
     PRECISION = "float32"
     _kept: tuple[Tensor, Tensor] | None = None  # mean and standard deviation, on the device they were wanted on
 
@@ -90,9 +85,8 @@ class WanCodec(FrozenCodec, ModelMixin):
             raise ValueError(f"clips of WanCodec must be at least 1, got {clips}.")
 
     @classmethod
-    def count_parameters(cls, arguments: Mapping[str, Any]) -> int:
-        """Of the weights that these arguments name, from their configuration; the release's where it is not there."""
-        return sum(parameter.numel() for parameter in _empty_vae(arguments).parameters())
+    def released(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        return RELEASED_22 if arguments.get("latent_channels") == RELEASED_22["z_dim"] else {}
 
     @classmethod
     def count_flops(cls, arguments: Mapping[str, Any], video: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -103,7 +97,7 @@ class WanCodec(FrozenCodec, ModelMixin):
                 the release that has so many is taken.
             video: what is encoded.
         """
-        vae = _empty_vae(arguments)
+        vae = cls.empty_vae(arguments)
         tiles = _cut(torch.empty(1, 3, *video, device="meta"), arguments["tile_size"], arguments["tile_stride"])
         chunks, counted = (video[0] - 1) // _FRAMES, {}
         for size in {tile.shape[3:] for tile in tiles}:
@@ -111,17 +105,6 @@ class WanCodec(FrozenCodec, ModelMixin):
             # Every chunk after the second takes what that takes: a film is not counted frame by frame.
             counted[size] = second + (chunks - 1) * (third - second) if chunks else first
         return [(tile[0, 0].numel(), counted[tile.shape[3:]]) for tile in tiles]
-
-    def read(self, dtype: torch.dtype, device: torch.device) -> dict[str, nn.Module]:
-        """`vae`."""
-        folder = Path(self.config.pretrained)
-        with init_empty_weights(include_buffers=False):
-            vae: Any = AutoencoderKLWan.from_config(read_json(folder / "config.json"))
-        fill(vae, folder, "encoder.conv_in.weight", dtype, device)
-        return {"vae": vae}
-
-    def files(self, name: str) -> list[Path]:
-        return model_files(Path(self.config.pretrained))
 
     def clips_at_once(self, frames: int) -> int:
         return self.config.clips
@@ -160,9 +143,7 @@ class WanCodec(FrozenCodec, ModelMixin):
             mean = next(frames)
             return torch.cat([mean, mean], 1)  # of which only the first is looked at
 
-        twin = copy.copy(vae)  # shares everything but the table of its parts
-        twin._modules = {**vae._modules, "encoder": _Network(recall), "quant_conv": nn.Identity()}
-        return self._normalised(twin.encode(video).latent_dist.mode().float())
+        return self._normalised(with_network(vae, recall).encode(video).latent_dist.mode().float())
 
     def _tiled(self, encodes: bool) -> Any:
         size, stride = self.config.tile_size, self.config.tile_stride
@@ -186,17 +167,6 @@ class WanCodec(FrozenCodec, ModelMixin):
         return (latents - mean) / std
 
 
-class _Network(nn.Module):
-    """A function in the place of a network."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.function(*args, **kwargs)
-
-
 def _cut(video: Tensor, size: int | None, stride: int) -> list[Tensor]:
     """Spatial tiles of pixels (n, 3, F, H, W), views of them, row by row; one where they are no larger."""
     height, width = video.shape[3:]
@@ -213,11 +183,3 @@ def _flops(vae: Any, frames: int, size: torch.Size) -> int:
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as flops:
         vae.encode(torch.empty(1, 3, frames, *size))
     return flops.get_total_flops()
-
-
-def _empty_vae(arguments: Mapping[str, Any]) -> Any:
-    """The VAE that a codec's arguments name, on the meta device; a release's where its folder is not there."""
-    file = Path(arguments["pretrained"]).expanduser() / "config.json"
-    release = RELEASED_22 if arguments.get("latent_channels") == RELEASED_22["z_dim"] else {}
-    with torch.device("meta"):
-        return AutoencoderKLWan.from_config(read_json(file) if file.is_file() else release)

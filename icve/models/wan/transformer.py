@@ -34,6 +34,7 @@ from icve.models.layout import (
     Time,
     pack,
     padded_text,
+    text_key_bias,
     valid_text_lengths,
 )
 from icve.models.modulation import gated_residual, modulated_norm
@@ -142,7 +143,7 @@ class WanConfig(FrozenDict):
     num_layers: int
     cross_attn_norm: bool
     eps: float
-    text_len: int
+    text_len: int | None
     source_timestep: Time
     masks: bool
 
@@ -166,7 +167,8 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
         eps: of all norms.
         image_dim, added_kv_proj_dim, pos_embed_seq_len: None; others are image-to-video models of Wan 2.1.
         rope_max_seq_len: as the published configurations have it; positions have no limit here.
-        text_len: rows of text that the model attends to; those beyond a text are zero, and part of the result.
+        text_len: rows of text that the model attends to; those beyond a text are zero, and part of the result. None:
+            a text's own rows and no others, for a model that is not one of the published ones.
         source_timestep: the time the source is modulated at: "zero" (ICVE's way) or "target".
         masks: take a mask of the region to change: a patch embedding of it, which starts at zero and thus as no change
             of a model without, is added to the tokens of source and target. Without a mask it adds nothing.
@@ -203,7 +205,7 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
         added_kv_proj_dim: int | None = None,
         rope_max_seq_len: int = 1024,
         pos_embed_seq_len: int | None = None,
-        text_len: int = 512,
+        text_len: int | None = 512,
         source_timestep: Time = "zero",
         masks: bool = False,
     ) -> None:
@@ -270,7 +272,7 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
                 `masks`, and with a source of the target's size.
             referenced: (B,) bool, which samples have a reference; None: all. It is read: on the CPU that costs nothing.
             timestep: (B,) 1000·σ, in 0..1000.
-            encoder_hidden_states: (B, L, Dt) text states, L at most `text_len`.
+            encoder_hidden_states: (B, L, Dt) text states, L at most `text_len` where it is a number.
             encoder_attention_mask: (B, L) 1/True on valid tokens, right-padded; None when all are. On the CPU it
                 costs no synchronisation.
 
@@ -355,7 +357,7 @@ class WanInContextTransformer3DModel(InContextTransformer, ModelMixin):
         return x.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def text_rows(text_BLD: Tensor, mask_BL: Tensor | None, total: int) -> tuple[Tensor, PackedLayout]:
+def text_rows(text_BLD: Tensor, mask_BL: Tensor | None, total: int | None) -> tuple[Tensor, PackedLayout]:
     """The rows of text that cross-attention sees, and their layout as its keys.
 
     Wan attends to `total` rows, of which those beyond a text are zero. They are all alike: in float32 one of them
@@ -365,20 +367,26 @@ def text_rows(text_BLD: Tensor, mask_BL: Tensor | None, total: int) -> tuple[Ten
     Args:
         text_BLD: text states.
         mask_BL: valid tokens, right-padded; None where all are.
-        total: rows that the model was trained with.
+        total: rows that the model was trained with; None: those of each text.
 
     Raises:
         ValueError: a text is longer, or as `valid_text_lengths`.
     """
     lengths = (text_BLD.shape[1],) * len(text_BLD) if mask_BL is None else valid_text_lengths(mask_BL)
     longest, device = max(lengths), text_BLD.device
+    text = padded_text(text_BLD, longest)
+    words = Segment("text", text.shape[1], shared=True)
+    if total is None:
+        uneven = min(lengths) < words.tokens
+        bias = text_key_bias(lengths, 0, words.tokens, device, text.dtype) if uneven else None
+        return text, PackedLayout((words,), key_bias=bias)
     if longest > total:
         raise ValueError(f"A text has {longest} tokens, and this model takes {total}: cut it (text_len, max_tokens).")
     counts = to_device(torch.tensor(lengths), device)[:, None]
     mixed = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if mixed else text_BLD.dtype
     shortcut = dtype.itemsize >= 4 and min(lengths) < total
-    text = padded_text(text_BLD, longest)[:, :total]
+    text = text[:, :total]
     rows = F.pad(text, (0, 0, 0, 1 if shortcut else total - text.shape[1]))
     valid = torch.arange(rows.shape[1], device=device) < counts
     rows = rows.masked_fill(~valid[..., None], 0)

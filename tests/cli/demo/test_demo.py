@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,15 @@ def test_shipped_configurations_are_found_and_others_named(tmp_path):
         assert demo.find_config(f"{stage}.yaml").is_file()
     with pytest.raises(demo.CannotRun, match="--configs"):
         demo.find_config("sft.yaml", tmp_path)
+
+
+def test_another_backbone_has_the_last_word_in_training(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(cli, "main", lambda arguments: called.append(arguments) or 0)
+    files = demo.find_configs("sft", "wan")
+    demo.train("sft", files, tmp_path, tmp_path / "run", size=demo.TINY, seed=0, start=None)
+    assert called[0][:5] == ["fit", "-c", str(files[0]), "-c", str(files[1])]
+    assert [len(demo.find_configs("sft", backbone)) for backbone in demo.BACKBONES] == [1, 2]
 
 
 def test_validation_pairs_share_no_video_with_training(tmp_path):
@@ -75,7 +85,7 @@ def test_training_that_fails_or_is_interrupted_stops_the_demo(failure, raised, t
 
     monkeypatch.setattr(cli, "main", main)
     with pytest.raises(raised):
-        demo.train("sft", tmp_path / "sft.yaml", tmp_path, tmp_path / "run", size=demo.TINY, seed=0, start=None)
+        demo.train("sft", [tmp_path / "sft.yaml"], tmp_path, tmp_path / "run", size=demo.TINY, seed=0, start=None)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +151,19 @@ def test_a_second_run_repeats_nothing_and_a_changed_one_only_what_depends_on_it(
         "held-out edits after fine-tuning on paired edits",
     ]
     assert read_metrics(finished)["after_pretrain"] == before["after_pretrain"]
+
+
+@pytest.mark.slow
+def test_wan_learns_from_the_same_data_and_edits(finished, tmp_path, capsys):
+    made = shutil.copytree(finished, tmp_path / "out", symlinks=True)
+    assert cli.main(["demo", "--tiny", "--output", str(made), "--workers", "1", "--backbone", "wan"]) == 0
+    assert "6 held-out edits: kept from an earlier run" in capsys.readouterr().out
+    metrics = read_metrics(made)
+    assert metrics["settings"]["backbone"] == "wan"
+    assert metrics["after_sft"]["psnr_copy"] == read_metrics(finished)["after_sft"]["psnr_copy"]
+    index = json.loads((made / "sft" / "checkpoints" / "last" / "model_index.json").read_text())
+    assert index["transformer"][1] == "WanInContextTransformer3DModel"
+    assert read_frames(made / "after_sft" / "edits" / "0000.mp4").shape == (9, 64, 64, 3)
 
 
 @pytest.mark.slow

@@ -159,6 +159,18 @@ def test_a_sample_does_not_depend_on_the_texts_beside_it():
 
 
 @torch.no_grad()
+def test_without_a_number_of_rows_a_text_is_seen_alone_whatever_is_beside_or_behind_it():
+    model, batch = random_model(text_len=None), sample(lengths=(7, 2))
+    together = model(**batch)
+    alone = {name: value[1:] for name, value in batch.items()} | {
+        "encoder_hidden_states": batch["encoder_hidden_states"][1:, :2],
+        "encoder_attention_mask": None,
+    }
+    torch.testing.assert_close(model(**alone), together[1:], atol=ATOL, rtol=0)
+    assert not torch.allclose(random_model(text_len=7)(**batch)[1:], together[1:], atol=1e-3)
+
+
+@torch.no_grad()
 def test_a_fresh_model_starts_as_the_identity():
     torch.manual_seed(0)
     model = WanInContextTransformer3DModel(**TINY)
