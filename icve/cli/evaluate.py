@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = {name: value for name, value in vars(arguments).items() if name != "command"}
     try:
         refuse_foreign([value for value in options.values() if isinstance(value, str)])
-        commands = {"run": run_suite, "synthetic": evaluate_synthetic, "leakage": find_leakage}
+        commands: dict[str, Callable[..., int]] = {
+            "run": run_suite,
+            "synthetic": evaluate_synthetic,
+            "leakage": find_leakage,
+        }
         return commands[arguments.command](**options)
     except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)
