@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,8 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_foreign([value for value in options.values() if isinstance(value, str)])
         for name in ("results", "output", "report", "hashes"):
             refuse_url(f"--{name}", options.get(name) or "")
-        commands = {"run": run_suite, "compare": compare_suites, "synthetic": evaluate_synthetic}
-        commands["leakage"] = find_leakage
+        commands: dict[str, Callable[..., int]] = {
+            "run": run_suite,
+            "compare": compare_suites,
+            "synthetic": evaluate_synthetic,
+            "leakage": find_leakage,
+        }
         return commands[arguments.command](**options)
     except (ValueError, OSError) as error:
         print(f"icve eval: {error}", file=sys.stderr)

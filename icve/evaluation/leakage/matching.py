@@ -18,8 +18,8 @@ from icve.evaluation.leakage.frame_hashes import BITS, differing_bits
 from icve.evaluation.leakage.hashing import Hashes
 
 FRAME_BITS = 34  # most bits in which the hashes of a frame and of its copy differ
-MEAN_BITS = 22  # the same on average over the frames compared
-STILL_BITS = 16  # the same where a clip has too few frames to agree in time
+LEAST_SCORE = 0.7  # of a match: 19 bits differ on average over the frames compared
+STILL_SCORE = 0.75  # the same where a clip has too few frames to agree in time
 LEAST_FRAMES = 3  # that must match
 LEAST_SHARE = 0.5  # of the shorter clip that must match
 
@@ -121,8 +121,9 @@ def _aligned(train: Fingerprint, test: Fingerprint, shift: float) -> tuple[float
     bits = bits[bits <= BITS]  # where both have a frame that can be told
     matching = int((bits <= FRAME_BITS).sum())
     needed = min(LEAST_FRAMES, len(train.times), len(test.times))
-    most = MEAN_BITS if needed == LEAST_FRAMES else STILL_BITS
+    least = LEAST_SCORE if needed == LEAST_FRAMES else STILL_SCORE
     shorter = min(len(train.times) * train.step, len(test.times) * test.step)
-    if matching < needed or bits.mean() > most or matching * train.step < LEAST_SHARE * shorter:
+    if matching < needed or matching * train.step < LEAST_SHARE * shorter:
         return None
-    return min(matching * train.step, shorter), 1.0 - float(bits.mean()) / (BITS / 2), shift
+    score = 1.0 - float(bits.mean()) / (BITS / 2)
+    return (min(matching * train.step, shorter), score, shift) if score >= least else None
