@@ -1,7 +1,7 @@
 """Seconds and peak memory of the suite `icve`, against the references' loops one after another.
 
     OMP_NUM_THREADS=1 python tools/bench_metrics.py
-    OMP_NUM_THREADS=1 python tools/bench_metrics.py --videos 1 --frames 1000 --size 480 832 --rounds 1
+    OMP_NUM_THREADS=1 python tools/bench_metrics.py --videos 1 --frames 1000 --size 480 832 --rounds 1 --ways suite
 
 Synthetic videos are measured with tiny models of random weights, so that what counts is what is done around the
 models. *One by one* restates how the papers' code goes: metric after metric, each decodes every video whole (decord,
