@@ -107,9 +107,7 @@ def find_inputs(path: str | Path, root: str | Path | None = None) -> Inputs:
     if isinstance(path, RemotePath) and (remote := _remote_videos(path)) is not None:
         return remote
     if not path.exists():
-        raise FileNotFoundError(
-            foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest."
-        )
+        raise FileNotFoundError(foreign_path(path) or f"There is no {path}: give a folder of videos or a manifest.")
     local = not isinstance(path, RemotePath)
     if local and path.is_file() and is_video(path):
         return Inputs(path.parent.absolute(), [path.name])
