@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from icve.cli.main import main
 from icve.data.media.video import probe
@@ -53,6 +54,10 @@ def test_the_way_from_data_to_edits(tmp_path, monkeypatch, repository, make_tiny
         assert main(on_twins(line, repository)) == 0, line
     for name in ("sft_1.3b", "sft_lora_1.3b", "exported"):
         assert load_transformer(Path("runs/debug/wan") / name).config.num_layers == 3
+    adapted, merged = (load_transformer(Path("runs/debug/wan") / name) for name in ("sft_lora_1.3b", "merged"))
+    for name, weights in adapted.named_parameters():
+        # What a run exports is rounded to bfloat16, once more after the adapter was added.
+        torch.testing.assert_close(merged.get_parameter(name).float(), weights.float(), rtol=2**-7, atol=1e-5)
     for name in ("edits", "adapted", "again"):
         edits = sorted((Path("runs/debug/wan") / name).glob("*.mp4"))
         assert len(edits) == 2

@@ -74,12 +74,12 @@ def in_two_processes():
             process.communicate()
 
 
-def check_results(folder: Path, expected: str, found: str) -> None:
+def check_results(folder: Path, expected: str, found: str, names=(*SIZES, "broken")) -> None:
     lines = [json.loads(line) for line in (folder / found / "results.jsonl").read_text().splitlines()]
-    assert sorted(line["id"] for line in lines) == sorted([*SIZES, "broken"])
+    assert sorted(line["id"] for line in lines) == sorted(names)
     for line in lines:
         assert line["status"] == ("failed" if line["id"] == "broken" else "ok")
-    for name in SIZES:
+    for name in set(names) - {"broken"}:
         one, other = (read_frames(folder / made / f"{name}.mp4").astype(int) for made in (expected, found))
         assert np.abs(one - other).max() <= 4  # one level before H.264
         assert np.abs(one - other).mean() < 0.02
@@ -127,6 +127,34 @@ def test_two_groups_of_one_divide_the_items(folder, in_two_processes, capsys):
     assert (counts["edited"], counts["failed"], counts["kept"]) == (len(SIZES), 1, 0)
     assert (folder / "two" / "report.html").read_text().count("<article") == 3
     check_results(folder, "one", "two")
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.timeout(300)
+def test_wan_edits_in_two_processes_as_in_one(make_clip, tiny_wan, tmp_path, in_two_processes, capsys):
+    """2.1 and 2.2, also in windows; both processes share tokens."""
+    (tmp_path / "clips").mkdir()
+    names = ("b", "e")
+    for name in names:
+        make_clip(f"clips/{name}.mp4", *SIZES[name])
+
+    def words(weights: Path, output: str, *more: str) -> list[str]:
+        places = ["--transformer", weights / "transformer", "--base", weights, "--input", tmp_path / "clips"]
+        sampling = ["--steps", 2, "--guidance", 3, "--window", 5, "--pixels", 32 * 64, "--batch-size", 2]
+        rest = ["--instruction", "make it red", "--precision", 32, *more]
+        return [str(word) for word in (*places, *sampling, *rest, "--output", tmp_path / output)]
+
+    for number, weights in enumerate(tiny_wan):
+        process = in_two_processes(*words(weights, f"two{number}"))
+        _, errors = process.communicate(timeout=140)
+        assert process.returncode == 0, errors[-3000:]
+        assert edit.main([*words(weights, f"one{number}"), "--device", "cpu"]) == 0
+        check_results(tmp_path, f"one{number}", f"two{number}", names)
+    alone = words(tiny_wan[1], "alone", "--input", str(tmp_path / "clips" / "b.mp4"), "--device", "cpu")
+    assert edit.main(alone) == 0
+    made = [read_frames(tmp_path / folder / "b.mp4") for folder in ("one1", "alone")]
+    assert np.array_equal(*made)
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,20 @@
 import pytest
 import torch
 
+from icve.cli.main import main
 from icve.training.checkpoints.checkpoint_io import CheckpointFolders
 from icve.training.checkpoints.micro_steps import STAGE_KEY, resplit
-from tests.training.runs import fit, steps, strategy
+from tests.training.conftest import as_wan
+from tests.training.runs import run_in_turn, steps, strategy
 
+FAMILIES = ("hunyuan_video", "wan")
 VALIDATED = "--trainer.val_check_interval=2"  # first of all where the run goes on
-LEGS = [  # up to which step, and how
-    (2, strategy("DeepSpeedUlyssesStrategy", 4, 2, stage=2)),
-    (4, [*strategy("DeepSpeedUlyssesStrategy", 2, 2, stage=3), VALIDATED]),
-    (6, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=1", "--trainer.val_check_interval=8"]),
-    (8, [*strategy("FSDPUlyssesStrategy", 2, 1), VALIDATED]),
-]
+LEGS = {  # up to which step, in how many processes, and how
+    2: (4, strategy("DeepSpeedUlyssesStrategy", 4, 2, stage=2)),
+    4: (2, [*strategy("DeepSpeedUlyssesStrategy", 2, 2, stage=3), VALIDATED]),
+    6: (1, ["--trainer.accumulate_grad_batches=2", "--data.init_args.batch_size=1", "--trainer.val_check_interval=8"]),
+    8: (2, [*strategy("FSDPUlyssesStrategy", 2, 1), VALIDATED]),
+}
 
 
 def assert_same_state(one, other):
@@ -35,26 +38,42 @@ def assert_same_state(one, other):
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.timeout(400)
-def test_four_processes_then_two_then_one_then_two_are_one_run(tiny_yaml, tmp_path):
+@pytest.mark.timeout(500)
+def test_four_processes_then_two_then_one_then_two_are_one_run(tiny_yaml, tiny_wan, tmp_path):
     text = tiny_yaml.read_text().replace("icve.training.optimization.optimizers.MuonAdamW", "torch.optim.AdamW")
     # A gradient that is but rounding, which differs with the number of processes, is not made a whole step of.
     text = text.replace("init_args: {lr: 0.01}", "init_args: {lr: 0.01, eps: 1.0e-6}")
     assert "eps" in text
-    tiny_yaml.write_text(text)
-    in_parts = tmp_path / "parts.yaml"  # checkpoints of which are written while training goes on
-    in_parts.write_text(text.replace("keep_last: 0", "keep_last: 0, asynchronous: true"))
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    fit(tiny_yaml, whole, "--trainer.max_steps=8")
-    for step, how in LEGS:
-        resumed = [f"--ckpt_path={parts}"] if parts.exists() else []
-        fit(in_parts, parts, *how, *resumed, f"--trainer.max_steps={step}")
-        name = f"checkpoints/step-{step:06d}"
-        assert_same_state(whole / name, parts / name)
-    for line in steps(whole):
-        own = [part for part in steps(parts) if part["step"] == line["step"]]  # of the accumulated micro-batches
-        assert [name for part in own for name in part["ids"]] == line["ids"]
-        assert sum(part["loss"] for part in own) / len(own) == pytest.approx(line["loss"], rel=1e-4)
+    # Checkpoints of the parts are written while training goes on.
+    for name, kept in (("whole", "keep_last: 0"), ("parts", "keep_last: 0, asynchronous: true")):
+        for family in FAMILIES:
+            config = tmp_path / f"{family}-{name}.yaml"
+            config.write_text(text.replace("keep_last: 0", kept))
+            if family == "wan":
+                as_wan(config, tiny_wan[0])
+
+    def command(family, name, *words):
+        run = tmp_path / f"{family}-{name}"
+        resumed = [f"--ckpt_path={run}"] if run.exists() else []
+        return ["fit", "-c", f"{run}.yaml", f"--trainer.default_root_dir={run}", *words, *resumed]
+
+    for family in FAMILIES:
+        assert main(command(family, "whole", "--trainer.max_steps=8")) == 0
+    for step, (processes, how) in LEGS.items():
+        commands = [command(family, "parts", *how, f"--trainer.max_steps={step}") for family in FAMILIES]
+        if processes > 1:
+            run_in_turn(commands, processes, tmp_path, seconds=200)
+        else:
+            assert [main(words) for words in commands] == [0, 0]
+        for family in FAMILIES:
+            name = f"checkpoints/step-{step:06d}"
+            assert_same_state(tmp_path / f"{family}-whole" / name, tmp_path / f"{family}-parts" / name)
+    for family in FAMILIES:
+        parts = steps(tmp_path / f"{family}-parts")
+        for line in steps(tmp_path / f"{family}-whole"):
+            own = [part for part in parts if part["step"] == line["step"]]  # of the accumulated micro-batches
+            assert [name for part in own for name in part["ids"]] == line["ids"]
+            assert sum(part["loss"] for part in own) / len(own) == pytest.approx(line["loss"], rel=1e-4)
 
 
 def test_micro_batches_are_counted_anew():

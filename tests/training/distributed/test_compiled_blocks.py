@@ -43,14 +43,15 @@ def nothing_compiled():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("mode", ["none", "full", "selective"])
-def test_sizes_become_symbols_after_one_recompilation_each(mode):
-    model, plain, kinds = tiny(2), tiny(2), KINDS["hunyuan_video"]
+def test_sizes_become_symbols_after_one_recompilation_each(mode, family):
+    model, plain, kinds = tiny_model(family, 2), tiny_model(family, 2), KINDS[family]
     plain.load_state_dict(model.state_dict())
     Checkpointing(mode).apply(model, compile=True, **TRACED)
 
     def agree(**sizes):
-        inputs = batch(**sizes)
+        inputs = batch(**sizes, family=family)
         for a, b in zip(gradients(plain, inputs), gradients(model, inputs), strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         return graphs()
