@@ -140,7 +140,7 @@ def _card(index: int, example: Example, fps: float, measured: Mapping[str, str])
         values = gain, *(figures[f"psnr{region}"] for region in _REGIONS.values())
         data["outcome"] = int(figures["success"])
         data |= {name: value for name, value in zip(_FIGURES, values, strict=True) if value is not None}
-    facts |= example.facts | {name: number(value) for name, value in example.measured.items()}
+    facts |= {**example.facts, **{name: number(value) for name, value in example.measured.items()}}
     data |= {measured[name]: value for name, value in example.measured.items()}
     if figures is not None:
         for label, region in _REGIONS.items():
