@@ -42,10 +42,11 @@ from bench_checkpointing import Step  # noqa: E402
 from diffusers.utils import logging  # noqa: E402
 from torch import nn  # noqa: E402
 
+from icve.models import frozen_codec  # noqa: E402
 from icve.models.attention_kernels import attention_kernel  # noqa: E402
 from icve.models.counting import Sample, training_flops  # noqa: E402
-from icve.models.hunyuan_video import codec as codecs  # noqa: E402
 from icve.models.hunyuan_video import text as texts  # noqa: E402
+from icve.models.hunyuan_video.codec import HunyuanVideoCodec  # noqa: E402
 from icve.models.hunyuan_video.tiny import write_tiny  # noqa: E402
 from icve.models.hunyuan_video.transformer import HunyuanVideoInContextTransformer3DModel  # noqa: E402
 from icve.models.weightless.dct import DCTCodec  # noqa: E402
@@ -233,7 +234,7 @@ def weights_folder(tiny: bool) -> Iterator[Path]:
         real |= {"text_encoder_2": {"model_type": "clip_text_model", **texts.CLIP}}
         for name, config in {} if tiny else real.items():
             (folder / name / "config.json").write_text(json.dumps(config))
-        with patch.object(codecs, "fill", random_fill), patch.object(texts, "fill", random_fill):
+        with patch.object(frozen_codec, "fill", random_fill), patch.object(texts, "fill", random_fill):
             yield folder
 
 
@@ -241,7 +242,7 @@ def encode_clips(args: Namespace) -> str:
     """Seconds of the codec for source and target."""
     frames, height, width = args.size.clip
     with weights_folder(args.tiny) as folder:
-        codec = codecs.HunyuanVideoCodec(str(folder / "vae")).to(args.device)
+        codec = HunyuanVideoCodec(str(folder / "vae")).to(args.device)
         pair = torch.rand(2, 3, frames, height, width, device=args.device) * 2 - 1
         codec.encode(pair[:1])
         seconds = bench_transformer.seconds(lambda: codec.encode(pair), args.device)
@@ -266,7 +267,7 @@ def step_with_encoding(args: Namespace) -> str:
     Checkpointing("full").apply(step.model)
     precision = {torch.bfloat16: "bf16-true", torch.float16: "16-true"}.get(args.dtype, "32-true")
     with weights_folder(args.tiny) as folder:
-        codec = codecs.HunyuanVideoCodec(str(folder / "vae"))
+        codec = HunyuanVideoCodec(str(folder / "vae"))
         module = bench_encode_ahead.bench_module(step.model, codec)
         costs = [
             bench_encode_ahead.step_cost(

@@ -35,14 +35,14 @@ def figure_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _means(rows: Sequence[Mapping[str, Any]], better: Callable[[str], str]) -> dict[str, Any]:
     figures = {name: _mean(rows, name) | {"better": better(name)} for name in figure_names(rows)}
-    return {"edits": len(rows), "sources": len({row["source"] for row in rows}), "figures": figures}
+    return {"edits": len(rows), "sources": len({row.get("source") for row in rows}), "figures": figures}
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     rows = [row for row in rows if row.get(name) is not None]
     values = [row[name] for row in rows]
     figure: dict[str, Any] = {"mean": _average(values), "count": len(rows)}
-    figure["interval"] = cluster_bootstrap(values, [row["source"] for row in rows]) if rows else None
+    figure["interval"] = cluster_bootstrap(values, [row.get("source") for row in rows]) if rows else None
     weighted = [(row[name] * weight, weight) for row in rows if (weight := row.get(f"{name}.weight"))]
     if weighted:
         figure["pooled"] = sum(total for total, _ in weighted) / sum(weight for _, weight in weighted)

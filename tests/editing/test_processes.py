@@ -156,11 +156,11 @@ def test_wan_edits_in_two_processes_as_in_one(make_clip, tiny_wan, tmp_path, in_
         assert process.returncode == 0, errors[-3000:]
         assert edit.main([*words(weights, f"one{number}"), "--device", "cpu"]) == 0
         for name in names:
-            one, two = (pictures(tmp_path / f"{made}{number}" / name) for made in ("one", "two"))
+            one, two = (pictures(tmp_path / f"{made}{number}" / f"{name}.frames") for made in ("one", "two"))
             assert np.abs(one - two).max() <= 1
     alone = words(tiny_wan[1], "alone", "--input", str(tmp_path / "clips" / "b.mp4"), "--device", "cpu")
     assert edit.main(alone) == 0
-    assert np.abs(pictures(tmp_path / "one1" / "b") - pictures(tmp_path / "alone" / "b")).max() <= 1
+    assert np.abs(pictures(tmp_path / "one1" / "b.frames") - pictures(tmp_path / "alone" / "b.frames")).max() <= 1
 
 
 @pytest.mark.parametrize(

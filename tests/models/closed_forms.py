@@ -50,11 +50,11 @@ def saved_bytes(config: Mapping[str, Any], sample: Sample, item: int, mode: Mode
     before and after its activation (2r). A single-stream block has one norm and no middle, keeps v only once (5 for q,
     k, v), and the MLP after its activation together with attention's result (1 + r).
     Checkpointed, a block keeps its input (1), and selectively the result of attention as well.
-    Beside the blocks: the rotations, and the last layer's modulated norm (of the target) and input.
+    Beside the blocks: the rotations, and two units of the first and the last layer.
     """
     D, r, N = _width(config), config["mlp_ratio"], sum(tokens(config, sample))
     double, single = {"none": (11 + 2 * r, 10 + 2 * r), "selective": (2, 2), "full": (1, 1)}[mode]
-    units = config["num_layers"] * double + config["num_single_layers"] * single + 1.5
+    units = config["num_layers"] * double + config["num_single_layers"] * single + 2
     # The norms of q and k keep a float32 factor per head, and attention the logarithm of its sum.
     heads = {"none": 3, "selective": 1, "full": 0}[mode] * config["num_attention_heads"] * 4
     blocks = config["num_layers"] + config["num_single_layers"]
