@@ -69,8 +69,11 @@ def build_parser() -> argparse.ArgumentParser:
     leakage.add_argument("--hashes", help="Parquet file that keeps hashes of frames, so that none is made twice")
     leakage.add_argument("--output", help="file for a row per match: .parquet, .jsonl or .json")
     leakage.add_argument("--workers", type=int, default=1, help="videos decoded side by side (default: 1)")
-    for command in (synthetic, run):
-        command.add_argument("--results", required=True, help="results.jsonl of icve edit")
+    synthetic.add_argument("--results", required=True, help="results.jsonl of icve edit")
+    named = "by the reference's ids, or by its sources where each is edited once"
+    run.add_argument(
+        "--results", required=True, help=f"results.jsonl of icve edit, or a folder of videos named {named}"
+    )
     return parser
 
 
@@ -127,7 +130,8 @@ def run_suite(
 
     of_suite = load_suite(suite, overrides)
     edits = _find_edits(results, reference)
-    folder = Path(results).parent if output is None else Path(output)
+    beside = Path(results) if Path(results).is_dir() else Path(results).parent
+    folder = beside if output is None else Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     rows = measure(edits, of_suite.metrics, log=ResultLog(folder, "metrics"), key=of_suite.key())
     summary = summarise(rows, of_suite.better)
@@ -219,6 +223,8 @@ def evaluate_synthetic(
     from icve.evaluation.synthetic import evaluate
 
     manifest = _manifest_path(truth)
+    if Path(results).is_dir():
+        raise ValueError(f"{results} is a folder: name the results.jsonl of icve edit in it.")
     edits = _find_edits(results, truth)
     made = {edit.id: edit for edit in edits if edit.edited is not None}
     settings = next((dict(edit.result["settings"]) for edit in made.values()), {})

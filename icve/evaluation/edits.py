@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from icve.data.manifest import Manifest, resolve_path
 from icve.data.media.png_frames import iterate_png_frames
 from icve.data.media.video import read_frames
+from icve.data.media.video_folders import VIDEO_SUFFIXES
 from icve.editing.results import ResultLog
 from icve.runtime.printable import json_lines
 from icve.runtime.storage.files import file_state
@@ -88,13 +90,16 @@ def find_edits(results: Path, reference: Manifest | None = None) -> list[Edit]:
     """Edits of a results file.
 
     Args:
-        results: ``results.jsonl``, beside the edited videos.
+        results: ``results.jsonl``, beside the edited videos; or a folder of videos and folders of frames, by any
+            editor, each named by the id of an edit of the reference, or by its source where that is edited once.
         reference: manifest with what is known of the edits; every row is one, also where it has no result. A row's
             result is found by its id, else by its source's file name and its instruction. None takes the results alone.
 
     Raises:
         FileNotFoundError, ValueError: there are no results, they are none of `icve edit`, or none is of the reference.
     """
+    if results.is_dir():
+        return _in_folder(results, reference)
     if not results.is_file():
         raise FileNotFoundError(f"There are no results at {results}: icve edit writes results.jsonl into its output.")
     rows = ResultLog(results.parent).read() if results.name == "results.jsonl" else _read(results)
@@ -114,6 +119,24 @@ def find_edits(results: Path, reference: Manifest | None = None) -> list[Edit]:
     if not any(found):
         raise ValueError(f"There is no result for any of the {len(found)} edits of the reference.")
     return [_edit(*pair, results.parent, reference.root) for pair in zip(found, reference, strict=True)]
+
+
+def _in_folder(folder: Path, reference: Manifest | None) -> list[Edit]:
+    """Edits of any editor, found by the names of their files."""
+    if reference is None:
+        raise ValueError(f"{folder} is a folder: give --reference, by whose ids or sources its videos are named.")
+    found = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES}
+    found |= {path.name: path for path in sorted(folder.iterdir()) if path.is_dir()}
+    stems = Counter(Path(row["source_path"] or "").stem for row in reference)
+    edits = []
+    for row in reference:
+        stem = Path(row["source_path"] or "").stem
+        file = found.get(row["id"]) or (found.get(stem) if stems[stem] == 1 else None)
+        result = None if file is None else {"output": file.name, "status": "ok"}
+        edits.append(_edit(result, row, folder, reference.root))
+    if not any(edit.edited for edit in edits):
+        raise ValueError(f"No video in {folder} is named by the id or the source of an edit of the reference.")
+    return edits
 
 
 def _edit(result: Mapping[str, Any] | None, row: Mapping[str, Any], folder: Path, root: Path | None) -> Edit:

@@ -158,3 +158,19 @@ def test_only_pixels_of_the_region_count():
     assert psnr(edited, source) == pytest.approx(13.979 + 3.010, abs=1e-3)
     assert figure(~mask, "inside") == 60.0
     assert figure(mask & False, "inside") is None
+
+
+def test_videos_of_other_editors_are_found_by_name(edits, tmp_path):
+    reference = read_manifest(tmp_path / "manifest.parquet")
+    found = find_edits(tmp_path / "out", reference)
+    assert [edit.edited and edit.edited.name for edit in found] == ["same.mp4", "large.mp4", None, "short.mp4"]
+    first = measure(found, load_suite("preservation").metrics, progress=False)[0]
+    assert first == measure(edits[:1], load_suite("preservation").metrics, progress=False)[0]
+    write_manifest([{**reference[0], "id": "other"}], tmp_path / "one.parquet")
+    by_source = tmp_path / "by_source"
+    (by_source / "source").mkdir(parents=True)  # a folder of frames
+    assert find_edits(by_source, read_manifest(tmp_path / "one.parquet"))[0].edited == by_source / "source"
+    with pytest.raises(ValueError, match="No video in"):
+        find_edits(by_source, reference)
+    with pytest.raises(ValueError, match="is a folder: give --reference"):
+        find_edits(by_source)
