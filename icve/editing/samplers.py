@@ -86,8 +86,7 @@ class FlowSampler:
         on_its_device = to_device(levels, device)
         if settings.solver == "euler":
             scheduler.sigmas = on_its_device
-        # It says ndarray, and has tensors.
-        scheduler.timesteps = to_device(torch.as_tensor(scheduler.timesteps), device)  # type: ignore[assignment]
+        scheduler.timesteps = to_device(torch.as_tensor(scheduler.timesteps), device)
         scheduler.set_begin_index(0)  # else it looks for the first timestep among them, on the device
         return scheduler, on_its_device[:-1], (levels > settings.guidance_until).tolist()
 

@@ -33,7 +33,8 @@ def write_suite_page(
     """
     names = figure_names(rows)
     values = [{name: row[name] for name in names if row.get(name) is not None} for row in rows]
-    examples, problems = [], {row["id"]: row["error"] for row in rows if row["error"]}
+    examples: list[Example] = []
+    problems = {row["id"]: row["error"] for row in rows if row["error"]}
     for index in _extremes(values, count):
         edit = edits[index]
         _add(examples, problems, {"edited": edit}, values[index])
