@@ -83,6 +83,7 @@ def use(server: S3Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Point the environment to a server, and remote reading to a fresh cache and to short waits."""
     from icve.runtime.storage import block_cache, remote_path
 
+    forget_servers()
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
@@ -90,6 +91,12 @@ def use(server: S3Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ICVE_CACHE", str(cache))
     monkeypatch.setattr(remote_path, "_FIRST_WAIT", 0.01)
     monkeypatch.setattr(block_cache, "_full", False)
+
+
+def forget_servers() -> None:
+    """Let the next request find its server anew; a process otherwise stays with its first one."""
+    from icve.runtime.storage import remote_path
+
     remote_path._file_system.cache_clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     remote_path.forget()

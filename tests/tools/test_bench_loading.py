@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.s3_server import forget_servers
 
 sys.path.insert(0, str(REPOSITORY / "tools"))
 
@@ -15,6 +16,7 @@ import bench_loading
 @pytest.mark.timeout(240)
 def test_samples_from_all_stores_are_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "environ", os.environ.copy())
+    forget_servers()
     words = ["--stores", "--pairs", "4", "--batch-size", "2", "--batches", "1", "--rounds", "1", "--workers", "0"]
     monkeypatch.setattr(sys, "argv", ["bench_loading.py", *words, "--device", "cpu"])
     bench_loading.main()
