@@ -133,10 +133,11 @@ def check_curate(arguments: list[str]) -> None:
 
 
 def check_tool(script: str, arguments: list[str]) -> None:
-    """The script is there and names every option."""
+    """The script is there and names every option; what follows a "--" are options of a command that it runs."""
     assert (ROOT / script).is_file()
     source = (ROOT / script).read_text(encoding="utf-8")
-    for word in arguments:
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    for word in own:
         if word.startswith("--"):
             assert f'"{word.split("=")[0]}"' in source, f"{script} has no {word}"
 
