@@ -19,6 +19,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from icve.models.wan.tiny import VAE_22
 from icve.runtime.atomic import new_folder
 
 TRANSFORMER = {
@@ -31,16 +32,6 @@ TRANSFORMER = {
     "num_layers": 2,
 }
 TEXT_ROWS = 16
-VAE = {
-    "base_dim": 8,
-    "decoder_base_dim": 8,
-    "z_dim": 48,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-}
 TILE, STRIDE = 64, 32  # pixels
 
 
@@ -106,7 +97,7 @@ def transformer() -> tuple[dict[str, Tensor], dict]:
 def vae() -> tuple[dict[str, Tensor], dict]:
     """Tensors and description of the codec."""
     mean, std = torch.randn(48), 0.5 + torch.rand(48)
-    config = VAE | {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
+    config = VAE_22 | {"latents_mean": mean.tolist(), "latents_std": std.tolist()}
     model = randomise(AutoencoderKLWan(**config))
     model.decoder.conv_out.weight.mul_(0.2)  # few pixels are clamped
     mean, std = (torch.tensor(config[f"latents_{name}"]).view(-1, 1, 1, 1) for name in ("mean", "std"))
