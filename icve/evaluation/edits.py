@@ -43,6 +43,11 @@ class Edit:
     result: Mapping[str, Any]
     folder: Path | None = None
 
+    @property
+    def source(self) -> str:
+        """Path of the source, as the manifest or the result has it; "" where neither does."""
+        return str(self.row.get("source_path") or self.result.get("source") or "")
+
     def file(self, path: str, name: str) -> Path:
         """A file that the row names; ``name`` is what of the edit it is, for the message.
 

@@ -132,8 +132,7 @@ def measure_edit(edit: Edit, metrics: Sequence[Metric], failed: list[Metric] | N
         if isinstance(error, _Ambiguous):
             raise
         problems.append(_said(error))
-    source = str(edit.row.get("source_path") or edit.result.get("source") or "")
-    about = (edit.id, source, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
+    about = (edit.id, edit.source, edit.edit_type, edit.instruction, edit.edited and str(edit.edited))
     return dict(zip(COLUMNS, (*about, " ".join(dict.fromkeys(problems)) or None), strict=True)) | figures
 
 

@@ -71,7 +71,9 @@ def write_comparison_page(
     first, last = measured[0], measured[-1]
     changes = differences(first, last)
     keys = list(changes)
-    of_editor = {name: {(_name(edit), edit.instruction): edit for edit in each} for name, each in edits.items()}
+    of_editor = {
+        name: {(Path(edit.source).name, edit.instruction): edit for edit in each} for name, each in edits.items()
+    }
     examples: list[Example] = []
     problems: dict[str, str] = {}
     for index in _extremes([changes[key] for key in keys], count):
@@ -98,10 +100,6 @@ def _extremes(values: Sequence[Mapping[str, float]], count: int) -> list[int]:
         ordered = sorted((index for index, each in enumerate(values) if name in each), key=lambda i: values[i][name])
         chosen.update(ordered[:count] + ordered[-count:] if count else [])
     return sorted(chosen)
-
-
-def _name(edit: Edit) -> str:
-    return Path(str(edit.row.get("source_path") or edit.result.get("source") or "")).name
 
 
 def _add(
